@@ -1,0 +1,1 @@
+"""demur: a runtime safety monitor for deployed models."""
