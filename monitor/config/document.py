@@ -1,0 +1,81 @@
+"""From a YAML file and the environment to a checked configuration, with errors that say where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from demur.monitor.errors import ConfigurationError
+
+PREFIX = "DEMUR_"
+RESERVED = frozenset({"DEMUR_DATA", "DEMUR_CONFIG"})
+LARGEST_BYTES = 4 << 20
+
+
+class Section(BaseModel):
+    """Part of a configuration: immutable, and an unknown key is an error, because a typo in a policy is a safety fault."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+M = TypeVar("M", bound=Section)
+
+
+def load(model: type[M], path: str | Path | None, environment: Mapping[str, str] | None = None) -> M:
+    """The configuration in `path`, with overrides from the environment.
+
+    `DEMUR_LIMITS__ROWS=512` sets `limits.rows`; values are YAML. `path` None starts from an empty document.
+    Raises: ConfigurationError naming the file, the key, what was expected and what came.
+    """
+    document = {} if path is None else read_yaml(Path(path))
+    overrides = override(document, os.environ if environment is None else environment)
+    return parse(model, document, f"{path or 'defaults'}{' and environment' if overrides else ''}")
+
+
+def parse(model: type[M], document: Mapping[str, Any], where: str) -> M:
+    """A checked model of `document`. Raises: ConfigurationError listing every fault."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        faults = "\n".join(f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}{_came(e)}" for e in error.errors(include_url=False))
+        known = ", ".join(model.model_fields)
+        raise ConfigurationError(f"{where} cannot be used:\n{faults}\n  top-level keys are: {known}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises: ConfigurationError for a missing, oversized or malformed file, or one that is not a mapping."""
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise ConfigurationError(f"{path}: larger than {LARGEST_BYTES} bytes; this does not look like a configuration")
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{path}: expected a mapping of keys at the top, got {type(document).__name__}")
+    return document
+
+
+def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
+    """Set keys from `DEMUR_A__B=value` in place; returns how many."""
+    names = sorted(n for n in environment if n.startswith(PREFIX) and n not in RESERVED)
+    for name in names:
+        *parents, last = name[len(PREFIX) :].lower().split("__")
+        place = document
+        for key in parents:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise ConfigurationError(f"{name}: {key} is not a section, so nothing under it can be set")
+        place[last] = yaml.safe_load(environment[name])
+    return len(names)
+
+
+def _came(error: Any) -> str:
+    value = error.get("input")
+    return "" if isinstance(value, (dict, list)) or error["type"] == "missing" else f", got {value!r}"

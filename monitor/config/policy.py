@@ -1,0 +1,128 @@
+"""`monitor.yaml`: which signals, scores and rules, and what each rule promises."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from demur.monitor.config.document import Section
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Confidence = Annotated[float, Field(ge=0.5, lt=1)]
+
+
+class SignalConfig(Section):
+    """One named tensor of the model: its width and what its numbers are."""
+
+    width: int = Field(ge=1, le=1 << 20)
+    kind: Literal["logits", "probabilities", "log_probabilities", "features"] | None = Field(
+        None, description="default: logits for a signal named logits, features otherwise"
+    )
+
+
+class ModelConfig(Section):
+    """The model that the monitor was fitted for; requests that name another are UNAVAILABLE."""
+
+    name: str = ""
+    version: str = ""
+    digest: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="SHA-256 of the model file")
+    required: bool = Field(False, description="requests must carry the version or digest")
+
+
+class ScoreConfig(Section):
+    """One score: the column's name, its type in the catalogue, its hyper-parameters."""
+
+    name: Name
+    type: str
+    hyper: dict[str, Any] = Field(default_factory=dict)
+
+
+class PromiseConfig(Section):
+    """What a rule promises; exactly one of the two kinds."""
+
+    refuse_good_at_most: Share | None = Field(None, description="share of good inputs refused")
+    error_when_accepted_at_most: Share | None = Field(None, description="error rate among what the whole policy accepts")
+    confidence: Confidence | None = None
+    good: Literal["id", "correct"] = "id"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> PromiseConfig:
+        if (self.refuse_good_at_most is None) == (self.error_when_accepted_at_most is None):
+            raise ValueError("give exactly one of refuse_good_at_most and error_when_accepted_at_most")
+        if self.error_when_accepted_at_most is not None and self.good != "id":
+            raise ValueError("`good` belongs to refuse_good_at_most")
+        return self
+
+
+class RuleConfig(Section):
+    """One rule: the score it looks at, its promise, its unit."""
+
+    name: Name
+    when: str = Field(description="the score whose column this rule looks at")
+    promise: PromiseConfig
+    unit: Literal["row", "group", "stream"] = "row"
+    aggregate: Literal["max", "mean"] | None = Field(None, description="how a group's rows become one number (default max)")
+    slice: Literal["predicted_class"] | None = Field(None, description="promise for each predicted class apart")
+    small_slices: Literal["pool", "refuse"] = "pool"
+    reason: Literal["novel", "ambiguous", "out_of_scope", "refusal", "deception", "unhealthy"] | None = None
+
+
+def _signals(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: {"width": v} if isinstance(v, int) else v for k, v in value.items()}
+
+
+def _scores(value: Any) -> Any:
+    return [_score(v) for v in value] if isinstance(value, list) else value
+
+
+def _score(entry: Any) -> Any:
+    if isinstance(entry, str):
+        return {"name": entry, "type": entry}
+    if isinstance(entry, dict) and len(entry) == 1:
+        name, hyper = next(iter(entry.items()))
+        hyper = dict(hyper or {})
+        return {"name": name, "type": hyper.pop("type", name), "hyper": hyper}
+    return entry
+
+
+def _rules(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return [{"name": next(iter(v)), **next(iter(v.values()))} if isinstance(v, dict) and len(v) == 1 and isinstance(next(iter(v.values())), dict) else v for v in value]
+
+
+class PolicyConfig(Section):
+    """The whole of `monitor.yaml`."""
+
+    monitor: Name
+    version: int = Field(1, ge=1, description="raise it with every release; servers refuse a lower one")
+    model: ModelConfig = ModelConfig()
+    signals: Annotated[dict[Name, SignalConfig], BeforeValidator(_signals), Field(min_length=1)]
+    scores: Annotated[list[ScoreConfig], BeforeValidator(_scores), Field(min_length=1)]
+    rules: Annotated[list[RuleConfig], BeforeValidator(_rules), Field(min_length=1, max_length=62)]
+    refuse_good_at_most: Share | None = Field(None, description="one level that all refusal rules share")
+    on_failure: Literal["block", "pass"] = "block"
+    empty_group: Literal["abstain", "accept"] = "abstain"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> PolicyConfig:
+        for what, names in (("score", [s.name for s in self.scores]), ("rule", [r.name for r in self.rules])):
+            twice = {n for n in names if names.count(n) > 1}
+            if twice:
+                raise ValueError(f"{what} name used twice: {', '.join(sorted(twice))}")
+        known = {s.name for s in self.scores}
+        for rule in self.rules:
+            if rule.when not in known:
+                raise ValueError(f"rule {rule.name}: no score is named {rule.when!r}; scores are {', '.join(sorted(known))}")
+            if rule.aggregate and rule.unit != "group":
+                raise ValueError(f"rule {rule.name}: aggregate belongs to unit: group")
+        return self
+
+    def kind(self, signal: str) -> str:
+        """What the numbers of this signal are."""
+        return self.signals[signal].kind or ("logits" if signal == "logits" else "features")

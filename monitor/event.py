@@ -1,0 +1,42 @@
+"""What telemetry hears about one assessed request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from demur.monitor.verdicts import Verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionEvent:
+    """One assessed request, or one step of batched streams. Durations in seconds; `stages` by name: decode, score, audit, encode."""
+
+    monitor: str
+    bundle: str
+    verdicts: Verdicts
+    seconds: float
+    stages: Mapping[str, float] = field(default_factory=dict)
+    out_of_range: int = 0  # rows with a signal outside its calibration range
+    protocol: str = "python"  # python | grpc | oip
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalEvent:
+    """A request that got no verdicts: its class is one of invalid, unknown, overloaded, draining, deadline, audit, internal."""
+
+    monitor: str
+    kind: str
+    protocol: str = "grpc"
+
+
+@dataclass(frozen=True, slots=True)
+class BundleEvent:
+    """A bundle was activated, or a newer file was refused and the last good one kept."""
+
+    monitor: str
+    bundle: str
+    version: int
+    accepted: bool
+    cause: str = ""
