@@ -84,7 +84,9 @@ def group_rows(group_id: Any, groups: Any, rows: int) -> Grouping:
     """
     ids = np.asarray(group_id)
     if ids.shape != (rows,) or not (np.issubdtype(ids.dtype, np.integer) or ids.size == 0):
-        raise InvalidObservation(f"group_id: expected ({rows},) integers, one for each row, got {ids.shape} {ids.dtype}")
+        raise InvalidObservation(
+            f"group_id: expected ({rows},) integers, one for each row, got {ids.shape} {ids.dtype}"
+        )
     ids = ids.astype(np.int64, copy=False)
     if groups is None or len(groups) == 0:
         names, index = np.unique(ids, return_inverse=True)
@@ -96,7 +98,9 @@ def group_rows(group_id: Any, groups: Any, rows: int) -> Grouping:
     place = np.searchsorted(names[order], ids)
     if (place == len(names)).any() or (names[order][place] != ids).any():
         stray = ids[~np.isin(ids, names)][0]
-        raise InvalidObservation(f"group_id: row group {stray} is not among `groups`; list every group or leave `groups` out")
+        raise InvalidObservation(
+            f"group_id: row group {stray} is not among `groups`; list every group or leave `groups` out"
+        )
     return Grouping(order[place].astype(np.int64), names)
 
 
@@ -107,7 +111,9 @@ def _checked(name: str, array: Any, width: int) -> NDArray[np.float32]:
             f"{name}: expected (N, {width}) float32, got {value.shape} {value.dtype}; a single input is one row, shape (1, {width})"
         )
     if value.dtype is not FLOAT32 and value.dtype not in FLOATS:
-        raise InvalidObservation(f"{name}: expected float32 (or float16, float64), got {value.dtype}; convert it at the model's output")
+        raise InvalidObservation(
+            f"{name}: expected float32 (or float16, float64), got {value.dtype}; convert it at the model's output"
+        )
     if value.dtype is FLOAT32 and value.flags.c_contiguous:
         return value
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, and its row INVALID

@@ -55,7 +55,9 @@ class Session:
         try:
             self._session = runtime.InferenceSession(model, options, providers=list(providers))
         except Exception as error:
-            raise BundleError(f"ONNX Runtime {runtime.__version__} refuses the graph: {error}. Re-compile it with this version of demur.") from error
+            raise BundleError(
+                f"ONNX Runtime {runtime.__version__} refuses the graph: {error}. Re-compile it with this version of demur."
+            ) from error
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
         self._names = list(self.outputs)
@@ -96,7 +98,14 @@ def _cpu_class() -> str:
     try:
         from pathlib import Path
 
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))).split()
+        flags = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
+        ).split()
     except (OSError, StopIteration):
         return "unknown"
-    return "+".join(name for name in ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve") if name in flags) or "baseline"
+    return (
+        "+".join(
+            name for name in ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve") if name in flags
+        )
+        or "baseline"
+    )

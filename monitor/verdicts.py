@@ -131,7 +131,11 @@ def _sentence(verdicts: Verdicts, unit: int, number: int) -> str:
     score, p = float(verdicts.scores[unit, place]), float(verdicts.p_values[unit, place])
     limit = f"at p <= {rule.level:g}" if rule.level is not None else f"above {float(rule.threshold[0]):.4g}"
     measured = f"{rule.column} p = {p:.3g}" if rule.level is not None else f"{rule.column} = {score:.4g}"
-    pooled = " (threshold of the pooled table: too few calibration units of this slice)" if int(verdicts.pooled[unit]) >> number & 1 else ""
+    pooled = (
+        " (threshold of the pooled table: too few calibration units of this slice)"
+        if int(verdicts.pooled[unit]) >> number & 1
+        else ""
+    )
     return f'{Reason(rule.reason).name}: {measured}, rule "{rule.name}" refuses {limit}{pooled}'
 
 
@@ -140,11 +144,27 @@ def unavailable(policy: PolicyView, rows: int, cause: str, group_ids: NDArray[np
     groups = None
     if group_ids is not None:
         groups = replace(unavailable(policy, len(group_ids), cause), columns=policy.group_columns)
-        groups = replace(groups, scores=_nan(len(group_ids), len(policy.group_columns)), p_values=_nan(len(group_ids), len(policy.group_columns)))
+        groups = replace(
+            groups,
+            scores=_nan(len(group_ids), len(policy.group_columns)),
+            p_values=_nan(len(group_ids), len(policy.group_columns)),
+        )
     bits = np.full(rows, int(Reason.UNAVAILABLE), np.int64)
     zeros = np.zeros(rows, np.int64)
     values = _nan(rows, len(policy.columns))
-    return Verdicts(policy, np.zeros(rows, np.bool_), bits, zeros, zeros, values, values, policy.columns, groups=groups, group_ids=group_ids, cause=cause)
+    return Verdicts(
+        policy,
+        np.zeros(rows, np.bool_),
+        bits,
+        zeros,
+        zeros,
+        values,
+        values,
+        policy.columns,
+        groups=groups,
+        group_ids=group_ids,
+        cause=cause,
+    )
 
 
 def _nan(rows: int, columns: int) -> NDArray[np.float32]:

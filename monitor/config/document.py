@@ -42,7 +42,10 @@ def parse(model: type[M], document: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        faults = "\n".join(f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}{_came(e)}" for e in error.errors(include_url=False))
+        faults = "\n".join(
+            f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}{_came(e)}"
+            for e in error.errors(include_url=False)
+        )
         known = ", ".join(model.model_fields)
         raise ConfigurationError(f"{where} cannot be used:\n{faults}\n  top-level keys are: {known}") from None
 
@@ -51,7 +54,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises: ConfigurationError for a missing, oversized or malformed file, or one that is not a mapping."""
     try:
         if path.stat().st_size > LARGEST_BYTES:
-            raise ConfigurationError(f"{path}: larger than {LARGEST_BYTES} bytes; this does not look like a configuration")
+            raise ConfigurationError(
+                f"{path}: larger than {LARGEST_BYTES} bytes; this does not look like a configuration"
+            )
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error

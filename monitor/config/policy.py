@@ -43,7 +43,9 @@ class PromiseConfig(Section):
     """What a rule promises; exactly one of the two kinds."""
 
     refuse_good_at_most: Share | None = Field(None, description="share of good inputs refused")
-    error_when_accepted_at_most: Share | None = Field(None, description="error rate among what the whole policy accepts")
+    error_when_accepted_at_most: Share | None = Field(
+        None, description="error rate among what the whole policy accepts"
+    )
     confidence: Confidence | None = None
     good: Literal["id", "correct"] = "id"
 
@@ -63,7 +65,9 @@ class RuleConfig(Section):
     when: str = Field(description="the score whose column this rule looks at")
     promise: PromiseConfig
     unit: Literal["row", "group", "stream"] = "row"
-    aggregate: Literal["max", "mean"] | None = Field(None, description="how a group's rows become one number (default max)")
+    aggregate: Literal["max", "mean"] | None = Field(
+        None, description="how a group's rows become one number (default max)"
+    )
     slice: Literal["predicted_class"] | None = Field(None, description="promise for each predicted class apart")
     small_slices: Literal["pool", "refuse"] = "pool"
     reason: Literal["novel", "ambiguous", "out_of_scope", "refusal", "deception", "unhealthy"] | None = None
@@ -92,7 +96,12 @@ def _score(entry: Any) -> Any:
 def _rules(value: Any) -> Any:
     if not isinstance(value, list):
         return value
-    return [{"name": next(iter(v)), **next(iter(v.values()))} if isinstance(v, dict) and len(v) == 1 and isinstance(next(iter(v.values())), dict) else v for v in value]
+    return [
+        {"name": next(iter(v)), **next(iter(v.values()))}
+        if isinstance(v, dict) and len(v) == 1 and isinstance(next(iter(v.values())), dict)
+        else v
+        for v in value
+    ]
 
 
 class PolicyConfig(Section):
@@ -118,7 +127,9 @@ class PolicyConfig(Section):
         known = {s.name for s in self.scores}
         for rule in self.rules:
             if rule.when not in known:
-                raise ValueError(f"rule {rule.name}: no score is named {rule.when!r}; scores are {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"rule {rule.name}: no score is named {rule.when!r}; scores are {', '.join(sorted(known))}"
+                )
             if rule.aggregate and rule.unit != "group":
                 raise ValueError(f"rule {rule.name}: aggregate belongs to unit: group")
         return self

@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
 
-Address = Annotated[str, Field(pattern=r"^(unix:.+|\S+:\d{1,5})$", description="host:port (port 0: any free one) or unix:/path")]
+Address = Annotated[
+    str, Field(pattern=r"^(unix:.+|\S+:\d{1,5})$", description="host:port (port 0: any free one) or unix:/path")
+]
 
 
 class TlsConfig(Section):
@@ -48,7 +50,9 @@ class ServedMonitorConfig(Section):
     bundle: Path
     mode: Literal["observe", "enforce"] = "observe"
     on_failure: Literal["block", "pass"] | None = Field(None, description="default: the bundle's")
-    budget_ms: float | None = Field(None, gt=0, description="every row abstains when scoring cannot be done in this time")
+    budget_ms: float | None = Field(
+        None, gt=0, description="every row abstains when scoring cannot be done in this time"
+    )
     audit: MonitorAuditConfig = MonitorAuditConfig()
     require_signature: bool = False
     public_keys: list[Path] = Field(default_factory=list)

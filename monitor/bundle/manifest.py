@@ -1,0 +1,118 @@
+"""What a bundle says about itself. Its raw bytes are the bundle's identity."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from demur.monitor.config.document import Section
+from demur.monitor.errors import BundleError, UnsupportedSchema
+
+SCHEMA = 1
+
+
+class SignalEntry(Section):
+    """A signal of the contract: width, dtype, kind, and its range over the calibration rows."""
+
+    name: str
+    width: int = Field(ge=1)
+    dtype: Literal["FP32"] = "FP32"
+    kind: str
+    low: float | None = None
+    high: float | None = None
+
+
+class ScoreEntry(Section):
+    """A fitted score: its parameters are the graph's initializers of the same name."""
+
+    name: str
+    type: str
+    settings: dict[str, Any]
+    parameters: list[str]
+    source: str
+    scales: str
+
+
+class ColumnEntry(Section):
+    """A calibrated column: how many units its p-values come from."""
+
+    name: str
+    score: str
+    unit: Literal["row", "group", "stream"]
+    aggregate: Literal["max", "mean"] | None = None
+    sliced: bool = False
+    units: list[int]
+
+
+class RuleEntry(Section):
+    """A rule as promised and as calibrated; thresholds of null never refuse."""
+
+    name: str
+    column: str
+    unit: Literal["row", "group", "stream"]
+    reason: int
+    thresholds: list[float | None]
+    pooled: list[bool]
+    promise: dict[str, Any]
+    statement: str
+    level: float | None = None
+
+
+class MemberEntry(Section):
+    """A file of the bundle."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class Manifest(Section):
+    """Everything but the numbers."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["rows", "stream"]
+    monitor: str
+    version: int = Field(ge=1)
+    demur: str
+    model: dict[str, Any]
+    signals: list[SignalEntry]
+    scores: list[ScoreEntry]
+    columns: list[ColumnEntry]
+    rules: list[RuleEntry]
+    statements: list[str]
+    cautions: list[str]
+    policy: dict[str, Any]
+    policy_digest: str
+    digests: dict[str, str]
+    counts: dict[str, int]
+    findings: list[str] = Field(default_factory=list)
+    state_size: int = 0
+    on_failure: Literal["block", "pass"] = "block"
+    tolerance: float = 1e-5
+    environment: dict[str, str]
+    members: dict[str, MemberEntry]
+
+    def encode(self) -> bytes:
+        """The manifest's bytes: sorted keys, two-space indent, so that people can read and diff it."""
+        return (
+            json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+            + "\n"
+        ).encode()
+
+    @staticmethod
+    def decode(raw: bytes) -> Manifest:
+        """Raises: UnsupportedSchema for another schema version, BundleError for anything that is not a manifest."""
+        try:
+            document = json.loads(raw)
+        except ValueError as error:
+            raise BundleError(f"manifest.json is not JSON: {error}; the bundle is damaged, build it again") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA:
+            raise UnsupportedSchema(
+                f"expected schema_version {SCHEMA}, got {version!r}; use a demur that writes and reads the same schema"
+            )
+        try:
+            return Manifest.model_validate(document)
+        except ValidationError as error:
+            raise BundleError(f"manifest.json does not follow schema {SCHEMA}: {error}") from None

@@ -1,0 +1,91 @@
+"""Vectors that travel with the bundle: a machine that cannot reproduce them must not serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.monitor.bundle.bundle import Bundle
+from demur.monitor.bundle.manifest import Manifest
+from demur.monitor.errors import SelfTestFailed
+from demur.monitor.session import Session
+
+INPUTS, OUTPUTS = "selftest/inputs", "selftest/outputs"
+BROKEN_ROWS = 2  # the last two rows of every vector hold a NaN and an infinity
+
+
+def run(bundle: Bundle, session: Session) -> int:
+    """Run the vectors and compare; returns how many rows differ only because a score sits on a threshold (marginal).
+
+    Scores agree to the manifest's relative tolerance, non-finite rows are the same rows and never accepted, and verdicts are
+    equal on every row that is not marginal.
+    Raises: SelfTestFailed naming the output and the row.
+    """
+    expected = bundle.arrays(OUTPUTS)
+    if not expected:
+        raise SelfTestFailed("the bundle carries no self-test vectors; build it again with `demur fit`")
+    try:
+        found = session.run(bundle.arrays(INPUTS))
+    except Exception as error:
+        raise SelfTestFailed(f"the graph fails on its own self-test vectors: {error}") from error
+    _expect_broken_rows_refused(found)
+    marginal = _compare_scores(bundle.manifest, expected, found, "scores", "row")
+    _compare_verdicts(expected, found, marginal, ("accept", "reasons", "rule_hits"))
+    if "group_scores" in expected:
+        grouped = _compare_scores(bundle.manifest, expected, found, "group_scores", "group")
+        _compare_verdicts(expected, found, grouped, ("group_accept", "group_reasons", "group_rule_hits"))
+    return int(marginal.sum())
+
+
+def _expect_broken_rows_refused(found: Mapping[str, NDArray[Any]]) -> None:
+    if found["accept"][-BROKEN_ROWS:].any() or np.isfinite(found["scores"][-BROKEN_ROWS:]).all():
+        raise SelfTestFailed(
+            "a row holding NaN or infinity was accepted or scored as ordinary: this runtime folds 0*x away; choose another execution provider"
+        )
+
+
+def _compare_scores(
+    manifest: Manifest, expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]], name: str, unit: str
+) -> NDArray[np.bool_]:
+    want, got = expected[name], found[name]
+    if want.shape != got.shape:
+        raise SelfTestFailed(f"{name}: expected shape {want.shape}, got {got.shape}")
+    close = np.isclose(got, want, rtol=manifest.tolerance, atol=manifest.tolerance, equal_nan=True)
+    if not close.all():
+        row, column = np.argwhere(~close)[0]
+        raise SelfTestFailed(
+            f"{name}[{row}, {column}]: expected {want[row, column]!r}, got {got[row, column]!r}, beyond {manifest.tolerance:g}; "
+            "this machine's runtime computes something else: do not serve here, report the environment with `demur doctor`"
+        )
+    return _marginal(manifest, want, unit)
+
+
+def _marginal(manifest: Manifest, scores: NDArray[np.float32], unit: str) -> NDArray[np.bool_]:
+    """Rows whose score lies within the tolerance of a threshold: their verdict may differ between machines."""
+    columns = [c.name for c in manifest.columns if (c.unit == "group") == (unit == "group")]
+    near = np.zeros(len(scores), np.bool_)
+    for rule in manifest.rules:
+        if rule.column not in columns:
+            continue
+        score = scores[:, columns.index(rule.column), None]
+        limits = np.array([t for t in rule.thresholds if t is not None], np.float64)
+        near |= (np.abs(score - limits) <= manifest.tolerance * (1 + np.abs(limits))).any(1)
+    return near
+
+
+def _compare_verdicts(
+    expected: Mapping[str, NDArray[Any]],
+    found: Mapping[str, NDArray[Any]],
+    marginal: NDArray[np.bool_],
+    names: tuple[str, ...],
+) -> None:
+    for name in names:
+        differ = (expected[name] != found[name]) & ~marginal
+        if differ.any():
+            row = int(np.flatnonzero(differ)[0])
+            raise SelfTestFailed(
+                f"{name}[{row}]: expected {expected[name][row]}, got {found[name][row]}; do not serve this bundle here"
+            )

@@ -1,0 +1,240 @@
+"""One monitor at work: take the bundle once, score, record, tell telemetry, answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.monitor.event import DecisionEvent
+from demur.monitor.loaded import Loaded
+from demur.monitor.observation import Observation
+from demur.monitor.verdicts import Verdicts, act, unavailable
+
+LOG = logging.getLogger("demur.engine")
+RANGE_EVERY = 8  # signals are compared with their calibration ranges on every 8th request: two reductions cost as much as the graph at N = 1
+
+FAILED = "the graph failed on this batch; the server's log has the details"
+
+Listener = Callable[[DecisionEvent], None]
+
+
+class Recorder(Protocol):
+    """Where verdicts are recorded before they are answered."""
+
+    def record(self, loaded: Loaded, observation: Observation, verdicts: Verdicts) -> tuple[int, bool]:
+        """The record's sequence number and whether it is in the log (False: counted or spilled).
+
+        Raises: AuditUnavailable when the operator chose to block.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How a request came in, for telemetry."""
+
+    protocol: str = "python"
+    decode_seconds: float = 0.0
+    traceparent: str = ""
+
+
+LOCAL = Call()
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """What an operator chooses for one monitor; none of it changes a verdict."""
+
+    mode: Literal["observe", "enforce"] = "observe"
+    on_failure: Literal["block", "pass"] | None = None  # None: the bundle's
+    budget_seconds: float | None = None
+
+
+class Engine:
+    """Assesses observations with the current bundle. Thread-safe; `activate` swaps the bundle between requests."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        conduct: Conduct | None = None,
+        recorder: Recorder | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self._loaded = loaded
+        self.conduct = conduct or Conduct()
+        self._recorder = recorder
+        self._listeners = tuple(listeners)
+        self._swap = threading.Lock()
+        self._turn = 0
+
+    @property
+    def loaded(self) -> Loaded:
+        """The bundle that the next request will use."""
+        return self._loaded
+
+    def activate(self, loaded: Loaded) -> Loaded:
+        """Serve another bundle from now on; returns the one it replaces. Requests under way keep theirs."""
+        with self._swap:
+            before, self._loaded = self._loaded, loaded
+        return before
+
+    def assess(
+        self,
+        observation: Observation,
+        *,
+        loaded: Loaded | None = None,
+        deadline: float | None = None,
+        call: Call = LOCAL,
+    ) -> Verdicts:
+        """Verdicts for every row, and every group when the policy has group rules. Never raises for what the values are.
+
+        `deadline` is on `time.perf_counter`'s clock; past it, or past the monitor's budget, every row is UNAVAILABLE.
+        Raises: AuditUnavailable when the log cannot take the record and the operator chose to block.
+        """
+        loaded = loaded or self._loaded
+        began = perf_counter()
+        verdicts = self._judge(loaded, observation, began, deadline)
+        return self.finish(loaded, observation, verdicts, began, call)
+
+    def finish(
+        self, loaded: Loaded, observation: Observation, verdicts: Verdicts, began: float, call: Call
+    ) -> Verdicts:
+        """Say what to do, record it, tell telemetry: the same for batches and for steps of streams.
+
+        Raises: AuditUnavailable when the log cannot take the record and the operator chose to block.
+        """
+        scored = perf_counter()
+        verdicts = self._acted(loaded, verdicts)
+        if self._recorder is not None:
+            sequence, audited = self._recorder.record(loaded, observation, verdicts)
+            verdicts = replace(verdicts, sequence=sequence, audited=audited)
+        if self._listeners:
+            ended = perf_counter()
+            stages = {"decode": call.decode_seconds, "score": scored - began, "audit": ended - scored}
+            self._tell(loaded, observation, verdicts, ended - began + call.decode_seconds, stages, call)
+        return verdicts
+
+    def cause(self, loaded: Loaded, observation: Observation, began: float, deadline: float | None) -> str:
+        """Why this observation cannot be assessed now, or ""."""
+        return why_not(loaded, observation) or _late(self._limit(began, deadline))
+
+    def _judge(self, loaded: Loaded, observation: Observation, began: float, deadline: float | None) -> Verdicts:
+        cause = self.cause(loaded, observation, began, deadline)
+        if not cause:
+            try:
+                columns = loaded.session.run_columns(_feed(loaded, observation))
+            except Exception:
+                LOG.exception("monitor %s: the graph failed on %d rows", loaded.policy.monitor, observation.rows)
+                cause = FAILED
+            else:
+                cause = _late(self._limit(began, deadline))
+        return _none(loaded, observation, cause) if cause else batch_verdicts(loaded, observation, columns)
+
+    def _limit(self, began: float, deadline: float | None) -> float | None:
+        budget = self.conduct.budget_seconds
+        if budget is None:
+            return deadline
+        return began + budget if deadline is None else min(deadline, began + budget)
+
+    def _acted(self, loaded: Loaded, verdicts: Verdicts) -> Verdicts:
+        mode, on_failure = self.conduct.mode, self.conduct.on_failure or loaded.manifest.on_failure
+        groups = verdicts.groups and replace(
+            verdicts.groups, actions=act(verdicts.groups.reason_bits, mode, on_failure), mode=mode
+        )
+        return replace(verdicts, actions=act(verdicts.reason_bits, mode, on_failure), groups=groups, mode=mode)
+
+    def _tell(
+        self,
+        loaded: Loaded,
+        observation: Observation,
+        verdicts: Verdicts,
+        seconds: float,
+        stages: dict[str, float],
+        call: Call,
+    ) -> None:
+        self._turn += 1
+        looked = self._turn % RANGE_EVERY == 0
+        strange, checked = (out_of_range(loaded, observation), observation.rows) if looked else (0, 0)
+        policy = loaded.policy
+        event = DecisionEvent(
+            policy.monitor, policy.bundle, verdicts, seconds, stages, strange, checked, call.protocol, call.traceparent
+        )
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:  # INVARIANT: telemetry never changes an answer
+                LOG.exception("a telemetry listener failed")
+
+
+def why_not(loaded: Loaded, observation: Observation) -> str:
+    """Why these rows cannot be assessed with this bundle, or ""."""
+    if observation.missing:
+        return f"missing signal: {', '.join(observation.missing)}"
+    model = loaded.manifest.model
+    for key in ("version", "digest"):
+        said, known = observation.model.get(key, ""), model.get(key, "")
+        if said and known and said != known:
+            return f"model {key} {said!r} is not the {known!r} this bundle was fitted for"
+    if model.get("required") and not any(observation.model.get(k) for k in ("version", "digest")):
+        return "this monitor requires the model's version or digest with each request"
+    if loaded.grouped and observation.grouping is None:
+        return "group_id is missing: this policy judges groups"
+    return ""
+
+
+def out_of_range(loaded: Loaded, observation: Observation) -> int:
+    """How many rows have a signal value outside its range over the calibration rows."""
+    strange = np.zeros(observation.rows, np.bool_)
+    for name, (low, high) in loaded.ranges.items():
+        values = observation.signals.get(name)
+        if values is not None:
+            strange |= (values.max(axis=1) > high) | (values.min(axis=1) < low)
+    return int(np.count_nonzero(strange))
+
+
+def _late(limit: float | None) -> str:
+    if limit is None:
+        return ""
+    now = perf_counter()
+    return f"not in time: {(now - limit) * 1e3:.1f} ms past the budget or deadline" if now >= limit else ""
+
+
+def _feed(loaded: Loaded, observation: Observation) -> dict[str, NDArray[Any]]:
+    feed: dict[str, NDArray[Any]] = dict(observation.signals)
+    if loaded.grouped and observation.grouping is not None:
+        feed["group_id"] = observation.grouping.index
+        feed["group_count"] = np.array([observation.grouping.count], np.int64)
+        if observation.rows == 0:
+            feed.update({n: np.zeros((0, w), np.float32) for n, w in loaded.widths.items()})
+    return feed
+
+
+def _none(loaded: Loaded, observation: Observation, cause: str) -> Verdicts:
+    names = observation.grouping.names if loaded.grouped and observation.grouping is not None else None
+    return unavailable(loaded.policy, observation.rows, cause, names)
+
+
+def batch_verdicts(loaded: Loaded, observation: Observation, columns: list[NDArray[Any]]) -> Verdicts:
+    """The graph's outputs as verdicts."""
+    policy, at = loaded.policy, loaded.positions
+    groups = None
+    if loaded.grouped:
+        hits = columns[at["group_rule_hits"]]
+        groups = Verdicts(
+            policy, columns[at["group_accept"]], columns[at["group_reasons"]], hits, np.zeros_like(hits),
+            columns[at["group_scores"]], columns[at["group_p"]], policy.group_columns, cause="the group has no rows",
+        )  # fmt: skip
+    return Verdicts(
+        policy, columns[at["accept"]], columns[at["reasons"]], columns[at["rule_hits"]],
+        columns[at["pooled"]] if "pooled" in at else np.zeros(len(columns[at["accept"]]), np.int64),
+        columns[at["scores"]], columns[at["p_values"]], policy.columns, groups=groups,
+        group_ids=observation.grouping.names if groups is not None and observation.grouping is not None else None,
+    )  # fmt: skip
