@@ -42,7 +42,9 @@ class ScoreConfig(Section):
 class PromiseConfig(Section):
     """What a rule promises; exactly one of the two kinds."""
 
-    refuse_good_at_most: Share | None = Field(None, description="share of good inputs refused")
+    refuse_good_at_most: Share | Literal["share"] | None = Field(
+        None, description="share of good inputs refused; `share` takes a part of the policy's own refuse_good_at_most"
+    )
     error_when_accepted_at_most: Share | None = Field(
         None, description="error rate among what the whole policy accepts"
     )

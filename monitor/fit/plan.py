@@ -1,0 +1,81 @@
+"""From a policy in words to the columns and rule specifications that the compiler and the promises work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from demur.detectors.policy import Aggregate, Unit
+from demur.detectors.promises.promise import ErrorWhenAcceptedAtMost, Promise, RefuseGoodAtMost, RuleSpec
+from demur.detectors.reason import Reason
+from demur.monitor.config.policy import PolicyConfig, PromiseConfig, RuleConfig
+
+
+@dataclass(frozen=True)
+class PlannedColumn:
+    """A column before calibration. `fold` A columns only feed fusions; everything else is calibrated on fold B."""
+
+    name: str
+    score: str
+    unit: Unit = "row"
+    aggregate: Aggregate | None = None
+    sliced: bool = False
+    fold: Literal["a", "b"] = "b"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Columns in the order of the graph's outputs, rules in policy order, and the scores that fusions read."""
+
+    columns: tuple[PlannedColumn, ...]
+    specs: tuple[RuleSpec, ...]
+    members: frozenset[str]
+
+    @property
+    def folded(self) -> bool:
+        """Whether fusions need a calibration fold of their own."""
+        return bool(self.members)
+
+
+def plan(config: PolicyConfig) -> Plan:
+    """The columns of every score, one more for each rule that slices or aggregates, and a rule specification each."""
+    members = frozenset(m for s in config.scores for m in s.hyper.get("of", ()))
+    stream = any(r.unit == "stream" for r in config.rules)
+    unit: Unit = "stream" if stream else "row"
+    columns = {s.name: PlannedColumn(s.name, s.name, unit, fold="a" if s.name in members else "b") for s in config.scores}
+    for rule in config.rules:
+        wanted = _column(rule, members)
+        columns.setdefault(wanted.name, wanted)
+    return Plan(tuple(columns.values()), tuple(_spec(r, members) for r in config.rules), members)
+
+
+def _column(rule: RuleConfig, members: frozenset[str]) -> PlannedColumn:
+    if rule.unit == "group":
+        aggregate = rule.aggregate or "max"
+        return PlannedColumn(f"{rule.when}@{aggregate}", rule.when, "group", aggregate)
+    if rule.slice:
+        return PlannedColumn(f"{rule.when}@class", rule.when, "row", sliced=True)
+    if rule.when in members:  # its own column feeds the fusion from fold A; the rule needs one of fold B
+        return PlannedColumn(f"{rule.when}@rule", rule.when, rule.unit)
+    return PlannedColumn(rule.when, rule.when, rule.unit)
+
+
+def _spec(rule: RuleConfig, members: frozenset[str]) -> RuleSpec:
+    column = _column(rule, members).name
+    return RuleSpec(rule.name, column, reason(rule), promise(rule.promise), rule.unit, sliced=rule.slice is not None)
+
+
+def promise(config: PromiseConfig) -> Promise:
+    """The promise that the configuration words."""
+    if config.error_when_accepted_at_most is not None:
+        return ErrorWhenAcceptedAtMost(config.error_when_accepted_at_most, config.confidence or 0.95)
+    alpha = config.refuse_good_at_most
+    return RefuseGoodAtMost(alpha if isinstance(alpha, float) else None, config.confidence, config.good)
+
+
+def reason(rule: RuleConfig) -> Reason:
+    """The reason kind: as configured, else the rule's name when it is one, else by what is promised."""
+    for name in (rule.reason, rule.name):
+        if name and name.upper() in Reason.__members__ and Reason[name.upper()] < Reason.INVALID:
+            return Reason[name.upper()]
+    return Reason.AMBIGUOUS if rule.promise.error_when_accepted_at_most is not None else Reason.NOVEL
