@@ -1,0 +1,125 @@
+"""What each column of a signals table must look like, and its one canonical form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.monitor.fit.errors import TableError
+
+INTEGERS = ("label", "prediction", "loss")
+NAMES = ("group_id", "slice", "id")
+ROW_COLUMNS = (*INTEGERS, *NAMES, "weight")
+HEAD = ("head_weight", "head_bias")
+SIGNAL_DTYPES = tuple(np.dtype(f"f{size}") for size in (2, 4, 8))
+
+
+def as_array(value: Any, where: str) -> NDArray[Any]:
+    """Any array-like as an array, without copying arrays.
+
+    Raises: TableError for ragged lists and Python objects.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise TableError(
+            f"{where}: expected an array, got {type(value).__name__} ({error}); rows must have equal lengths"
+        ) from error
+    if array.dtype.hasobject and array.dtype.kind != "T":
+        raise TableError(
+            f"{where}: expected numbers or strings, got Python objects; convert with .astype(float) or .astype(str)"
+        )
+    return array
+
+
+def signal(array: NDArray[Any], width: int | None, where: str) -> NDArray[Any]:
+    """(N, width) floats as they are; (N,) is taken as (N, 1) when width is 1.
+
+    Raises: TableError for another shape or a dtype that is not floating.
+    """
+    if array.ndim == 1 and width == 1:
+        array = array[:, None]
+    if array.ndim != 2 or array.shape[1] < 1 or width not in (None, array.shape[1]):  # noqa: PLR2004  (rows and columns)
+        advice = "check which model output this is, or the width in `signals:`"
+        raise TableError(f"{where}: expected shape (N, {width or 'width'}), got {array.shape}; {advice}")
+    if array.dtype.newbyteorder("=") not in SIGNAL_DTYPES:
+        raise TableError(
+            f"{where}: expected float32 (or float16, float64), got {array.dtype}; convert it with .astype('float32')"
+        )
+    return array
+
+
+def row_column(name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
+    """One value a row in canonical form: int64, float64 (weight), or strings (group_id, slice, id may be either).
+
+    Raises: TableError for another shape, values that are not whole numbers, losses outside {0, 1}, weights below 0.
+    """
+    if array.ndim == 2 and array.shape[1] == 1:  # noqa: PLR2004  (a column vector)
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise TableError(f"{where}: expected shape (N,), one value a row, got {array.shape}; pass a vector")
+    if name == "weight":
+        return _weight(array, where)
+    if name in NAMES and array.dtype.kind in "UST":
+        return _strings(array, where)
+    integers = _integers(array, where)
+    if name == "loss" and not np.isin(integers, (0, 1)).all():
+        stray = integers[~np.isin(integers, (0, 1))][0]
+        raise TableError(f"{where}: expected 0 (right) or 1 (wrong), got {stray}; a graded loss needs a cut-off first")
+    return integers
+
+
+def head_array(array: NDArray[Any], ndim: int, where: str) -> NDArray[np.float32]:
+    """head_weight (C, D) or head_bias (C,) as finite float32.
+
+    Raises: TableError for another shape, dtype or a value that is not finite.
+    """
+    if array.ndim != ndim or array.dtype.kind != "f" or array.size == 0:
+        expected = "(C, D)" if ndim == 2 else "(C,)"  # noqa: PLR2004  (a matrix)
+        raise TableError(
+            f"{where}: expected {expected} floats, the last linear layer of the model, got {array.shape} {array.dtype}"
+        )
+    if not np.isfinite(array).all():
+        raise TableError(f"{where}: expected finite values, got NaN or infinity; export the head again")
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _integers(array: NDArray[Any], where: str) -> NDArray[np.int64]:
+    if array.dtype.kind not in "iubf":
+        raise TableError(
+            f"{where}: expected integers (or floats that are whole numbers), got {array.dtype}; "
+            "encode the values as 0, 1, 2, ..."
+        )
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = (np.abs(array) < 2.0**53) & (np.trunc(array) == array)  # NaN and infinity fail both
+        if not whole.all():
+            row = int(np.flatnonzero(~whole)[0])
+            raise TableError(f"{where}: expected whole numbers, got {array[row]} in row {row}; fix or drop those rows")
+    elif array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise TableError(f"{where}: expected values below 2^63, got {array.max()}; pass them as strings")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _weight(array: NDArray[Any], where: str) -> NDArray[np.float64]:
+    if array.dtype.kind not in "iuf":
+        raise TableError(f"{where}: expected numbers, got {array.dtype}")
+    weight = np.ascontiguousarray(array, np.float64)
+    bad = ~np.isfinite(weight) | (weight < 0)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise TableError(f"{where}: expected finite weights of at least 0, got {weight[row]} in row {row}")
+    return weight
+
+
+def _strings(array: NDArray[Any], where: str) -> NDArray[np.str_]:
+    if array.dtype.kind != "S":
+        return np.asarray(array, np.str_)
+    try:
+        return np.char.decode(array, "utf-8")
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"{where}: expected UTF-8 strings, got other bytes ({error.reason}); decode them first"
+        ) from error
