@@ -1,0 +1,117 @@
+"""Scores, and a whole policy, to one ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import onnx
+import onnx_ir as ir
+
+from demur.detectors.check import check_policy
+from demur.detectors.columns import RowColumns, needs_prediction
+from demur.detectors.decision import decide_rows
+from demur.detectors.grouping import decide_groups
+from demur.detectors.onnx_ops import IR_VERSION, OPSET, OnnxOps, Sym
+from demur.detectors.policy import Column, Rule
+from demur.detectors.score import Score
+from demur.detectors.tensor import Signal
+
+FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
+Kinds: TypeAlias = dict[str, tuple[ir.DataType, list[str | int]]]
+
+
+def compile_scores(scores: Mapping[str, Score], widths: Mapping[Signal, int]) -> onnx.ModelProto:
+    """The scores alone: inputs are the signals (N, width), output `scores` (N, S) float32 in the order given.
+
+    Raises: ValueError for a score that reads p-values (they need calibrated columns: use `compile_monitor`), or a
+    signal whose width is not given.
+    """
+    fused = [name for name, score in scores.items() if any(s.startswith("p:") for s in score.inputs)]
+    if fused:
+        raise ValueError(f"scores {fused} read p-values; compile their calibrated columns with compile_monitor")
+    columns = [Column(name, name) for name in scores]
+    xp = OnnxOps()
+    inputs = _inputs(scores, columns, (), widths)
+    rows = RowColumns(xp, scores, columns, _symbols(inputs, xp), 0, set())
+    return _model(xp, inputs, {"scores": rows.score_rows()}, {"scores": (FLOAT, ["N", len(columns)])})
+
+
+def compile_monitor(
+    scores: Mapping[str, Score],
+    columns: Sequence[Column],
+    rules: Sequence[Rule],
+    widths: Mapping[Signal, int],
+    *,
+    empty_group: bool = False,
+) -> onnx.ModelProto:
+    """Scores, calibration and decision in one graph: signals in, verdicts out.
+
+    Inputs: each used signal (N, width) float32 and, with group columns, group_id (N,) int64 in 0..G-1 and group_count
+    (1,) int64 = G. Outputs: scores, p_values (N, S) float32 of the row columns; rule_hits, reasons, pooled (N,) int64;
+    accept (N,) bool; with group columns group_scores, group_p (G, Sg) float32, group_rule_hits, group_reasons (G,)
+    int64, group_accept (G,) bool. `empty_group` accepts groups without rows.
+
+    Raises: ValueError when columns, rules, tables and widths do not fit together.
+    """
+    check_policy(scores, columns, rules, widths)
+    xp = OnnxOps()
+    inputs = _inputs(scores, columns, rules, widths)
+    sliced = needs_prediction(columns, rules)
+    rows = RowColumns(xp, scores, columns, _symbols(inputs, xp), widths.get("logits", 0), sliced)
+    outputs = decide_rows(xp, rows, rules)
+    row_count, group_count = len(rows.row_columns), len(rows.group_columns)
+    kinds: Kinds = {
+        "scores": (FLOAT, ["N", row_count]),
+        "p_values": (FLOAT, ["N", row_count]),
+        "rule_hits": (INT64, ["N"]),
+        "reasons": (INT64, ["N"]),
+        "pooled": (INT64, ["N"]),
+        "accept": (BOOL, ["N"]),
+    }
+    if group_count:
+        inputs["group_id"] = ir.val("group_id", INT64, ["N"])
+        inputs["group_count"] = ir.val("group_count", INT64, [1])
+        ids, count = Sym(inputs["group_id"], xp, 1), Sym(inputs["group_count"], xp, 1)
+        outputs |= decide_groups(xp, rows, rules, ids, count, outputs["reasons"], empty_group=empty_group)
+        kinds |= {"group_scores": (FLOAT, ["G", group_count]), "group_p": (FLOAT, ["G", group_count])}
+        kinds |= {"group_rule_hits": (INT64, ["G"]), "group_reasons": (INT64, ["G"]), "group_accept": (BOOL, ["G"])}
+    return _model(xp, inputs, outputs, kinds)
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """The same bytes for the same model, always: what a bundle stores and digests."""
+    return model.SerializeToString(deterministic=True)
+
+
+def _inputs(
+    scores: Mapping[str, Score], columns: Sequence[Column], rules: Sequence[Rule], widths: Mapping[Signal, int]
+) -> dict[Signal, ir.Value]:
+    """Graph inputs for the signals in use, in the order of `widths`."""
+    used = {s for c in columns for s in scores[c.score].inputs if not s.startswith("p:")}
+    if needs_prediction(columns, rules):
+        used.add("logits")
+    missing = sorted(used - set(widths))
+    if missing:
+        raise ValueError(f"scores read signals {missing}, whose widths are not given; known: {sorted(widths)}")
+    return {s: ir.val(s, FLOAT, ["N", widths[s]]) for s in widths if s in used}
+
+
+def _symbols(inputs: Mapping[Signal, ir.Value], xp: OnnxOps) -> dict[Signal, Sym]:
+    return {s: Sym(v, xp, 2) for s, v in inputs.items()}
+
+
+def _model(xp: OnnxOps, inputs: Mapping[str, ir.Value], outputs: Mapping[str, Sym], kinds: Kinds) -> onnx.ModelProto:
+    """The tape as a checked model: shapes inferred strictly, no metadata."""
+    values = []
+    for name, (dtype, shape) in kinds.items():
+        value = xp.node("Identity", outputs[name]).value if outputs[name].value in values else outputs[name].value
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+        values.append(value)
+    weights = list(xp.initializers.values())
+    graph = ir.Graph(
+        list(inputs.values()), values, nodes=xp.nodes, initializers=weights, opset_imports={"": OPSET}, name="demur"
+    )
+    model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
+    onnx.checker.check_model(model, full_check=True)
+    return model

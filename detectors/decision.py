@@ -1,0 +1,110 @@
+"""Rules as nodes: hits, reasons and accept, for rows and for groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from demur.detectors.columns import RowColumns
+from demur.detectors.onnx_ops import OnnxOps, Sym
+from demur.detectors.policy import Column, Rule
+from demur.detectors.reason import Reason
+
+LOWEST = float(np.finfo(np.float32).min)
+MOST_RULES = 62  # a bit each in an int64
+
+
+def hits(xp: OnnxOps, scores: Sym, columns: Sequence[Column], rules: Sequence[Rule], predicted: Sym | None) -> Sym:
+    """(N, R) bool: the column's score exceeds the rule's threshold, strictly. NaN exceeds nothing: it is INVALID."""
+    names = [c.name for c in columns]
+    places = [names.index(r.column) for r in rules]
+    if places != list(range(len(columns))):
+        scores = xp.node("Gather", scores, xp.integers(*places), rank=2, axis=1)
+    classes = max(len(r.threshold) for r in rules)
+    table = np.stack([np.broadcast_to(r.threshold, classes) for r in rules], axis=-1).astype(np.float32)
+    thresholds = xp.constant(f"rules.{columns[0].unit}.threshold", table if classes > 1 else table[0])
+    if classes > 1:
+        thresholds = xp.node("Gather", thresholds, predicted, rank=2, axis=0)
+    return xp.greater(scores, thresholds)
+
+
+def not_finite(xp: OnnxOps, values: Sym) -> Sym:
+    """(N, K) bool, by IsNaN and IsInf: a provider that folds 0 * x to 0 does not get past this."""
+    return xp.node("Or", xp.node("IsNaN", values), xp.node("IsInf", values))
+
+
+def bits_of(xp: OnnxOps, flags: Sym, bits: Sequence[int], name: str) -> Sym:
+    """(N,) int64: the sum of distinct bits whose flag (N, K) is set."""
+    chosen = xp.node("Where", flags, xp.constant(name, np.array(bits, np.int64)), xp.constant("int64.0", np.int64(0)))
+    return xp.node("ReduceSum", chosen, xp.integers(-1), rank=1, keepdims=0)
+
+
+def reasons_of(xp: OnnxOps, flags: Sym, kinds: Sequence[Reason], name: str) -> Sym:
+    """(N,) int64: the union of the kinds whose flag (N, K) is set; several flags may share a kind."""
+    distinct = sorted(set(kinds))
+    if len(distinct) < len(kinds):
+        member = np.array([[kind is d for d in distinct] for kind in kinds], np.float32)
+        counts = xp.node("Cast", flags, to=1) @ xp.constant(f"{name}.kind", member)
+        flags = xp.greater(counts, 0.0)
+    return bits_of(xp, flags, [int(d) for d in distinct], f"{name}.reason_bits")
+
+
+def outcome(
+    xp: OnnxOps, rules: Sequence[Rule], chosen: Sequence[Rule], hit: Sym | None, broken: list[tuple[Sym, int, Reason]]
+) -> dict[str, Sym]:
+    """rule_hits, reasons, accept from the rules' flags and from (flags, how many, kind) of what is broken."""
+    unit = "rules." + (chosen[0].column if chosen else "none")
+    flags = [] if hit is None else [hit]
+    kinds = [r.reason for r in chosen]
+    for flag, count, kind in broken:
+        flags.append(flag)
+        kinds += [kind] * count
+    reasons = reasons_of(xp, xp.concat(flags), kinds, unit)
+    zero = xp.constant("int64.0", np.int64(0))
+    places = [1 << rules.index(r) for r in chosen]
+    found = reasons * zero if hit is None else bits_of(xp, hit, places, f"{unit}.rule_bits")
+    return {"rule_hits": found, "reasons": reasons, "accept": xp.node("Equal", reasons, zero)}
+
+
+def decide_rows(xp: OnnxOps, rows: RowColumns, rules: Sequence[Rule]) -> dict[str, Sym]:
+    """scores, p_values, rule_hits, reasons, pooled, accept of every row."""
+    scores, p_values = rows.assess_rows()
+    columns = rows.row_columns
+    chosen = on_columns(rules, columns)
+    xp.scope = "rules"
+    hit = hits(xp, scores, columns, chosen, rows.predicted) if chosen else None
+    broken = not_finite(xp, xp.concat(checked(xp, rows, scores, p_values)))
+    width = sum(1 + bool(c.calibration) for c in columns) + len(rows.group_columns)
+    decided = outcome(xp, rules, chosen, hit, [(broken, width, Reason.INVALID)])
+    decided["pooled"] = pooled(xp, rules, chosen, rows.predicted, decided["rule_hits"])
+    return {"scores": scores, "p_values": p_values} | decided
+
+
+def checked(xp: OnnxOps, rows: RowColumns, scores: Sym, p_values: Sym) -> list[Sym]:
+    """What must be finite in a row: all scores, and the p-values of calibrated columns."""
+    columns = rows.row_columns
+    calibrated = [i for i, c in enumerate(columns) if c.calibration]
+    parts = [scores] if columns else []
+    if len(calibrated) == len(columns) and columns:
+        parts.append(p_values)
+    elif calibrated:
+        parts.append(xp.node("Gather", p_values, xp.integers(*calibrated), rank=2, axis=1))
+    return [*parts, rows.grouped()] if rows.group_columns else parts
+
+
+def pooled(xp: OnnxOps, rules: Sequence[Rule], chosen: Sequence[Rule], predicted: Sym | None, like: Sym) -> Sym:
+    """(N,) int64: a bit for every rule whose threshold is the pooled one for the row's predicted class."""
+    classes = max((len(r.pooled) for r in chosen), default=1)
+    table = sum(
+        (np.broadcast_to(r.pooled, classes).astype(np.int64) << rules.index(r) for r in chosen),
+        start=np.zeros(classes, np.int64),
+    )
+    if classes > 1:
+        return xp.node("Gather", xp.constant("rules.pooled_bits", table), predicted, rank=1, axis=0)
+    return like * xp.constant("int64.0", np.int64(0)) + xp.constant("rules.pooled_bits", table[0])
+
+
+def on_columns(rules: Sequence[Rule], columns: Sequence[Column]) -> list[Rule]:
+    names = {c.name for c in columns}
+    return [r for r in rules if r.column in names]

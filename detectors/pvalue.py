@@ -1,0 +1,154 @@
+"""Exact conformal p-values, p = (1 + #{calibration scores >= s}) / (n + 1), in NumPy and as nodes of a graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.detectors.numpy_ops import Array
+
+if TYPE_CHECKING:
+    from demur.detectors.onnx_ops import OnnxOps, Sym
+    from demur.detectors.policy import Column
+
+ONE_LEVEL_ROWS = 256  # below this many calibration scores a plain count is as fast as a search at every N
+MOST_ROWS = 2**24  # counts are float32 in the graph, exact up to here
+
+
+def p_value(calibration: Array, scores: Array) -> Array:
+    """p-values of scores (...,) against one table sorted ascending, float32; NaN for NaN, or when the table is empty.
+
+    Source: Bates et al. 2023, arXiv:2104.08279, eq. 2.
+    """
+    if not len(calibration):
+        return np.full(np.shape(scores), np.nan, np.float32)
+    at_least = len(calibration) - np.searchsorted(calibration, scores, side="left")
+    exact = (at_least + 1).astype(np.float32) / np.float32(len(calibration) + 1)
+    return np.asarray(exact + np.float32(0) * scores, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Calibration tables of S columns laid out for a two-level search.
+
+    T distinct tables of K blocks of B scores, padded with -inf in front (never >= a finite score, so never counted):
+    blocks (T * K, B); knots (T, K - 1), the largest of every block but the last; rows (T,) = n + 1, NaN when
+    uncalibrated; `of` (S,) the table of each column, or (C, S) by predicted class.
+    """
+
+    blocks: Array
+    knots: Array
+    rows: Array
+    of: NDArray[np.int64]
+
+    @property
+    def per_table(self) -> int:
+        return len(self.blocks) // len(self.rows)
+
+
+def lay_out(columns: Sequence[Column], classes: int) -> Tables:
+    """Tables for the columns, in order.
+
+    Raises: ValueError when a table is not sorted, not finite, too long, empty among others, or when a sliced column
+    does not have one table per class.
+    """
+    distinct: dict[bytes, int] = {}
+    held: list[Array] = []
+    of = np.zeros((classes, len(columns)) if any(c.sliced for c in columns) else (1, len(columns)), np.int64)
+    for i, column in enumerate(columns):
+        tables = _checked(column, classes)
+        of[:, i] = [_number(table, distinct, held) for table in tables]
+    longest = max((len(t) for t in held), default=0)
+    width = longest if longest <= ONE_LEVEL_ROWS else math.isqrt(longest - 1) + 1
+    count = max(1, -(-longest // max(width, 1)))
+    padded = np.full((len(held), count * max(width, 1)), -np.inf, np.float32)
+    for row, table in zip(padded, held, strict=True):
+        row[len(row) - len(table) :] = table
+    rows = np.array([len(t) + 1 if len(t) else np.nan for t in held], np.float32)
+    blocks = padded.reshape(len(held), count, -1)
+    return Tables(blocks.reshape(-1, blocks.shape[-1]), blocks[:, :-1, -1].copy(), rows, of if len(of) > 1 else of[0])
+
+
+def _number(table: Array, distinct: dict[bytes, int], held: list[Array]) -> int:
+    key = table.tobytes()
+    if key not in distinct:
+        distinct[key] = len(held)
+        held.append(table)
+    return distinct[key]
+
+
+def _checked(column: Column, classes: int) -> tuple[Array, ...]:
+    tables = column.calibration or (np.zeros(0, np.float32),)
+    if len(tables) not in ((1, classes) if column.sliced else (1,)):
+        wanted = f"{classes} tables, one per class" if column.sliced else "one table"
+        raise ValueError(f"column {column.name!r}: expected {wanted}, got {len(tables)}")
+    for table in column.calibration:
+        if table.dtype != np.float32 or table.ndim != 1 or not 0 < len(table) < MOST_ROWS:
+            raise ValueError(
+                f"column {column.name!r}: expected 1 to {MOST_ROWS - 1} float32 calibration scores, got "
+                f"{table.dtype} {table.shape}; a slice without rows takes the pooled table"
+            )
+        if not np.isfinite(table).all() or (np.diff(table) < 0).any():
+            raise ValueError(f"column {column.name!r}: calibration scores must be finite and sorted ascending")
+    return tables
+
+
+def p_values(tables: Sequence[Sequence[Array]], scores: Array, predicted: NDArray[np.int64] | None) -> Array:
+    """The NumPy reference: scores (N, S) against one table a column, or one per class; (N, S) float32."""
+    result = np.empty(scores.shape, np.float32)
+    for i, by_class in enumerate(tables):
+        if len(by_class) <= 1 or predicted is None:
+            result[:, i] = p_value(by_class[0] if by_class else np.zeros(0, np.float32), scores[:, i])
+            continue
+        for c, table in enumerate(by_class):
+            rows = predicted == c
+            result[rows, i] = p_value(table, scores[rows, i])
+    return result
+
+
+def count_in_graph(xp: OnnxOps, scores: Sym, tables: Tables, name: str, predicted: Sym | None) -> Sym:
+    """Nodes for the p-values (N, S) of poisoned scores (N, S); `predicted` (N,) int64 when a column is sliced."""
+    table: Sym | None = None
+    if tables.of.ndim == 2:
+        table = xp.node("Gather", xp.constant(f"{name}.table_of_class", tables.of), predicted, rank=2, axis=0)
+    point = xp.node("Unsqueeze", scores, xp.integers(-1), rank=3)
+    block, below = _find_block(xp, point, tables, name, table)
+    found = xp.sum(_flag(xp, xp.node("GreaterOrEqual", block, point)))
+    at_least = found if below is None else found - below
+    blocks, width = tables.per_table, tables.blocks.shape[-1]
+    rows = _per_column(xp, tables.rows, tables, f"{name}.rows", table)
+    return (at_least + float((blocks - 1) * width + 1)) / rows + scores * 0.0
+
+
+def _find_block(xp: OnnxOps, point: Sym, tables: Tables, name: str, table: Sym | None) -> tuple[Sym, Sym | None]:
+    """The one block that the scores fall into, and how many scores of the table lie in the blocks before it."""
+    blocks = xp.constant(f"{name}.blocks", tables.blocks)
+    if tables.per_table == 1:
+        return _per_column(xp, blocks, tables, name, table), None
+    knots = _per_column(xp, xp.constant(f"{name}.knots", tables.knots), tables, name, table)
+    passed = xp.sum(_flag(xp, xp.node("Less", knots, point)))
+    first = np.arange(len(tables.rows), dtype=np.float32) * tables.per_table
+    row = passed + _per_column(xp, first, tables, f"{name}.first_block", table)
+    block = xp.node("Gather", blocks, xp.node("Cast", row, to=7), rank=3, axis=0)
+    return block, passed * float(tables.blocks.shape[-1])
+
+
+def _per_column(xp: OnnxOps, values: Any, tables: Tables, name: str, table: Sym | None) -> Sym:
+    """Per-table values (T, ...) as seen by each column: (S, ...), or (N, S, ...) by predicted class."""
+    if isinstance(values, np.ndarray):
+        values = xp.constant(name, values if table is not None else values[tables.of])
+        return values if table is None else xp.node("Gather", values, table, axis=0)
+    if table is not None:
+        return xp.node("Gather", values, table, rank=3, axis=0)
+    if tables.of.tolist() == list(range(len(tables.rows))):
+        return values  # type: ignore[no-any-return]
+    return xp.node("Gather", values, xp.constant(f"{name}.table_of_column", tables.of), rank=2, axis=0)
+
+
+def _flag(xp: OnnxOps, condition: Sym) -> Sym:
+    return xp.node("Cast", condition, to=1)

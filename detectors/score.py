@@ -1,0 +1,158 @@
+"""The contracts: what a score is, what it is fitted on, how its fit scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.detectors.numpy_ops import Array, NumpyOps
+from demur.detectors.tensor import Ops, Signal, Signals, T
+
+BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a fit behaves on data larger than memory: every kind holds one batch plus a bounded state.
+
+    exact_merge: one pass over mergeable accumulators; k_pass: `passes` such passes; sketch: one pass with relative
+    `error`; sample: a seeded sample of at most `size` rows.
+    """
+
+    kind: Literal["exact_merge", "k_pass", "sketch", "sample"]
+    passes: int = 1
+    error: float = 0.0
+    size: int = 0
+
+
+EXACT_MERGE = Scaling("exact_merge")
+
+
+def k_pass(passes: int) -> Scaling:
+    return Scaling("k_pass", passes=passes)
+
+
+def sample(size: int) -> Scaling:
+    return Scaling("sample", size=size)
+
+
+class Score(Protocol):
+    """A fitted score: an immutable dataclass whose array fields are its parameters.
+
+    Calling it maps signals to one float32 per row, (N,), higher meaning less trustworthy. Rows are independent. There is
+    no unfitted state: `fit` is the only constructor that looks at data, and what it returns can be called, compiled
+    and stored. `inputs` names the signals it reads, `scales` says how its fit scales, `source` cites the paper.
+    """
+
+    @property
+    def inputs(self) -> tuple[Signal, ...]: ...
+
+    @property
+    def scales(self) -> Scaling: ...
+
+    @property
+    def source(self) -> str: ...
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> T: ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """Reshapes signals before a score sees them: reads `inputs`, replaces or adds `outputs`."""
+
+    @property
+    def inputs(self) -> tuple[Signal, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[Signal, ...]: ...
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Consecutive rows of a reference: signals (n, width) float32, labels (n,) int64 or None, correct (n,) bool."""
+
+    signals: Mapping[Signal, Array]
+    labels: NDArray[np.int64] | None
+    correct: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """In-distribution data to fit on. Arrays may be memory-mapped; only `batches` reads them.
+
+    signals: name -> (N, width); labels (N,) integers; the model's last layer head_weight (C, D), head_bias (C,);
+    correct (N,) bool, whether the model was right on the row (None: every row counts as right);
+    transforms: applied to every batch, in order.
+
+    Raises: ValueError when the arrays do not have the same number of rows or the wrong rank.
+    """
+
+    signals: Mapping[Signal, NDArray[Any]]
+    labels: NDArray[Any] | None = None
+    head_weight: Array | None = None
+    head_bias: Array | None = None
+    correct: NDArray[np.bool_] | None = None
+    transforms: tuple[Transform, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, array in self.signals.items():
+            if array.ndim != 2 or len(array) != self.rows:
+                raise ValueError(f"reference signal {name!r}: expected shape ({self.rows}, width), got {array.shape}")
+        for name, column in (("labels", self.labels), ("correct", self.correct)):
+            if column is not None and column.shape != (self.rows,):
+                raise ValueError(f"reference {name}: expected shape ({self.rows},), got {column.shape}")
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.signals.values()))) if self.signals else 0
+
+    def shaped(self, *transforms: Transform) -> Self:
+        """The same reference, seen through transforms."""
+        return replace(self, transforms=(*self.transforms, *transforms))
+
+    def batches(self, *needs: Signal, size: int = BATCH_ROWS) -> Iterator[Batch]:
+        """The rows in order, at most `size` at a time, with the signals named in `needs`.
+
+        Raises: ValueError when there are no rows, or a needed signal is not among the signals.
+        """
+        sources = required(self.transforms, needs)
+        missing = [s for s in sources if s not in self.signals]
+        if missing or not self.rows:
+            held = f"{sorted(self.signals)} with {self.rows} rows"
+            raise ValueError(f"reference: expected signals {sorted(sources)}, got {held}; add {missing or 'rows'}")
+        for start in range(0, self.rows, size):
+            yield self._batch(sources, slice(start, start + size))
+
+    def _batch(self, sources: tuple[Signal, ...], rows: slice) -> Batch:
+        signals: Mapping[Signal, Array] = {s: np.asarray(self.signals[s][rows], np.float32) for s in sources}
+        for transform in self.transforms:
+            signals = transform(NumpyOps(), signals)
+        count = len(next(iter(signals.values())))
+        labels = None if self.labels is None else np.asarray(self.labels[rows], np.int64)
+        correct = np.ones(count, np.bool_) if self.correct is None else np.asarray(self.correct[rows], np.bool_)
+        return Batch(signals, labels, correct)
+
+    def head(self, wanted_by: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The last layer in float64: (C, D), (C,).
+
+        Raises: ValueError naming `wanted_by` when the reference has no head.
+        """
+        if self.head_weight is None or self.head_bias is None:
+            raise ValueError(
+                f"{wanted_by}: expected the model's last layer; give head_weight (C, D) and head_bias (C,)"
+            )
+        return np.asarray(self.head_weight, np.float64), np.asarray(self.head_bias, np.float64)
+
+
+def required(transforms: tuple[Transform, ...], needs: tuple[Signal, ...]) -> tuple[Signal, ...]:
+    """The signals that must be present before `transforms` so that `needs` are present after them, in order."""
+    for transform in reversed(transforms):
+        if set(transform.outputs) & set(needs):
+            needs = tuple(dict.fromkeys((*(s for s in needs if s not in transform.outputs), *transform.inputs)))
+    return needs

@@ -1,0 +1,97 @@
+"""Scores of the logits alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from demur.detectors.score import EXACT_MERGE, Reference, Scaling
+from demur.detectors.tensor import Ops, Signal, Signals, T
+
+
+@dataclass(frozen=True, eq=False)
+class MSP:
+    """One minus the largest softmax probability.
+
+    Shapes: logits (N, C) -> (N,). Range: [0, 1 - 1/C], a probability; steps of 6e-8 near 0. Higher is less trustworthy.
+    Source: Hendrycks & Gimpel 2017, arXiv:1610.02136, section 2; differs: the complement, so that higher is worse.
+    """
+
+    inputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    scales: ClassVar[Scaling] = EXACT_MERGE
+    source: ClassVar[str] = "Hendrycks & Gimpel 2017, arXiv:1610.02136"
+
+    @classmethod
+    def fit(cls, reference: Reference) -> Self:  # noqa: ARG003 - nothing to learn
+        return cls()
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
+        return 1.0 - xp.exp(xp.max(xp.log_softmax(signals["logits"])))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class MaxLogit:
+    """The negative of the largest logit.
+
+    Shapes: logits (N, C) -> (N,). Range: (-inf, inf), nats. Higher is less trustworthy.
+    Source: Hendrycks et al. 2022, arXiv:1911.11132, section 3.
+    """
+
+    inputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    scales: ClassVar[Scaling] = EXACT_MERGE
+    source: ClassVar[str] = "Hendrycks et al. 2022, arXiv:1911.11132"
+
+    @classmethod
+    def fit(cls, reference: Reference) -> Self:  # noqa: ARG003 - nothing to learn
+        return cls()
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
+        return -xp.max(signals["logits"])  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Energy:
+    """Free energy of the logits: E(x) = -T log sum_c exp(f_c(x) / T).
+
+    Shapes: logits (N, C) -> (N,). Range: (-inf, inf), nats. Higher is less trustworthy.
+    Raises: ValueError in fit when the temperature is not positive.
+    Source: Liu et al. 2020, arXiv:2010.03759, eq. 4.
+    """
+
+    temperature: float = 1.0
+    inputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    scales: ClassVar[Scaling] = EXACT_MERGE
+    source: ClassVar[str] = "Liu et al. 2020, arXiv:2010.03759, eq. 4"
+
+    @classmethod
+    def fit(cls, reference: Reference, *, temperature: float = 1.0) -> Self:  # noqa: ARG003 - nothing to learn
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"energy: temperature must be positive and finite, got {temperature}")
+        return cls(float(temperature))
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
+        if self.temperature == 1.0:
+            return -xp.logsumexp(signals["logits"])  # type: ignore[no-any-return]
+        return -self.temperature * xp.logsumexp(signals["logits"] / self.temperature)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Entropy:
+    """Shannon entropy of the softmax distribution.
+
+    Shapes: logits (N, C) -> (N,). Range: [0, log C], nats. Higher is less trustworthy.
+    Source: Shannon 1948, section 6, of the softmax; log-probabilities come from log-softmax, so p log p never is 0 * inf
+    for logits within 3e38 of each other.
+    """
+
+    inputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    scales: ClassVar[Scaling] = EXACT_MERGE
+    source: ClassVar[str] = "Shannon 1948, A Mathematical Theory of Communication, section 6"
+
+    @classmethod
+    def fit(cls, reference: Reference) -> Self:  # noqa: ARG003 - nothing to learn
+        return cls()
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
+        log_p = xp.log_softmax(signals["logits"])
+        return -xp.sum(xp.exp(log_p) * log_p)  # type: ignore[no-any-return]
