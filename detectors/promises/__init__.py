@@ -1,0 +1,25 @@
+"""Promises: thresholds with a finite-sample guarantee, in the words that say exactly what is guaranteed."""
+
+from demur.detectors.promises.pipeline import Calibrated, calibrate
+from demur.detectors.promises.promise import (
+    CalibrationRefused,
+    ErrorWhenAcceptedAtMost,
+    RefuseGoodAtMost,
+    RuleSpec,
+    policy_digest,
+)
+from demur.detectors.promises.sample import CalibrationSample
+from demur.detectors.promises.statement import Statement, TotalShare
+
+__all__ = [
+    "Calibrated",
+    "CalibrationRefused",
+    "CalibrationSample",
+    "ErrorWhenAcceptedAtMost",
+    "RefuseGoodAtMost",
+    "RuleSpec",
+    "Statement",
+    "TotalShare",
+    "calibrate",
+    "policy_digest",
+]

@@ -1,0 +1,216 @@
+"""Calibration of a whole policy: refusal rules first, then each selective-risk rule on what survives every other rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from demur.detectors.policy import Rule
+from demur.detectors.promises import binomial, refusal, risk, survival
+from demur.detectors.promises.fold import Folds, split
+from demur.detectors.promises.policy_order import check_policy, levels, refusals, selectives
+from demur.detectors.promises.promise import CalibrationRefused, Good, Level, RefuseGoodAtMost, RuleSpec, policy_digest
+from demur.detectors.promises.statement import BUNDLE_CONFIDENCE, UNDER_LINES, Statement, TotalShare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from fractions import Fraction
+
+    from numpy.typing import NDArray
+
+    from demur.detectors.policy import Unit
+    from demur.detectors.promises.sample import CalibrationSample
+    from demur.detectors.promises.slices import Thresholds
+    from demur.detectors.promises.survival import Fitted
+
+SmallSlices = Literal["pool", "refuse"]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A policy whose every rule has its threshold and its statement.
+
+    `rules` and `statements` are in policy order. `tables` holds, for every column of the sample, the sorted float32 tables
+    its p-values are read from: one, or one per predicted class. `n` counts calibration units; `survivors` and `folds` say,
+    by rule name, how many units a selective-risk rule saw and which part of the units a rule was calibrated on.
+    """
+
+    rules: tuple[Rule, ...]
+    tables: Mapping[str, tuple[NDArray[np.float32], ...]]
+    statements: tuple[Statement, ...]
+    total: TotalShare
+    policy_digest: str
+    n: int
+    survivors: Mapping[str, int]
+    folds: Mapping[str, str]
+
+    @property
+    def under_lines(self) -> tuple[str, ...]:
+        """What every printing of the statements ends with."""
+        return (*UNDER_LINES, self.total.text)
+
+    @property
+    def text(self) -> str:
+        """All statements, a paragraph each, and what is not promised."""
+        width = max(len(s.rule) for s in self.statements)
+        return "\n".join([*(f"{s.rule:<{width}}  {s.text}" for s in self.statements), *self.under_lines])
+
+
+def calibrate(
+    specs: Sequence[RuleSpec],
+    sample: CalibrationSample,
+    *,
+    refuse_good_at_most: Level | None = None,
+    small_slices: SmallSlices = "pool",
+    seed: int = 0,
+) -> Calibrated:
+    """Thresholds and statements for a policy.
+
+    `refuse_good_at_most` is the policy's total, shared by the refusal rules without a level of their own. `seed` fixes the
+    splits and the row drawn from each group.
+    Raises: ValueError for a policy or sample that makes no sense; CalibrationRefused, naming the rule, for a promise these
+    units cannot carry, with the units needed or the level that would work.
+    """
+    check_policy(specs)
+    alphas = levels(specs, refuse_good_at_most)
+    _check_sample(specs, sample)
+    folds, refusing = _refusal_stage(specs, sample, alphas, seed, refuse_small=small_slices == "refuse")
+    if refuse_good_at_most is not None:
+        _check_total(specs, refusing)
+    chosen = risk.stage(selectives(specs), refusing, sample, folds, seed)
+    fitted = [*refusing, *((c.spec, c.thresholds) for c in chosen)]
+    by_name = {spec.name: thresholds for spec, thresholds in fitted}
+    statements = {s.rule: s for s in (*_refusal_statements(refusing, alphas, sample), *(c.statement for c in chosen))}
+    return Calibrated(
+        rules=tuple(_rule(s, by_name[s.name]) for s in specs),
+        tables=_tables(specs, sample, refusing),
+        statements=tuple(statements[s.name] for s in specs),
+        total=_total(fitted, sample, refuse_good_at_most, alphas, seed),
+        policy_digest=policy_digest(specs, refuse_good_at_most),
+        n=sample.units,
+        survivors={c.spec.name: c.statement.n for c in chosen},
+        folds={s.name: folds.named(None) for s, _ in refusing} | {c.spec.name: c.fold for c in chosen},
+    )
+
+
+def _check_sample(specs: Sequence[RuleSpec], sample: CalibrationSample) -> None:
+    if sample.weight is not None:
+        raise CalibrationRefused(
+            "no promise here can carry row weights; remove the weight column, or calibrate on rows drawn as in service",
+            rule=specs[0].name,
+        )
+    if sample.group is None and any(s.unit == "group" for s in specs):
+        raise ValueError("group rules need each calibration row's group id, got none")
+    for spec in specs:
+        sample.column(spec.column, sample.groups if spec.unit == "group" else sample.rows)
+
+
+def _refusal_stage(
+    specs: Sequence[RuleSpec],
+    sample: CalibrationSample,
+    alphas: Mapping[str, Fraction],
+    seed: int,
+    *,
+    refuse_small: bool,
+) -> tuple[Folds, Fitted]:
+    after = len(selectives(specs))
+    labelled = any(p.good == "correct" for _, p in refusals(specs))
+    weighted = sample.clustered and any(s.unit == "row" for s, _ in refusals(specs))
+
+    def attempt(*, disjoint: bool) -> tuple[Folds, Fitted]:
+        folds = split(sample, after, seed, disjoint=disjoint)
+        units = folds.refusal()
+        return folds, [
+            (s, _named(s, p, alphas[s.name], sample, units, refuse_small=refuse_small)) for s, p in refusals(specs)
+        ]
+
+    folds, fitted = attempt(disjoint=bool(after and (labelled or weighted)))
+    # A tie at a threshold is an atom of the score: rows at it are accepted, so dropping them would bias the survivors.
+    if after and not folds.disjoint and any(thresholds.tied for _, thresholds in fitted):
+        return attempt(disjoint=True)
+    return folds, fitted
+
+
+def _named(
+    spec: RuleSpec,
+    promise: RefuseGoodAtMost,
+    alpha: Fraction,
+    sample: CalibrationSample,
+    units: NDArray[np.bool_],
+    *,
+    refuse_small: bool,
+) -> Thresholds:
+    try:
+        return refusal.thresholds(spec, promise, alpha, sample, units, refuse_small=refuse_small)
+    except CalibrationRefused as cause:
+        raise CalibrationRefused(
+            str(cause), rule=spec.name, rows_needed=cause.rows_needed, supported=cause.supported
+        ) from cause
+
+
+def _check_total(specs: Sequence[RuleSpec], refusing: Fitted) -> None:
+    if len({p.good for _, p in refusals(specs)}) > 1:
+        raise ValueError("policy: a total refuse_good_at_most needs the same `good` in every refusal rule")
+    for spec, thresholds in refusing:
+        if thresholds.pooled.any():
+            raise CalibrationRefused(
+                f"predicted classes {np.flatnonzero(thresholds.pooled).tolist()} fall back to the pooled table, for which the "
+                "policy's total refuse_good_at_most cannot be promised; give more rows of them, or remove `sliced`",
+                rule=spec.name,
+            )
+
+
+def _rule(spec: RuleSpec, thresholds: Thresholds) -> Rule:
+    return Rule(spec.name, spec.column, spec.reason, thresholds.values, thresholds.pooled)
+
+
+def _refusal_statements(refusing: Fitted, alphas: Mapping[str, Fraction], sample: CalibrationSample) -> list[Statement]:
+    return [_refusal_statement(spec, thresholds, alphas[spec.name], sample) for spec, thresholds in refusing]
+
+
+def _refusal_statement(spec: RuleSpec, thresholds: Thresholds, alpha: Level, sample: CalibrationSample) -> Statement:
+    promise = spec.promise
+    assert isinstance(promise, RefuseGoodAtMost)  # noqa: S101 - INVARIANT: refusals() yields nothing else
+    own = np.flatnonzero(~thresholds.pooled).tolist() if spec.sliced else []
+    return Statement(
+        rule=spec.name,
+        kind="marginal" if promise.confidence is None else "tolerance",
+        unit=spec.unit,
+        level=alpha,
+        confidence=promise.confidence,
+        n=sum(thresholds.tables[c].n for c in own) if spec.sliced else thresholds.tables[0].n,
+        bound=thresholds.bound(promise.confidence or BUNDLE_CONFIDENCE),
+        good=promise.good,
+        clustered=sample.clustered and spec.unit == "row",
+        slices=tuple(own),
+        pooled=tuple(np.flatnonzero(thresholds.pooled).tolist()),
+    )
+
+
+def _tables(
+    specs: Sequence[RuleSpec], sample: CalibrationSample, refusing: Fitted
+) -> dict[str, tuple[NDArray[np.float32], ...]]:
+    """A rule's column has the table its threshold comes from, so that p <= alpha and score > threshold are one event."""
+    units = np.ones(sample.units, dtype=np.bool_)
+    judged: dict[str, Unit] = {s.column: s.unit for s in specs}
+    tables = {}
+    for name, column in sample.scores.items():
+        unit: Unit = judged.get(name, "group" if sample.groups and len(column) != sample.rows else "row")
+        tables[name] = (refusal.table(sample, name, unit, "id", units).scores,)
+    return tables | {spec.column: tuple(t.scores for t in fitted.tables) for spec, fitted in refusing}
+
+
+def _total(
+    fitted: Fitted, sample: CalibrationSample, promised: Level | None, alphas: Mapping[str, Fraction], seed: int
+) -> TotalShare:
+    unit: Unit = "group" if all(spec.unit == "group" for spec, _ in fitted) else "row"
+    goods = {spec.promise.good for spec, _ in fitted if isinstance(spec.promise, RefuseGoodAtMost)}
+    good: Good = "correct" if goods == {"correct"} else "id"
+    units = survival.independent(sample, unit, np.ones(sample.units, dtype=np.bool_), seed)
+    kept = (refusal.good_groups if unit == "group" else refusal.good_rows)(sample, good)
+    units = units[kept[units]]
+    count = int(np.count_nonzero(survival.refused(fitted, sample, unit)[units]))
+    low, high = binomial.interval(count, units.size, BUNDLE_CONFIDENCE)
+    return TotalShare(count, units.size, low, high, promised, tuple(alphas.items()), good)

@@ -1,0 +1,91 @@
+"""Which rules may stand together, in what order they are calibrated, and what share of the level each refusal rule gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from demur.detectors.promises.promise import (
+    CalibrationRefused,
+    ErrorWhenAcceptedAtMost,
+    Level,
+    RefuseGoodAtMost,
+    RuleSpec,
+    exact,
+)
+from demur.detectors.promises.wording import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from fractions import Fraction
+
+
+def refusals(specs: Sequence[RuleSpec]) -> list[tuple[RuleSpec, RefuseGoodAtMost]]:
+    """Rules with a refusal promise, in policy order."""
+    return [(s, s.promise) for s in specs if isinstance(s.promise, RefuseGoodAtMost)]
+
+
+def selectives(specs: Sequence[RuleSpec]) -> list[tuple[RuleSpec, ErrorWhenAcceptedAtMost]]:
+    """Rules with a selective-risk promise, in policy order; calibrated after every refusal rule."""
+    return [(s, s.promise) for s in specs if isinstance(s.promise, ErrorWhenAcceptedAtMost)]
+
+
+def check_policy(specs: Sequence[RuleSpec]) -> None:
+    """Raises: ValueError when rules cannot stand in one policy, saying which and what to do."""
+    if not specs:
+        raise ValueError("policy: expected at least one rule, got none")
+    names = [s.name for s in specs]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"policy: rule names must differ, got {sorted(twice)} more than once")
+    units = {s.unit for s in specs}
+    if "stream" in units and len(units) > 1:
+        raise ValueError(
+            "policy: stream rules judge another graph than row and group rules; use a monitor of their own"
+        )
+    if "row" in units and any(s.unit == "group" for s, _ in selectives(specs)):
+        raise ValueError(
+            "policy: error_when_accepted_at_most of a group rule needs group rules only, because a row rule refuses rows, "
+            "not groups; give the row rules unit group"
+        )
+    _check_columns(specs)
+
+
+def _check_columns(specs: Sequence[RuleSpec]) -> None:
+    for first in specs:
+        for other in specs:
+            if first.column == other.column and (first.unit, first.sliced) != (other.unit, other.sliced):
+                raise ValueError(
+                    f'rules "{first.name}" and "{other.name}" use column {first.column!r} with different units or slices; '
+                    "name two columns"
+                )
+    for first, one in refusals(specs):
+        for other, two in refusals(specs):
+            if first.column == other.column and one.good != two.good:
+                raise ValueError(
+                    f'rules "{first.name}" and "{other.name}" use column {first.column!r} with good: {one.good} and '
+                    f"{two.good}, but a column has one calibration table; name two columns"
+                )
+
+
+def levels(specs: Sequence[RuleSpec], total: Level | None) -> dict[str, Fraction]:
+    """Alpha of each refusal rule by name: its own, or an equal share of what the policy's total leaves (Bonferroni).
+
+    Raises: CalibrationRefused when a rule has neither, or the rules' own levels exceed the total.
+    """
+    own = {s.name: exact(p.alpha) for s, p in refusals(specs) if p.alpha is not None}
+    sharing = [s.name for s, p in refusals(specs) if p.alpha is None]
+    if total is None:
+        if sharing:
+            raise CalibrationRefused(
+                "refuse_good_at_most has no level; write one, or a total for the policy", rule=sharing[0]
+            )
+        return own
+    left = exact(total) - sum(own.values())
+    if left < 0 or (sharing and left == 0):
+        raise CalibrationRefused(
+            f"the refusal rules promise {percent(sum(own.values(), start=exact(total) * 0))} of the policy's "
+            f"refuse_good_at_most {percent(total)} and leave nothing to share; lower their levels or raise the total",
+            rule=sharing[0] if sharing else next(iter(own)),
+            supported=float(sum(own.values())),
+        )
+    return own | {name: left / len(sharing) for name in sharing}

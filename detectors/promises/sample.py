@@ -1,0 +1,101 @@
+"""What promises are calibrated on: scores of calibration units, as the compiled graph gave them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from demur.detectors.promises.promise import CalibrationRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+_ROWS_NAMED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationSample:
+    """Calibration scores and what is known of the units they belong to.
+
+    Shapes: `scores` maps a column to (n,) float32, one per row or, in a stream policy, one per stream (its running maximum);
+    columns judged by group rules hold (G,), one aggregate per group. `loss` (n,) in {0, 1}, 1 is wrong. `predicted` (n,) int
+    class in [0, classes), needed by slices. `group` (n,) int64 ids 0..G-1, none empty. `weight` (n,) is refused: no promise
+    here can carry it. Non-finite scores are refused by `calibrate`, with their row numbers.
+    Raises: ValueError when lengths, ids or values do not fit.
+    """
+
+    scores: Mapping[str, NDArray[np.float32]]
+    loss: NDArray[np.float64] | None = None
+    predicted: NDArray[np.int64] | None = None
+    group: NDArray[np.int64] | None = None
+    weight: NDArray[np.float64] | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {k: len(v) for k in ("loss", "predicted", "group", "weight") if (v := getattr(self, k)) is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"calibration sample: one value a row expected, got lengths {lengths}")
+        for name, column in self.scores.items():
+            if column.ndim != 1 or column.dtype != np.float32:
+                raise ValueError(f"scores[{name!r}]: expected (n,) float32, got {column.shape} {column.dtype}")
+        if self.loss is not None and not np.isin(self.loss, (0, 1)).all():
+            row = int(np.flatnonzero(~np.isin(self.loss, (0, 1)))[0])
+            raise CalibrationRefused(
+                f"loss: expected 0 or 1, got {self.loss[row]} in row {row}; a binomial promise counts errors"
+            )
+        if self.group is not None and not np.array_equal(np.unique(self.group), np.arange(self.groups)):
+            raise ValueError(f"group: expected ids 0..{self.groups - 1}, each with a row, got other or missing ids")
+        if self.predicted is not None and self.classes is not None:
+            self._check_classes(self.predicted, self.classes)
+
+    @staticmethod
+    def _check_classes(predicted: NDArray[np.int64], classes: int) -> None:
+        outside = np.flatnonzero((predicted < 0) | (predicted >= classes))
+        if outside.size:
+            row = int(outside[0])
+            raise ValueError(f"predicted: expected classes 0..{classes - 1}, got {predicted[row]} in row {row}")
+
+    @cached_property
+    def groups(self) -> int:
+        """G, or 0 when rows carry no group id."""
+        return 0 if self.group is None or not len(self.group) else int(np.max(self.group)) + 1
+
+    @cached_property
+    def clustered(self) -> bool:
+        """Whether some group has more than one row, so that rows are not independent."""
+        return self.group is not None and self.groups < len(self.group)
+
+    @cached_property
+    def rows(self) -> int:
+        """n; the number of streams in a stream policy."""
+        for known in (self.group, self.loss, self.predicted):
+            if known is not None:
+                return len(known)
+        return len(next(iter(self.scores.values()), ()))
+
+    @property
+    def units(self) -> int:
+        """How many independent units there are: groups when rows carry group ids, else rows (or streams)."""
+        return self.groups if self.group is not None else self.rows
+
+    def column(self, name: str, length: int) -> NDArray[np.float32]:
+        """The scores of one column. Raises: ValueError when it is missing or not `length` long; CalibrationRefused on NaN, inf."""
+        if name not in self.scores:
+            raise ValueError(f"scores: column {name!r} expected, got {sorted(self.scores)}")
+        column = self.scores[name]
+        if len(column) != length:
+            raise ValueError(f"scores[{name!r}]: expected {length} scores, got {len(column)}")
+        bad = np.flatnonzero(~np.isfinite(column))
+        if bad.size:
+            some = ", ".join(str(int(row)) for row in bad[:_ROWS_NAMED])
+            more = f" and {bad.size - _ROWS_NAMED} more" if bad.size > _ROWS_NAMED else ""
+            raise CalibrationRefused(
+                f"column {name!r}: {bad.size} calibration scores are not finite, rows {some}{more}; "
+                "repair or remove these rows, such inputs are INVALID in service and count towards no promise"
+            )
+        return column

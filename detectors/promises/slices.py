@@ -1,0 +1,115 @@
+"""Calibration tables, one for every row or one per predicted class, and the thresholds promised from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from demur.detectors.promises import order
+from demur.detectors.promises.promise import CalibrationRefused, Level, RefuseGoodAtMost
+from demur.detectors.promises.wording import percent, percent_up
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Sorted float32 scores of calibration units; `inflation` divides delta in its confidence statements."""
+
+    scores: NDArray[np.float32]
+    inflation: float = 1.0
+
+    @property
+    def n(self) -> int:
+        return self.scores.size
+
+    def rank(self, alpha: Level, confidence: float | None) -> int:
+        """The rank of the promised threshold; n + 1 when the table is too small."""
+        average = order.marginal_rank(self.n, alpha)
+        if confidence is None:
+            return average
+        # A confidence below about one half would otherwise break the average that a policy's total is promised on.
+        return max(average, order.tolerance_rank(self.n, alpha, confidence, self.inflation))
+
+    def units_needed(self, alpha: Level, confidence: float | None) -> int:
+        average = order.units_for_marginal(alpha)
+        return (
+            average
+            if confidence is None
+            else max(average, order.units_for_tolerance(alpha, confidence, self.inflation))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """Thresholds (1,) or (C,) float32, the tables they are order statistics of, their ranks, and which slices use the pooled table."""
+
+    values: NDArray[np.float32]
+    pooled: NDArray[np.bool_]
+    tables: tuple[Table, ...]
+    ranks: tuple[int, ...]
+
+    def bound(self, confidence: float) -> float:
+        """The largest tolerance bound of a slice with its own table; in (0, 1]."""
+        own = [i for i in range(len(self.tables)) if not self.pooled[i]] or [0]
+        return max(
+            order.tolerance_bound(self.tables[i].n, self.ranks[i], confidence, self.tables[i].inflation) for i in own
+        )
+
+    @property
+    def tied(self) -> bool:
+        """Whether several calibration units sit exactly at a threshold."""
+        return any(np.count_nonzero(t.scores == v) > 1 for t, v in zip(self.tables, self.values, strict=True))
+
+    def refuses(self, scores: NDArray[np.float32], slices: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+        """(N,) scores -> (N,) bool: score > threshold of the row's slice."""
+        return scores > (self.values[0] if slices is None else self.values[slices])
+
+
+def whole(table: Table, promise: RefuseGoodAtMost, alpha: Level, unit: str) -> Thresholds:
+    """One threshold for all units. Raises: CalibrationRefused with the units needed and the level that would work."""
+    rank = table.rank(alpha, promise.confidence)
+    if rank > table.n:
+        raise too_few(table, promise, alpha, f"calibration {unit}")
+    return Thresholds(table.scores[rank - 1 : rank].copy(), np.zeros(1, dtype=np.bool_), (table,), (rank,))
+
+
+def by_class(
+    scores: NDArray[np.float32],
+    predicted: NDArray[np.int64],
+    classes: int,
+    promise: RefuseGoodAtMost,
+    alpha: Level,
+    *,
+    refuse_small: bool,
+) -> Thresholds:
+    """One threshold per predicted class; a class too small for the promise takes the pooled table's and is marked.
+
+    Raises: CalibrationRefused when even the pooled table is too small, or for any small class when `refuse_small`.
+    """
+    pool = Table(np.sort(scores))
+    shared = whole(pool, promise, alpha, "rows")
+    own = [Table(np.sort(scores[predicted == c])) for c in range(classes)]
+    small = [t.rank(alpha, promise.confidence) > t.n for t in own]
+    if refuse_small and any(small):
+        c = small.index(True)
+        raise too_few(own[c], promise, alpha, f"calibration rows of predicted class {c}")
+    tables = tuple(pool if s else t for t, s in zip(own, small, strict=True))
+    ranks = tuple(shared.ranks[0] if s else t.rank(alpha, promise.confidence) for t, s in zip(own, small, strict=True))
+    values = np.array([t.scores[r - 1] for t, r in zip(tables, ranks, strict=True)], dtype=np.float32)
+    return Thresholds(values, np.array(small, dtype=np.bool_), tables, ranks)
+
+
+def too_few(table: Table, promise: RefuseGoodAtMost, alpha: Level, what: str) -> CalibrationRefused:
+    needed = table.units_needed(alpha, promise.confidence)
+    supported = order.supported_level(table.n, promise.confidence, table.inflation)
+    confident = "" if promise.confidence is None else f" with {percent(promise.confidence, places=0)} confidence"
+    works = f"; {percent_up(supported)} would work with {table.n}" if supported is not None and supported < 1 else ""
+    return CalibrationRefused(
+        f"refuse_good_at_most {percent(alpha)}{confident} needs at least {needed} {what}, got {table.n}{works}",
+        rows_needed=needed,
+        supported=supported,
+    )

@@ -1,0 +1,148 @@
+"""The printed forms of promises, and no others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from demur.detectors.promises.wording import listed, percent, percent_down, percent_up
+
+if TYPE_CHECKING:
+    from demur.detectors.policy import Unit
+    from demur.detectors.promises.promise import Good, Level
+
+BUNDLE_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What one rule promises.
+
+    `level` is alpha or the risk; `confidence` is None for a promise that holds on average over calibration draws, `bound`
+    then holds for this bundle with 95 % confidence. `n` counts calibration units, or survivors for selective risk. `tried`
+    is a stricter risk that `n` survivors did not support and `tried_needs` about how many would (None: no number would).
+    """
+
+    rule: str
+    kind: Literal["marginal", "tolerance", "selective"]
+    unit: Unit
+    level: Level
+    confidence: float | None
+    n: int
+    bound: float
+    good: Good = "id"
+    clustered: bool = False
+    slices: tuple[int, ...] = ()
+    pooled: tuple[int, ...] = ()
+    tried: Level | None = None
+    tried_needs: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The statement as printed, one paragraph."""
+        if self.kind == "selective":
+            return " ".join(filter(None, (self._selective(), self._tried(), self._wrong_unit(), self._weights())))
+        return " ".join(filter(None, (self._refusal(), self._slices(), self._weights())))
+
+    def _refusal(self) -> str:
+        start = f"For traffic exchangeable with the calibration data, refuses at most {percent(self.level)} of {self._good()}"
+        where = " in each listed predicted class" if self.slices else ""
+        bundle = f"for this bundle (n = {self.n}{self._counted()})"
+        if self.kind == "tolerance":
+            return f"{start}{where} {bundle}, with {self._confidence()} confidence over the calibration draw."
+        alone = " in each of them" if self.slices else ""
+        return (
+            f"{start}{where} on average over calibration draws; {bundle} the rate is at most {percent_up(self.bound)} "
+            f"with {percent(BUNDLE_CONFIDENCE, 0)} confidence{alone}."
+        )
+
+    def _selective(self) -> str:
+        return (
+            f"With {self._confidence()} confidence over the calibration draw, among inputs like the calibration data that "
+            f"the whole policy accepts, at most {percent(self.level)} are wrong."
+        )
+
+    def _tried(self) -> str:
+        if self.tried is None:
+            return ""
+        units = surviving(self.unit, clustered=self.clustered)
+        needs = "no number of them would do" if self.tried_needs is None else f"needs about {self.tried_needs}"
+        return f"({percent(self.tried)} was tried: not supported by {self.n} surviving {units}; {needs}.)"
+
+    def _wrong_unit(self) -> str:
+        return "A group is wrong when any of its rows is." if self.unit == "group" else ""
+
+    def _slices(self) -> str:
+        if not self.slices and not self.pooled:
+            return ""
+        own = f"Listed: {listed([str(c) for c in self.slices])}." if self.slices else "No class is listed."
+        if not self.pooled:
+            return own
+        return f"{own} Too few rows in {listed([str(c) for c in self.pooled])}: the pooled table is used, nothing is promised there."
+
+    def _weights(self) -> str:
+        if not self.clustered or self.unit != "row":
+            return ""
+        if self.kind == "selective":
+            return "Rows weigh 1 / group size: one row was drawn from each group."
+        return "Rows weigh 1 / group size; n counts groups."
+
+    def _good(self) -> str:
+        noun = {"row": "inputs", "group": "groups", "stream": "streams"}[self.unit]
+        return f"good {noun}" if self.good == "id" else f"good {noun} (those the model answers correctly)"
+
+    def _counted(self) -> str:
+        if self.clustered and self.unit == "row":
+            return " groups"
+        return {"row": "", "group": " groups", "stream": " streams"}[self.unit]
+
+    def _confidence(self) -> str:
+        return percent(BUNDLE_CONFIDENCE if self.confidence is None else self.confidence, 0)
+
+
+@dataclass(frozen=True)
+class TotalShare:
+    """The share of good units that the whole policy refuses: estimated, and promised when the policy says so.
+
+    `refused` of `n` calibration units were refused; `low` and `high` are the exact (Clopper-Pearson) 95 % interval.
+    `shares` are the refusal rules' parts of alpha, by rule name; `promised` is the policy's total, or None.
+    """
+
+    refused: int
+    n: int
+    low: float
+    high: float
+    promised: Level | None
+    shares: tuple[tuple[str, Level], ...]
+    good: Good = "id"
+
+    @property
+    def text(self) -> str:
+        share = self.refused / self.n if self.n else 0.0
+        estimate = (
+            f"The policy's total share of good inputs{self._which()} refused is estimated at {100 * share:.1f} % "
+            f"({percent(BUNDLE_CONFIDENCE, 0)} interval {percent_down(self.low)} to {percent_up(self.high)}, n = {self.n})"
+        )
+        parts = listed([f"{name} {percent(level)}" for name, level in self.shares])
+        if self.promised is None:
+            return f"{estimate}, not promised."
+        return (
+            f"{estimate}; its refusal rules together are promised at most {percent(self.promised)} "
+            f"on average over calibration draws, in shares: {parts}."
+        )
+
+    def _which(self) -> str:
+        return "" if self.good == "id" else " (those the model answers correctly)"
+
+
+UNDER_LINES: tuple[str, ...] = (
+    "Not promised under drift or for novel inputs.",
+    "Averages hide slices: a class, a source or a time of day may be refused, or wrong, more often.",
+    "Confidence is per calibration: it counts calibrations, not inputs.",
+    "INVALID and UNAVAILABLE do not count towards a promise.",
+)
+
+
+def surviving(unit: Unit, *, clustered: bool) -> str:
+    """What survivors are counted in."""
+    return "groups" if unit == "group" or (clustered and unit == "row") else f"{unit}s"
