@@ -41,7 +41,7 @@ def signal(array: NDArray[Any], width: int | None, where: str) -> NDArray[Any]:
     """
     if array.ndim == 1 and width == 1:
         array = array[:, None]
-    if array.ndim != 2 or array.shape[1] < 1 or width not in (None, array.shape[1]):  # noqa: PLR2004  (rows and columns)
+    if array.ndim != 2 or array.shape[1] < 1 or width not in (None, array.shape[1]):
         advice = "check which model output this is, or the width in `signals:`"
         raise TableError(f"{where}: expected shape (N, {width or 'width'}), got {array.shape}; {advice}")
     if array.dtype.newbyteorder("=") not in SIGNAL_DTYPES:
@@ -56,7 +56,7 @@ def row_column(name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
 
     Raises: TableError for another shape, values that are not whole numbers, losses outside {0, 1}, weights below 0.
     """
-    if array.ndim == 2 and array.shape[1] == 1:  # noqa: PLR2004  (a column vector)
+    if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise TableError(f"{where}: expected shape (N,), one value a row, got {array.shape}; pass a vector")
@@ -77,7 +77,7 @@ def head_array(array: NDArray[Any], ndim: int, where: str) -> NDArray[np.float32
     Raises: TableError for another shape, dtype or a value that is not finite.
     """
     if array.ndim != ndim or array.dtype.kind != "f" or array.size == 0:
-        expected = "(C, D)" if ndim == 2 else "(C,)"  # noqa: PLR2004  (a matrix)
+        expected = "(C, D)" if ndim == 2 else "(C,)"
         raise TableError(
             f"{where}: expected {expected} floats, the last linear layer of the model, got {array.shape} {array.dtype}"
         )

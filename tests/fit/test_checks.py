@@ -1,0 +1,164 @@
+"""The contract checks: each defect is found under its code, and clean tables have no findings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from demur.monitor.fit.checks import ContractViolation, check_tables, inspect_table, inspect_tables
+from demur.monitor.fit.profile import profiles
+from demur.monitor.fit.table import SignalsTable, TableError
+
+
+def arrays(rows: int = 400, seed: int = 0, classes: int = 5) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(rows, classes)).astype(np.float32) * 3
+    label = np.where(rng.random(rows) < 0.8, logits.argmax(1), rng.integers(0, classes, rows))
+    return {"logits": logits, "features": rng.normal(size=(rows, 8)).astype(np.float32), "label": label}
+
+
+def table(seed: int = 0, **changes) -> SignalsTable:
+    return SignalsTable.from_arrays(**arrays(seed=seed) | changes)
+
+
+def codes(one: SignalsTable, kinds=None) -> dict[str, str]:
+    return {finding.code: finding.level for finding in inspect_tables(one, None, kinds)}
+
+
+def softmax(x):
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def test_clean_tables_have_no_findings():
+    assert check_tables(table(0), table(1)) == []
+    assert check_tables(None, table(1)) == []
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_probabilities_as_logits(dtype):
+    logits = arrays()["logits"]
+    p = softmax(logits.astype(np.float64)).astype(dtype)
+    assert codes(table(logits=p)) == {"probabilities_as_logits": "error"}
+    assert codes(table(logits=p), {"logits": "probabilities"}) == {}
+    assert codes(table(logits=p), {"logits": "log_probabilities"}) == {"kind_mismatch": "error"}
+    with np.errstate(divide="ignore"):
+        log_p = np.log(softmax(logits.astype(np.float64))).astype(dtype)
+    assert codes(table(logits=log_p)) == {"log_probabilities_as_logits": "error"}
+    assert codes(table(logits=log_p), {"logits": "log_probabilities"}) == {}
+    assert codes(table(), {"logits": "probabilities"}) == {"kind_mismatch": "error"}
+
+
+def test_one_odd_row_breaks_a_declared_kind():
+    p = softmax(arrays()["logits"])
+    p[17] *= 1.5
+    [finding] = inspect_table(table(logits=p), "reference", {"logits": "probabilities"})
+    assert finding.code == "kind_mismatch"
+    assert "1 of 400 rows" in finding.message
+
+
+def test_sigmoids_are_noticed():
+    assert codes(table(logits=1 / (1 + np.exp(-arrays()["logits"])))) == {"unit_interval": "warning"}
+
+
+def test_non_finite_rows_are_named():
+    features = arrays()["features"]
+    features[[3, 71]] = [[np.nan], [np.inf]]
+    with pytest.raises(ContractViolation, match=r"reference: features: 2 rows .* \(rows 3, 71\)"):
+        check_tables(table(features=features))
+
+
+def test_constant_and_duplicated_columns():
+    features = arrays()["features"]
+    features[:, 2] = 0
+    features[:, 5] = features[:, 1]
+    found = inspect_table(table(features=features), "reference")
+    assert {(f.level, f.code) for f in found} == {("warning", "constant_columns"), ("warning", "duplicated_columns")}
+    assert "1 of 8 columns are constant (columns 2)" in found[0].message
+    assert "(columns 5)" in found[1].message
+    assert codes(table(features=np.ones((400, 8), np.float32))) == {"constant_signal": "error"}
+    assert codes(table(features=arrays()["logits"])) == {"duplicated_signal": "error"}
+
+
+def test_column_keys_equal_exactly_for_equal_columns():
+    rng = np.random.default_rng(5)
+    features = rng.integers(0, 3, (60, 40)).astype(np.float32)  # many near twins, one true one
+    features[:, 39] = features[:, 0]
+    keys = profiles(SignalsTable.from_arrays(features=features))["features"].keys
+    expected = (features[:, :, None] == features[:, None, :]).all(axis=0)
+    np.testing.assert_array_equal(keys[:, None] == keys[None, :], expected)
+
+
+def test_labels_out_of_range():
+    label = arrays()["label"]
+    [finding] = inspect_table(table(label=label + 1), "reference")[:1]
+    assert finding.code == "label_out_of_range"
+    assert "expected 0..4, got 5" in finding.message
+    assert "one-based" in finding.message
+    label[9] = -1
+    assert codes(table(label=label))["label_out_of_range"] == "error"
+    label[9] = 10**15
+    assert codes(table(label=label))["label_out_of_range"] == "error"
+
+
+def test_shared_rows_and_groups():
+    mixed = arrays(seed=1)
+    for name in ("logits", "features"):
+        mixed[name][[0, 4]] = arrays()[name][[100, 7]]
+    with pytest.raises(ContractViolation, match=r"shared_rows: calibration: 2 rows .*\(calibration rows 0, 4\)"):
+        check_tables(table(), SignalsTable.from_arrays(**mixed))
+    named = np.array([f"patient {i // 4}" for i in range(400)])
+    assert {f.code: f.level for f in inspect_tables(table(group_id=named), table(1, group_id=named))} == {
+        "shared_groups": "error"
+    }
+    numbers = np.arange(400) // 4
+    assert [f.level for f in check_tables(table(group_id=numbers), table(1, group_id=numbers))] == ["warning"]
+
+
+def test_sorted_rows():
+    made = arrays()
+    order = np.argsort(made["label"], kind="stable")
+    sorted_rows = {name: array[order] for name, array in made.items()}
+    assert codes(SignalsTable.from_arrays(**sorted_rows)) == {"sorted_rows": "warning"}
+    assert codes(SignalsTable.from_arrays(**sorted_rows, group_id=np.arange(400))) == {}
+
+
+def test_grouped_rows():
+    rng = np.random.default_rng(2)
+    scenes = np.repeat(rng.normal(size=(80, 8)), 5, axis=0) + rng.normal(size=(400, 8)) * 0.01
+    frames = scenes.astype(np.float32)
+    assert codes(SignalsTable.from_arrays(features=frames)) == {"grouped_rows": "warning"}
+    assert codes(SignalsTable.from_arrays(features=frames, group_id=np.arange(400) // 5)) == {}
+    assert codes(SignalsTable.from_arrays(features=frames[rng.permutation(400)])) == {}
+
+
+def test_predictions():
+    made = arrays()
+    prediction = made["logits"].argmax(1)
+    assert codes(table(prediction=prediction)) == {}
+    prediction[3] = (prediction[3] + 1) % 5
+    assert codes(table(prediction=prediction)) == {"prediction_not_argmax": "warning"}
+    assert codes(table(prediction=(prediction + 1) % 5))["prediction_not_argmax"] == "error"
+    assert codes(table(label=(made["logits"].argmax(1) + 1) % 5)) == {"labels_misaligned": "warning"}
+
+
+def test_few_rows_per_class():
+    made = arrays()
+    keep = (made["label"] != 2) | (np.cumsum(made["label"] == 2) <= 2)
+    few = SignalsTable.from_arrays(**made).take(keep)
+    [finding] = inspect_tables(few)
+    assert finding.code == "few_rows_per_class"
+    assert "1 of 5 classes have fewer than 5 rows (classes 2)" in finding.message
+
+
+def test_errors_come_together():
+    features = arrays()["features"]
+    features[0] = np.nan
+    bad = table(features=features, logits=softmax(arrays()["logits"]))
+    with pytest.raises(TableError, match=r"5 reasons:") as caught:
+        check_tables(bad, bad)
+    assert caught.value.findings
+    text = str(caught.value)
+    assert text.count("\n") == 5
+    assert "not_finite" in text
+    assert "probabilities_as_logits" in text
