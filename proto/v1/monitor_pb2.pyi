@@ -221,21 +221,25 @@ class SignalInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., width: _Optional[int] = ..., datatype: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class RuleInfo(_message.Message):
-    __slots__ = ("name", "column", "unit", "reason", "promise")
+    __slots__ = ("name", "column", "unit", "reason", "promise", "thresholds", "level")
     NAME_FIELD_NUMBER: _ClassVar[int]
     COLUMN_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PROMISE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     column: str
     unit: str
     reason: Reason
     promise: str
-    def __init__(self, name: _Optional[str] = ..., column: _Optional[str] = ..., unit: _Optional[str] = ..., reason: _Optional[_Union[Reason, str]] = ..., promise: _Optional[str] = ...) -> None: ...
+    thresholds: _containers.RepeatedScalarFieldContainer[float]
+    level: float
+    def __init__(self, name: _Optional[str] = ..., column: _Optional[str] = ..., unit: _Optional[str] = ..., reason: _Optional[_Union[Reason, str]] = ..., promise: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ..., level: _Optional[float] = ...) -> None: ...
 
 class MonitorInfo(_message.Message):
-    __slots__ = ("monitor", "bundle", "version", "ready", "kind", "signals", "rules", "columns", "model", "mode", "on_failure", "last_error")
+    __slots__ = ("monitor", "bundle", "version", "ready", "kind", "signals", "rules", "columns", "model", "mode", "on_failure", "last_error", "group_columns")
     MONITOR_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +252,7 @@ class MonitorInfo(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    GROUP_COLUMNS_FIELD_NUMBER: _ClassVar[int]
     monitor: str
     bundle: str
     version: int
@@ -260,4 +265,5 @@ class MonitorInfo(_message.Message):
     mode: str
     on_failure: str
     last_error: str
-    def __init__(self, monitor: _Optional[str] = ..., bundle: _Optional[str] = ..., version: _Optional[int] = ..., ready: _Optional[bool] = ..., kind: _Optional[str] = ..., signals: _Optional[_Iterable[_Union[SignalInfo, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[RuleInfo, _Mapping]]] = ..., columns: _Optional[_Iterable[str]] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., mode: _Optional[str] = ..., on_failure: _Optional[str] = ..., last_error: _Optional[str] = ...) -> None: ...
+    group_columns: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, monitor: _Optional[str] = ..., bundle: _Optional[str] = ..., version: _Optional[int] = ..., ready: _Optional[bool] = ..., kind: _Optional[str] = ..., signals: _Optional[_Iterable[_Union[SignalInfo, _Mapping]]] = ..., rules: _Optional[_Iterable[_Union[RuleInfo, _Mapping]]] = ..., columns: _Optional[_Iterable[str]] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., mode: _Optional[str] = ..., on_failure: _Optional[str] = ..., last_error: _Optional[str] = ..., group_columns: _Optional[_Iterable[str]] = ...) -> None: ...
