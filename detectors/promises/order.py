@@ -17,6 +17,8 @@ from demur.detectors.promises.promise import Level, exact
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_ROUNDING = 1e-9
+
 
 def marginal_rank(n: int, alpha: Level) -> int:
     """ceil((n + 1)(1 - alpha)), exactly; n + 1 when n units cannot carry alpha.
@@ -53,10 +55,13 @@ def tolerance_bound(n: int, rank: int, confidence: float, inflation: float = 1.0
 
 
 def supported_level(n: int, confidence: float | None, inflation: float = 1.0) -> float | None:
-    """The smallest alpha that n units carry, or None when n = 0."""
+    """The smallest alpha that n units carry, a billionth above it so that it survives rounding; None when n = 0."""
     if n == 0:
         return None
-    return 1 / (n + 1) if confidence is None else binomial.upper(0, n, _delta(confidence) / inflation)
+    least = 1 / (n + 1)
+    if confidence is not None:
+        least = max(least, binomial.upper(0, n, _delta(confidence) / inflation))
+    return least * (1 + _ROUNDING)
 
 
 def p_values(table: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
