@@ -8,12 +8,11 @@ import numpy as np
 
 from demur.detectors.decision import MOST_RULES
 from demur.detectors.policy import Column, Rule, Unit
-from demur.detectors.score import Score
 from demur.detectors.tensor import Signal
 
 
 def check_policy(
-    scores: Mapping[str, Score],
+    scores: Mapping[str, object],
     columns: Sequence[Column],
     rules: Sequence[Rule],
     widths: Mapping[Signal, int],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -21,6 +21,13 @@ FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
 Kinds: TypeAlias = dict[str, tuple[ir.DataType, list[str | int]]]
 
 
+class Reads(Protocol):
+    """Whatever reads signals: a score of rows or of streams."""
+
+    @property
+    def inputs(self) -> tuple[Signal, ...]: ...
+
+
 def compile_scores(scores: Mapping[str, Score], widths: Mapping[Signal, int]) -> onnx.ModelProto:
     """The scores alone: inputs are the signals (N, width), output `scores` (N, S) float32 in the order given.
 
@@ -32,9 +39,9 @@ def compile_scores(scores: Mapping[str, Score], widths: Mapping[Signal, int]) ->
         raise ValueError(f"scores {fused} read p-values; compile their calibrated columns with compile_monitor")
     columns = [Column(name, name) for name in scores]
     xp = OnnxOps()
-    inputs = _inputs(scores, columns, (), widths)
-    rows = RowColumns(xp, scores, columns, _symbols(inputs, xp), 0, set())
-    return _model(xp, inputs, {"scores": rows.score_rows()}, {"scores": (FLOAT, ["N", len(columns)])})
+    inputs = signal_inputs(scores, columns, (), widths)
+    rows = RowColumns(xp, scores, columns, symbols(inputs, xp), 0, set())
+    return model_of(xp, inputs, {"scores": rows.score_rows()}, {"scores": (FLOAT, ["N", len(columns)])})
 
 
 def compile_monitor(
@@ -56,9 +63,9 @@ def compile_monitor(
     """
     check_policy(scores, columns, rules, widths)
     xp = OnnxOps()
-    inputs = _inputs(scores, columns, rules, widths)
+    inputs = signal_inputs(scores, columns, rules, widths)
     sliced = needs_prediction(columns, rules)
-    rows = RowColumns(xp, scores, columns, _symbols(inputs, xp), widths.get("logits", 0), sliced)
+    rows = RowColumns(xp, scores, columns, symbols(inputs, xp), widths.get("logits", 0), sliced)
     outputs = decide_rows(xp, rows, rules)
     row_count, group_count = len(rows.row_columns), len(rows.group_columns)
     kinds: Kinds = {
@@ -76,7 +83,7 @@ def compile_monitor(
         outputs |= decide_groups(xp, rows, rules, ids, count, outputs["reasons"], empty_group=empty_group)
         kinds |= {"group_scores": (FLOAT, ["G", group_count]), "group_p": (FLOAT, ["G", group_count])}
         kinds |= {"group_rule_hits": (INT64, ["G"]), "group_reasons": (INT64, ["G"]), "group_accept": (BOOL, ["G"])}
-    return _model(xp, inputs, outputs, kinds)
+    return model_of(xp, inputs, outputs, kinds)
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
@@ -84,8 +91,12 @@ def serialize(model: onnx.ModelProto) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def _inputs(
-    scores: Mapping[str, Score], columns: Sequence[Column], rules: Sequence[Rule], widths: Mapping[Signal, int]
+def signal_inputs(
+    scores: Mapping[str, Reads],
+    columns: Sequence[Column],
+    rules: Sequence[Rule],
+    widths: Mapping[Signal, int],
+    axis: str = "N",
 ) -> dict[Signal, ir.Value]:
     """Graph inputs for the signals in use, in the order of `widths`."""
     used = {s for c in columns for s in scores[c.score].inputs if not s.startswith("p:")}
@@ -94,14 +105,14 @@ def _inputs(
     missing = sorted(used - set(widths))
     if missing:
         raise ValueError(f"scores read signals {missing}, whose widths are not given; known: {sorted(widths)}")
-    return {s: ir.val(s, FLOAT, ["N", widths[s]]) for s in widths if s in used}
+    return {s: ir.val(s, FLOAT, [axis, widths[s]]) for s in widths if s in used}
 
 
-def _symbols(inputs: Mapping[Signal, ir.Value], xp: OnnxOps) -> dict[Signal, Sym]:
+def symbols(inputs: Mapping[Signal, ir.Value], xp: OnnxOps) -> dict[Signal, Sym]:
     return {s: Sym(v, xp, 2) for s, v in inputs.items()}
 
 
-def _model(xp: OnnxOps, inputs: Mapping[str, ir.Value], outputs: Mapping[str, Sym], kinds: Kinds) -> onnx.ModelProto:
+def model_of(xp: OnnxOps, inputs: Mapping[str, ir.Value], outputs: Mapping[str, Sym], kinds: Kinds) -> onnx.ModelProto:
     """The tape as a checked model: shapes inferred strictly, no metadata."""
     values = []
     for name, (dtype, shape) in kinds.items():

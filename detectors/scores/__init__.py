@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from demur.detectors.scores.fusion import Fused
+from demur.detectors.scores.gmm import GMM
+from demur.detectors.scores.health import ActivationKurtosis
+from demur.detectors.scores.knn import KNN
 from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit
+from demur.detectors.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
+from demur.detectors.scores.onnx_score import OnnxScore
+from demur.detectors.scores.shaped import ReActEnergy, Shaped
+from demur.detectors.scores.stream import EntropyInterval, MeanNLL
+from demur.detectors.scores.vim import ViM
 
 SCORES: dict[str, type[Any]] = {
     "msp": MSP,
     "max_logit": MaxLogit,
     "energy": Energy,
     "entropy": Entropy,
+    "mahalanobis": Mahalanobis,
+    "relative_mahalanobis": RelativeMahalanobis,
+    "knn": KNN,
+    "vim": ViM,
+    "react_energy": ReActEnergy,
+    "shaped": Shaped,
+    "gmm": GMM,
+    "activation_kurtosis": ActivationKurtosis,
+    "fused": Fused,
+    "onnx_score": OnnxScore,
 }
+
+STREAM_SCORES: dict[str, type[Any]] = {"mean_nll": MeanNLL, "entropy_interval": EntropyInterval}

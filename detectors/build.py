@@ -1,0 +1,62 @@
+"""From a configuration entry to a fitted score."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from demur.detectors.score import Reference, Score, Transform
+
+
+def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, reference: Reference) -> Score:
+    """The named score fitted on the reference. `name` may be a whole entry, {name: hyper}.
+
+    Raises: ValueError for an unknown score or hyper-parameter (listing the known ones), or from the fit.
+    """
+    from demur.detectors.scores import SCORES
+
+    if not isinstance(name, str):
+        name, hyper = _entry("score", name)
+    score: Score = _fit("score", name, SCORES, hyper or {}, reference)
+    return score
+
+
+def build_transform(entry: str | Mapping[str, Any], reference: Reference) -> Transform:
+    """The transform of an entry, `name` or {name: hyper}, fitted on the reference.
+
+    Raises: ValueError as `build_score`.
+    """
+    from demur.detectors.transforms import TRANSFORMS
+
+    name, hyper = (entry, {}) if isinstance(entry, str) else _entry("transform", entry)
+    transform: Transform = _fit("transform", name, TRANSFORMS, hyper, reference)
+    return transform
+
+
+def accepted(kind: type[Any]) -> dict[str, inspect.Parameter]:
+    """The hyper-parameters of a score or transform, by name."""
+    parameters = inspect.signature(kind.fit).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _entry(what: str, entry: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    if len(entry) != 1:
+        raise ValueError(f"{what}: expected one name with its hyper-parameters, got {sorted(entry)}")
+    ((name, hyper),) = entry.items()
+    if hyper is not None and not isinstance(hyper, Mapping):
+        raise ValueError(f"{what} {name!r}: expected hyper-parameters as a mapping, got {hyper!r}")
+    return name, hyper or {}
+
+
+def _fit(what: str, name: str, table: Mapping[str, type[Any]], hyper: Mapping[str, Any], reference: Reference) -> Any:
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(table)}")
+    known = accepted(table[name])
+    unknown = sorted(set(hyper) - set(known))
+    if unknown:
+        raise ValueError(f"{what} {name!r}: unknown hyper-parameters {unknown}; accepted: {', '.join(known) or 'none'}")
+    missing = sorted(n for n, p in known.items() if p.default is p.empty and n not in hyper)
+    if missing:
+        raise ValueError(f"{what} {name!r}: hyper-parameters {missing} must be given")
+    return table[name].fit(reference, **hyper)

@@ -1,0 +1,59 @@
+"""Transforms: signals reshaped before a score sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from demur.detectors.accumulate import order_statistic
+from demur.detectors.hyper import between
+from demur.detectors.numpy_ops import Array
+from demur.detectors.score import Reference
+from demur.detectors.tensor import Ops, Signal, Signals, T
+
+
+@dataclass(frozen=True, eq=False)
+class ReAct:
+    """Features cut off at a high quantile of all reference activations.
+
+    Shapes: features (N, D) -> features (N, D).
+    Source: Sun et al. 2021, arXiv:2111.12797, eq. 2; the quantile is the ceil(q n)-th smallest activation, exactly.
+    """
+
+    clip: Array  # (1,)
+    inputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+
+    @classmethod
+    def fit(cls, reference: Reference, *, quantile: float = 0.9) -> Self:
+        between("react", "quantile", quantile, 0.0, 1.0)
+        return cls(np.array([order_statistic(reference, "features", quantile)], np.float32))
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
+        return {**signals, "features": xp.minimum(signals["features"], self.clip)}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """Logits recomputed from the features by the model's last layer.
+
+    Shapes: features (N, D) -> logits (N, C).
+    """
+
+    weight: Array  # (C, D)
+    bias: Array  # (C,)
+    inputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    outputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+
+    @classmethod
+    def fit(cls, reference: Reference) -> Self:
+        weight, bias = reference.head("linear_head")
+        return cls(np.ascontiguousarray(weight, np.float32), np.ascontiguousarray(bias, np.float32))
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
+        return {**signals, "logits": xp.linear(signals["features"], self.weight, self.bias)}
+
+
+TRANSFORMS: dict[str, type[Any]] = {"react": ReAct, "linear_head": LinearHead}
