@@ -51,16 +51,12 @@ class ParquetTable:
 
 
 class ArrowTable:
-    """An Arrow IPC file (Feather version 2) or stream; which of the two is seen from its first bytes."""
+    """An Arrow IPC file (Feather version 2) or stream. Both are read as the stream they hold, up to its end marker."""
 
     def __init__(self, path: Path, budget: Budget) -> None:
         self._path, self._budget = path, budget
-        with path.open("rb") as stream:
-            self._is_file = stream.read(len(FILE_MAGIC)) == FILE_MAGIC
-        if not self._is_file:
-            _refuse_open_end(path)
-        with pa.memory_map(str(path)) as source:
-            self._names = tuple(self._reader(source).schema.names)
+        with pa.ipc.open_stream(self._stream()) as reader:
+            self._names = tuple(reader.schema.names)
         _refuse_twins(path, self._names)
 
     @property
@@ -70,43 +66,38 @@ class ArrowTable:
     def read(self, name: str) -> NDArray[Any]:
         """The column: (N,) for plain values, (N, width) for lists.
 
-        Raises: TableError for nulls, unequal lists, unsupported types or a stream that ends before the file does.
+        Raises: TableError for nulls, unequal lists, unsupported types or a stream that ends before its last byte.
         """
-        with pa.memory_map(str(self._path)) as source:
-            column = _gathered(self._arrays(source, self._names.index(name)), f"{self._path}: {name}", self._budget)
-            if not self._is_file and source.tell() != source.size():
-                raise TableError(
-                    f"{self._path}: expected a stream up to byte {source.size():,}, it ends at {source.tell():,}: "
-                    "write it again"
-                )
+        stream, options = self._stream(), pa.ipc.IpcReadOptions(included_fields=[self._names.index(name)])
+        with pa.ipc.open_stream(stream, options=options) as reader:
+            column = _gathered(_columns(reader), f"{self._path}: {name}", self._budget)
+        if stream.tell() != stream.size():
+            raise TableError(
+                f"{self._path}: expected a stream of {stream.size():,} bytes, it ends at {stream.tell():,}; write it again"
+            )
         return column
 
-    def _reader(self, source: Any, only: list[int] | None = None) -> Any:
-        if self._is_file:
-            return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=only))
-        return pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(included_fields=only))
+    def _stream(self) -> Any:
+        # A file's footer with one flipped bit silently lists fewer batches, and a stream cut between two messages
+        # reads as complete (both measured, pyarrow 26): only the end marker in its place proves that nothing is missing.
+        with pa.memory_map(str(self._path)) as source:
+            content = source.read_buffer()
+        start, end = 0, content.size
+        if content[: len(FILE_MAGIC)].to_pybytes() == FILE_MAGIC:
+            tail = content[max(end - len(FILE_MAGIC) - 4, 0) :].to_pybytes()
+            start, end = 8, end - len(tail) - int.from_bytes(tail[:4], "little")
+        if end < start + len(END_OF_STREAM) or content[end - len(END_OF_STREAM) : end].to_pybytes() != END_OF_STREAM:
+            raise TableError(
+                f"{self._path}: expected an Arrow file or stream with its end marker, got {content.size:,} bytes without; "
+                "it may be truncated: write it again"
+            )
+        return pa.BufferReader(content[start:end])
 
-    def _arrays(self, source: Any, index: int) -> Iterator[Any]:
-        reader = self._reader(source, [index])
-        batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if self._is_file else reader
-        for batch in batches:
-            batch.validate(
-                full=True
-            )  # buffers of a damaged file point anywhere; reading them unchecked ends the process
-            yield batch.column(0)
 
-
-def _refuse_open_end(path: Path) -> None:
-    # A stream cut between two messages reads as complete: only the end marker tells (measured, pyarrow 26).
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(size - len(END_OF_STREAM), 0))
-        tail = stream.read()
-    if tail != END_OF_STREAM:
-        raise TableError(
-            f"{path}: expected an Arrow file, or a stream with its end marker, got {size:,} bytes without; "
-            "it may be truncated: write it again"
-        )
+def _columns(reader: Any) -> Iterator[Any]:
+    for batch in reader:
+        batch.validate(full=True)  # the buffers of a damaged file may point anywhere
+        yield batch.column(0)
 
 
 def _refuse_twins(path: Path, names: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_stream_ended_early(tmp_path):
         writer.write_batch(batch)
     content = (tmp_path / "t.arrows").read_bytes()
     (tmp_path / "t.arrows").write_bytes(content * 2)
-    with pytest.raises(TableError, match=r"expected a stream up to byte"):
+    with pytest.raises(TableError, match=r"expected a stream of"):
         load_table(tmp_path / "t.arrows")
 
 
@@ -118,3 +119,28 @@ def test_foreign_bytes(tmp_path, suffix, content):
     (tmp_path / f"t.{suffix}").write_bytes(content)
     with pytest.raises(TableError, match=rf"t\.{suffix}"):
         load_table(tmp_path / f"t.{suffix}")
+
+
+def test_a_footer_that_hides_batches(tmp_path):
+    """Every single flipped bit of the footer: pyarrow's own file reader returns a part for some of them."""
+    batch = pa.record_batch({"logits": pa.array([[1.0, 2.0]] * 4)})
+    path = tmp_path / "t.arrow"
+    with pa.ipc.new_file(str(path), batch.schema) as writer:
+        for _ in range(3):
+            writer.write_batch(batch)
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-10:-6], "little") + 10
+    parts = 0
+    for place in range(len(content) - footer, len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            with contextlib.suppress(pa.ArrowException, OSError):
+                parts += pa.ipc.open_file(pa.BufferReader(bytes(damaged))).read_all().num_rows < 12
+            try:
+                rows = len(load_table(path))
+            except TableError:
+                rows = 12
+            assert rows == 12
+    assert parts > 0
