@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types imports bench proto lock
+.PHONY: help demo test test-slow test-peers test-helm lint format types imports bench bench-smoke proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,29 @@ demo: $(VENV)/.installed  ## train, fit, calibrate, serve and watch accept/absta
 test: $(VENV)/.installed  ## the test suite (no root, nothing beyond Python and make)
 	$(BIN)/python -m pytest -q -m "not slow and not helm and not peers" $(PYTEST_ARGS)
 
+test-slow: $(VENV)/.installed  ## long simulations and soaks
+	$(BIN)/python -m pytest -q -m slow --timeout 1800 $(PYTEST_ARGS)
+
+# Foreign clients pin another protobuf, so they live in an environment of their own, with demur installed into it.
+.venv-peers/.installed: requirements/peers.lock pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --require-hashes -r requirements/peers.lock
+	.venv-peers/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-peers: .venv-peers/.installed  ## beside tritonclient, in its environment
+	.venv-peers/bin/python -m pytest -q -m peers $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed  ## ratios measured in one run; writes out/bench.json
+	$(BIN)/demur bench --output out/bench.json
+
+bench-smoke: $(VENV)/.installed
+	$(BIN)/demur bench --quick --output out/bench-quick.json
+
+format: $(VENV)/.installed  ## rewrite the layout
+	$(BIN)/ruff check --fix --quiet monitor proto detectors adapters tests src/demur/__init__.py || true
+	$(BIN)/ruff format monitor proto detectors adapters tests src/demur/__init__.py
+
 lint: $(VENV)/.installed  ## ruff
 	$(BIN)/ruff check monitor proto detectors adapters tests src/demur/__init__.py
 	$(BIN)/ruff format --check monitor proto detectors adapters tests src/demur/__init__.py
@@ -33,6 +56,21 @@ types: $(VENV)/.installed  ## mypy, strict
 imports: $(VENV)/.installed  ## who may import whom
 	$(BIN)/lint-imports
 
+.venv-proto/.installed: requirements/proto.lock
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python -m pip install --quiet --require-hashes -r requirements/proto.lock
+	@touch $@
+
+proto: .venv-proto/.installed  ## generate the stubs with the oldest supported tool
+	.venv-proto/bin/python proto/generate.py
+
+proto-check: .venv-proto/.installed  ## the committed stubs are what the protos generate
+	rm -rf out/stubs && .venv-proto/bin/python proto/generate.py out/stubs
+	diff -r -x __init__.py -x __pycache__ out/stubs/v1 proto/v1
+	diff -r -x __init__.py -x __pycache__ out/stubs/oip proto/oip
+
 lock: ## re-resolve the lock files (needs uv)
 	uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/base.lock
 	uv pip compile -q pyproject.toml --extra dev -c requirements/base.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/dev.lock
+	uv pip compile -q requirements/proto.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/proto.lock
+	uv pip compile -q pyproject.toml requirements/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/peers.lock

@@ -71,6 +71,10 @@ class Session:
         """Every output in the order of `outputs`, without building a dict."""
         return self._call(self._names, feed, None)  # type: ignore[no-any-return]
 
+    def width(self, name: str) -> int:
+        """The last, static dimension of an input."""
+        return int(next(i.shape[-1] for i in self._session.get_inputs() if i.name == name))
+
     @property
     def providers(self) -> tuple[str, ...]:
         return tuple(self._session.get_providers())

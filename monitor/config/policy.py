@@ -71,7 +71,6 @@ class RuleConfig(Section):
         None, description="how a group's rows become one number (default max)"
     )
     slice: Literal["predicted_class"] | None = Field(None, description="promise for each predicted class apart")
-    small_slices: Literal["pool", "refuse"] = "pool"
     reason: Literal["novel", "ambiguous", "out_of_scope", "refusal", "deception", "unhealthy"] | None = None
 
 
@@ -117,6 +116,7 @@ class PolicyConfig(Section):
     rules: Annotated[list[RuleConfig], BeforeValidator(_rules), Field(min_length=1, max_length=62)]
     refuse_good_at_most: Share | None = Field(None, description="one level that all refusal rules share")
     on_failure: Literal["block", "pass"] = "block"
+    small_slices: Literal["pool", "refuse"] = Field("pool", description="what a predicted class with too few rows gets")
     empty_group: Literal["abstain", "accept"] = "abstain"
     seed: int = 0
 

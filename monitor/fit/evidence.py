@@ -37,7 +37,9 @@ class Evidence:
         """What the promises are calibrated on. Raises: BundleError for a column that was never scored."""
         unknown = sorted(columns - set(self.scores))
         if unknown:
-            raise BundleError(f"no stored calibration scores for {', '.join(unknown)}; give calibration data with --calibration")
+            raise BundleError(
+                f"no stored calibration scores for {', '.join(unknown)}; give calibration data with --calibration"
+            )
         return CalibrationSample(
             scores={n: self.scores[n] for n in sorted(columns)},
             loss=None if self.loss is None else self.loss.astype(np.float64),
@@ -62,7 +64,7 @@ class Evidence:
         return Evidence(
             scores={n.removeprefix("scores/"): a for n, a in known.items() if n.startswith("scores/")},
             fold_a={n.removeprefix("fold_a/"): a for n, a in known.items() if n.startswith("fold_a/")},
-            classes=int(known["classes"]) if "classes" in known else None,
+            classes=known["classes"].item() if "classes" in known else None,
             loss=known.get("loss"),
             predicted=known.get("predicted"),
             group=known.get("group"),

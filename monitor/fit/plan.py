@@ -32,6 +32,11 @@ class Plan:
     members: frozenset[str]
 
     @property
+    def stream(self) -> bool:
+        """Whether this monitor judges token streams."""
+        return any(c.unit == "stream" for c in self.columns)
+
+    @property
     def folded(self) -> bool:
         """Whether fusions need a calibration fold of their own."""
         return bool(self.members)
@@ -42,7 +47,9 @@ def plan(config: PolicyConfig) -> Plan:
     members = frozenset(m for s in config.scores for m in s.hyper.get("of", ()))
     stream = any(r.unit == "stream" for r in config.rules)
     unit: Unit = "stream" if stream else "row"
-    columns = {s.name: PlannedColumn(s.name, s.name, unit, fold="a" if s.name in members else "b") for s in config.scores}
+    columns = {
+        s.name: PlannedColumn(s.name, s.name, unit, fold="a" if s.name in members else "b") for s in config.scores
+    }
     for rule in config.rules:
         wanted = _column(rule, members)
         columns.setdefault(wanted.name, wanted)

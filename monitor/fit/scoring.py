@@ -19,7 +19,7 @@ def score_rows(session: Session, table: SignalsTable) -> dict[str, NDArray[Any]]
     grouping = table.grouping
     grouped = "group_id" in session.inputs and grouping is not None
     rows, found = [], []
-    for part in _parts(len(table), grouping.index if grouped and grouping is not None else None):
+    for part in parts(len(table), grouping.index if grouped and grouping is not None else None):
         batch = table.take(part)
         feed: dict[str, NDArray[Any]] = {n: a for n, a in batch.arrays().items() if n in session.inputs}
         if grouped and grouping is not None:
@@ -30,7 +30,7 @@ def score_rows(session: Session, table: SignalsTable) -> dict[str, NDArray[Any]]
     return _joined(np.concatenate(rows), found)
 
 
-def _parts(count: int, group: NDArray[np.int64] | None) -> Iterator[NDArray[np.int64]]:
+def parts(count: int, group: NDArray[np.int64] | None) -> Iterator[NDArray[np.int64]]:
     """Row numbers of each batch; a batch never cuts a group."""
     if group is None:
         for start in range(0, count, BATCH_ROWS):

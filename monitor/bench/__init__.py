@@ -1,0 +1,1 @@
+"""Ratios measured in one run: machines differ and are noisy, ratios travel."""

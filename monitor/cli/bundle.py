@@ -1,0 +1,125 @@
+"""`demur bundle`: keys, signatures, folders, activation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.monitor.cli.console import out
+
+app = typer.Typer(no_args_is_help=True, help="Sign, verify, pack, unpack and activate bundles.")
+
+File = Annotated[Path, typer.Argument(help="A bundle file.")]
+
+
+@app.command()
+def keygen(
+    path: Annotated[Path, typer.Argument(help="The private key's file; the public key goes beside it as .pub.")],
+) -> None:
+    """Make an Ed25519 key pair.
+
+    Example: [bold]demur bundle keygen release.key[/]
+    """
+    from demur.monitor.bundle.signature import generate
+
+    public = generate(path)
+    out().print(f"private key {path} (mode 0600, keep it)\npublic key  {public} (give it to servers)")
+
+
+@app.command()
+def sign(
+    bundle: File,
+    key: Annotated[Path, typer.Option(help="Private key.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: in place.")] = None,
+) -> None:
+    """Sign a bundle's manifest.
+
+    Example: [bold]demur bundle sign digits.demur --key release.key[/]
+    """
+    from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle.signature import load_private
+
+    Bundle.load(bundle).sign(load_private(key)).save(output or bundle)
+    out().print(f"signed {output or bundle}")
+
+
+@app.command()
+def verify(
+    bundle: File,
+    key: Annotated[list[Path] | None, typer.Option(help="Trusted public key; may be given more than once.")] = None,
+) -> None:
+    """Check digests, signature (with --key), graph and self-test, as a server would.
+
+    Example: [bold]demur bundle verify digits.demur --key release.key.pub[/]
+    """
+    from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle.signature import load_public
+    from demur.monitor.loaded import Loaded
+
+    trusted = [load_public(k) for k in key] if key else None
+    loaded = Loaded.open(Bundle.load(bundle, trusted=trusted))
+    signed = "signed by a trusted key" if trusted else "signature not checked (no --key)"
+    out().print(
+        f"[green]good[/]  {bundle}: sha256:{loaded.bundle.digest}, {signed}, self-test passed ({loaded.marginal} marginal rows)"
+    )
+
+
+@app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(help="A folder written by `demur bundle unpack`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle file.")],
+) -> None:
+    """Pack a folder into one bundle file, the same bytes every time.
+
+    Example: [bold]demur bundle pack digits/ -o digits.demur[/]
+    """
+    from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle.archive import NAME
+    from demur.monitor.errors import BundleError
+
+    members = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    if "manifest.json" not in members or not all(NAME.match(n) for n in members):
+        raise BundleError(f"{folder}: expected an unpacked bundle with manifest.json and plain names only")
+    Bundle.assemble(members).save(output)
+    out().print(f"packed {len(members)} members into {output}")
+
+
+@app.command()
+def unpack(bundle: File, folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Unpack a verified bundle into a folder to look at.
+
+    Example: [bold]demur bundle unpack digits.demur digits/[/]
+    """
+    from demur.monitor.bundle import MANIFEST, SIGNATURE, Bundle
+
+    loaded = Bundle.load(bundle)
+    folder.mkdir(parents=True, exist_ok=False)
+    signed = {} if loaded.signature is None else {SIGNATURE: loaded.signature}
+    for name, raw in {MANIFEST: loaded.raw_manifest, **signed, **loaded.members}.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(raw)
+    out().print(f"unpacked {len(loaded.members) + 1 + len(signed)} members into {folder}")
+
+
+@app.command()
+def activate(
+    bundle: File,
+    target: Annotated[Path, typer.Argument(help="The file a server watches.")],
+    allow_rollback: Annotated[
+        bool, typer.Option("--allow-rollback", help="Let the server take a lower version; audited.")
+    ] = False,
+) -> None:
+    """Install a bundle where a server watches; the server takes it after its own checks.
+
+    Example: [bold]demur bundle activate digits-1.demur /srv/bundles/digits.demur --allow-rollback[/]
+    """
+    from demur.monitor.bundle.activation import install
+
+    from demur.monitor.bundle import Bundle
+
+    loaded = Bundle.load(bundle)
+    install(loaded, target, allow_rollback=allow_rollback)
+    out().print(f"installed version {loaded.manifest.version} (sha256:{loaded.digest[:16]}…) at {target}")

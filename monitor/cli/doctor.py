@@ -1,0 +1,115 @@
+"""`demur doctor`: what this machine has, and what will bite."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.monitor.cli.console import FOUND, out
+
+Check = tuple[str, str, str]  # good | note | bad, what, what to do
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="Also check this demur.yaml: files, bundles, keys.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check the installation, and a server configuration when one is given. Exit code 3 when something is bad.
+
+    Example: [bold]demur doctor --config demur.yaml[/]
+    """
+    found = [*_installation(), *(_configuration(config) if config else ())]
+    if as_json:
+        print(json.dumps([{"level": level, "what": what, "next": step} for level, what, step in found], indent=2))
+    for level, what, step in () if as_json else found:
+        colour = {"good": "green", "note": "yellow", "bad": "red"}[level]
+        out().print(f"[{colour}]{level:<5}[/]{what}" + (f"  [dim]{step}[/]" if step else ""))
+    if any(level == "bad" for level, _, _ in found):
+        raise typer.Exit(FOUND)
+
+
+def _installation() -> Iterator[Check]:
+    from demur.monitor.session import environment, runtime_conflict
+
+    yield "good", f"Python {sys.version.split()[0]} on {sys.platform}, {os.cpu_count()} cores", ""
+    conflict = runtime_conflict()
+    if conflict:
+        yield "bad", conflict, ""
+        return
+    known = environment()
+    yield "good", f"ONNX Runtime {known['onnxruntime']}, NumPy {known['numpy']}, CPU {known['cpu']}", ""
+    yield from _protobuf()
+    yield from _cores()
+    if os.environ.get("MALLOC_MMAP_THRESHOLD_") is None and sys.platform == "linux":
+        yield (
+            "note",
+            "glibc returns large tensors to the system after each request",
+            "set MALLOC_MMAP_THRESHOLD_=1073741824 and MALLOC_TRIM_THRESHOLD_=1073741824 for logits beyond 128 kB",
+        )
+    if time.time() < 1_700_000_000:
+        yield "bad", "the clock is before 2023", "set the clock: audit records carry its time"
+
+
+def _protobuf() -> Iterator[Check]:
+    version = importlib.metadata.version("protobuf")
+    if int(version.split(".")[0]) < 7:
+        yield (
+            "note",
+            f"protobuf {version} decodes repeated floats 450 times slower than 7",
+            "send `raw` tensors, or install protobuf 7",
+        )
+    else:
+        yield "good", f"protobuf {version}", ""
+
+
+def _cores() -> Iterator[Check]:
+    for name in ("detectors", "monitor", "adapters"):
+        try:
+            found = importlib.metadata.packages_distributions().get(name, [])
+        except Exception:
+            found = []
+        if found and found != ["demur"]:
+            yield (
+                "note",
+                f"another package owns the bare import name {name}: {', '.join(found)}",
+                "harmless: demur's code is demur." + name,
+            )
+
+
+def _configuration(path: Path) -> Iterator[Check]:
+    from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle.signature import load_public
+    from demur.monitor.config.document import load
+    from demur.monitor.config.server import ServerConfig
+    from demur.monitor.loaded import Loaded
+
+    try:
+        config = load(ServerConfig, path)
+    except Exception as error:
+        yield "bad", str(error), ""
+        return
+    yield "good", f"{path}: {len(config.monitors)} monitors, listening on {', '.join(config.listen)}", ""
+    for monitor in config.monitors:
+        try:
+            trusted = [load_public(k) for k in monitor.public_keys] if monitor.require_signature else None
+            loaded = Loaded.open(Bundle.load(monitor.bundle, trusted=trusted))
+        except Exception as error:
+            yield "bad", f"monitor {monitor.name}: {error}", ""
+            continue
+        yield (
+            "good",
+            f"monitor {monitor.name}: sha256:{loaded.bundle.digest[:12]}…, version {loaded.manifest.version}, self-test passed",
+            "",
+        )
+    if config.tls is None and any(not a.startswith(("127.", "localhost", "[::1]", "unix:")) for a in config.listen):
+        yield "note", "listens beyond this machine without TLS", "add a tls section"
+    if config.audit is None:
+        yield "note", "no audit section: verdicts are answered and not recorded", "add audit: {directory: ...}"

@@ -1,0 +1,72 @@
+"""`demur fit` and `demur calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from demur.monitor.cli.console import out
+
+if TYPE_CHECKING:
+    from demur.monitor.bundle import Bundle
+
+Table = "a signals table: .npz, a folder of .npy, .safetensors, .parquet or .arrow"
+
+
+def fit(
+    config: Annotated[Path, typer.Argument(help="The policy, a monitor.yaml.")],
+    reference: Annotated[Path, typer.Option(help=f"What the scores are fitted on: {Table}.")],
+    calibration: Annotated[Path, typer.Option(help=f"What the thresholds come from, other rows: {Table}.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the bundle goes.")],
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign with this private key, made by `demur bundle keygen`.")
+    ] = None,
+) -> None:
+    """Fit scores, calibrate promises, write one bundle.
+
+    Example: [bold]demur fit monitor.yaml --reference ref.npz --calibration cal.npz -o digits.demur[/]
+    """
+    from demur.monitor.fit.pipeline import fit as run
+
+    with out().status("fitting and calibrating"):
+        bundle = run(config, reference=reference, calibration=calibration)
+    _finish(bundle, output, sign)
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle whose fitted scores are kept.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the new bundle goes.")],
+    config: Annotated[
+        Path | None, typer.Option(help="A monitor.yaml with new promises, same signals and scores.")
+    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help=f"New calibration data: {Table}.")] = None,
+    sign: Annotated[Path | None, typer.Option(help="Sign with this private key.")] = None,
+) -> None:
+    """Make new promises, or use new calibration data, without fitting again.
+
+    Example: [bold]demur calibrate digits.demur --config stricter.yaml -o digits-2.demur[/]
+    """
+    from demur.monitor.bundle import Bundle
+    from demur.monitor.fit.pipeline import calibrate as run
+
+    with out().status("calibrating"):
+        made = run(Bundle.load(bundle), config=config, calibration=calibration)
+    _finish(made, output, sign)
+
+
+def _finish(bundle: Bundle, output: Path, sign: Path | None) -> None:
+    if sign is not None:
+        from demur.monitor.bundle.signature import load_private
+
+        bundle = bundle.sign(load_private(sign))
+    bundle.save(output)
+    from demur.monitor.cli.inspect import promises
+
+    for finding in bundle.manifest.findings:
+        out().print(f"[yellow]note[/]  {finding}", markup=True)
+    promises(bundle)
+    out().print(
+        f"\n[bold]{output}[/]  {output.stat().st_size:,} bytes  sha256:{bundle.digest[:16]}…  version {bundle.manifest.version}"
+    )

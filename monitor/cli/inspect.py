@@ -1,0 +1,102 @@
+"""`demur inspect`: what a bundle is and what it promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from demur.monitor.cli.console import out
+
+if TYPE_CHECKING:
+    from demur.monitor.bundle import Bundle
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest with digest and sizes, for programs.")] = False,
+) -> None:
+    """Show promises, scores with their source papers, sizes and digests of a bundle.
+
+    Example: [bold]demur inspect digits.demur[/]
+    """
+    from demur.monitor.bundle import Bundle
+
+    loaded = Bundle.load(bundle)
+    if as_json:
+        print(json.dumps(document(loaded), indent=2, sort_keys=True))
+        return
+    head(loaded)
+    promises(loaded)
+    scores(loaded)
+    members(loaded)
+
+
+def document(bundle: Bundle) -> dict[str, Any]:
+    """Everything `inspect` knows, as JSON."""
+    return {
+        "digest": bundle.digest,
+        "signed": bundle.signature is not None,
+        "manifest": bundle.manifest.model_dump(mode="json"),
+    }
+
+
+def head(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    signals = ", ".join(f"{s.name} ({s.width}, {s.kind})" for s in manifest.signals)
+    model = " ".join(v for k, v in manifest.model.items() if k in ("name", "version") and v) or "any"
+    lines = {
+        "monitor": f"{manifest.monitor}, version {manifest.version}, for {'token streams' if manifest.kind == 'stream' else 'rows'}",
+        "bundle": f"sha256:{bundle.digest}",
+        "signed": "yes (check with `demur bundle verify --key`)" if bundle.signature else "no",
+        "signals": signals,
+        "model": model,
+        "rows": ", ".join(f"{n} {name} (sha256:{manifest.digests[name][:12]}…)" for name, n in manifest.counts.items()),
+        "built by": f"demur {manifest.demur}, ONNX Runtime {manifest.environment.get('onnxruntime', '?')}",
+    }
+    for name, text in lines.items():
+        out().print(f"[bold]{name:<9}[/]{text}")
+    out().print()
+
+
+def promises(bundle: Bundle) -> None:
+    """The printed promises, rule by rule, and what is not promised."""
+    from rich.padding import Padding
+
+    rules = bundle.manifest.rules
+    for rule in rules:
+        out().print(f"[bold]{rule.name}[/]")
+        out().print(Padding(rule.statement, (0, 0, 0, 2)), soft_wrap=False)
+    for text in bundle.manifest.statements[len(rules) :] + bundle.manifest.cautions:
+        out().print(Padding(f"[dim]{text}[/]", (0, 0, 0, 2)), soft_wrap=False)
+
+
+def scores(bundle: Bundle) -> None:
+    """A table of scores and their sources."""
+    from rich.table import Table
+
+    table = Table("score", "type", "calibration units", "source", box=None, pad_edge=False, header_style="bold")
+    units = {c.score: c.units for c in bundle.manifest.columns}
+    for score in bundle.manifest.scores:
+        counts = units.get(score.name, [])
+        table.add_row(
+            score.name, score.type, ", ".join(map(str, counts[:4])) + ("…" if len(counts) > 4 else ""), score.source
+        )
+    out().print()
+    out().print(table, soft_wrap=False)
+
+
+def members(bundle: Bundle) -> None:
+    """Sizes and digests of the members."""
+    from rich.table import Table
+
+    table = Table("member", "bytes", "sha256", box=None, pad_edge=False, header_style="bold")
+    for name, entry in sorted(bundle.manifest.members.items(), key=lambda m: -m[1].size)[:8]:
+        table.add_row(name, f"{entry.size:,}", entry.sha256[:16] + "…")
+    rest = len(bundle.manifest.members) - 8
+    if rest > 0:
+        table.add_row(f"and {rest} more", f"{sum(e.size for e in bundle.manifest.members.values()):,} in all", "")
+    out().print()
+    out().print(table, soft_wrap=False)

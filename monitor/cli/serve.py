@@ -1,0 +1,65 @@
+"""`demur serve` and the schema of its configuration."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demur.monitor.cli.console import out
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option(help="demur.yaml; DEMUR_SECTION__KEY variables override it.")] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="Serve this bundle; without --config that is all it needs.")
+    ] = None,
+    listen: Annotated[str | None, typer.Option(help="host:port or unix:/path, instead of the configured ones.")] = None,
+    announce: Annotated[
+        bool, typer.Option("--announce", help="Print one JSON line with the addresses once serving.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what happens.")] = False,
+) -> None:
+    """Serve monitors over gRPC until SIGTERM, which drains first; SIGHUP looks for new bundles.
+
+    Example: [bold]demur serve --bundle digits.demur[/]
+    """
+    from demur.monitor.cli.server import build, configuration
+
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    settings = configuration(config, bundle or [], listen)
+    running = build(settings)
+    running.start()
+    try:
+        if announce:
+            print(json.dumps(running.addresses()), flush=True)
+        else:
+            out().print(
+                f"serving {', '.join(m.name for m in settings.monitors)} on {', '.join(running.addresses()['listen'])}"
+            )
+        running.wait()
+    finally:
+        running.stop()
+
+
+def schema(
+    which: Annotated[
+        str, typer.Argument(help="monitor (the policy, monitor.yaml) or server (demur.yaml).")
+    ] = "monitor",
+) -> None:
+    """Print the JSON Schema of a configuration file, for editors.
+
+    Example: [bold]demur schema server > demur.schema.json[/]
+    """
+    from demur.monitor.config.policy import PolicyConfig
+    from demur.monitor.config.server import ServerConfig
+
+    models = {"monitor": PolicyConfig, "server": ServerConfig}
+    if which not in models:
+        raise typer.BadParameter(f"expected one of {', '.join(models)}, got {which!r}")
+    print(json.dumps(models[which].model_json_schema(), indent=2))

@@ -1,0 +1,176 @@
+"""From fitted scores and calibration evidence to a bundle: promises, graph, self-test, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+import demur
+from demur.detectors.compile import compile_monitor, serialize
+from demur.detectors.policy import Column, Rule
+from demur.detectors.promises import Calibrated, calibrate
+from demur.detectors.promises.promise import ErrorWhenAcceptedAtMost
+from demur.detectors.promises.statement import UNDER_LINES
+from demur.detectors.score import Score
+from demur.detectors.storage import attachments, parameters, settings
+from demur.detectors.stream import compile_stream, state_size
+from demur.monitor.bundle import Bundle, graph
+from demur.monitor.bundle.bundle import GRAPH, npy
+from demur.monitor.bundle.manifest import ColumnEntry, RuleEntry, ScoreEntry, SignalEntry
+from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.fit import vectors
+from demur.monitor.fit.evidence import Evidence
+from demur.monitor.fit.plan import Plan, PlannedColumn
+from demur.monitor.session import Session, environment
+
+MODELS, ROWS = "models", "rows"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Scores as fitted, and where they came from.
+
+    `ranges` maps a signal to (low, high) over the calibration rows; `reference_rows` are the hashes of the rows fitted on,
+    so that later calibration data can be checked against them.
+    """
+
+    scores: Mapping[str, Score]
+    types: Mapping[str, str]
+    ranges: Mapping[str, tuple[float, float]]
+    digests: Mapping[str, str]
+    counts: Mapping[str, int]
+    reference_rows: NDArray[np.uint64]
+    findings: Sequence[str] = ()
+
+
+def widths(config: PolicyConfig) -> dict[str, int]:
+    """Signal widths by name."""
+    return {n: s.width for n, s in config.signals.items()}
+
+
+def graph_of(
+    config: PolicyConfig, plan: Plan, scores: Mapping[str, Score], columns: Sequence[Column], rules: Sequence[Rule]
+) -> bytes:
+    """The compiled graph of these columns and rules, the same bytes for the same arrays."""
+    if plan.stream:
+        return serialize(compile_stream(scores, columns, rules, widths(config)))
+    return serialize(
+        compile_monitor(scores, columns, rules, widths(config), empty_group=config.empty_group == "accept")
+    )
+
+
+def assemble(
+    config: PolicyConfig, plan: Plan, fitted: Fitted, evidence: Evidence, feed: vectors.Arrays | Any
+) -> Bundle:
+    """Calibrate the promises, compile, run the self-test vectors once, and write the manifest.
+
+    `feed` holds the self-test inputs, or is a function from the session to them.
+    Raises: CalibrationRefused when the data cannot carry a promise.
+    """
+    calibrated = calibrate(
+        plan.specs,
+        evidence.sample({s.column for s in plan.specs}),
+        refuse_good_at_most=config.refuse_good_at_most,
+        small_slices=config.small_slices,
+        seed=config.seed,
+    )
+    columns = [_column(c, evidence, calibrated) for c in plan.columns]
+    raw = graph_of(config, plan, fitted.scores, columns, calibrated.rules)
+    graph.check(raw)
+    session = Session(raw)
+    inputs = feed(session) if callable(feed) else feed
+    members = {GRAPH: raw, **evidence.members(), **vectors.members(inputs, session), **_models(fitted)}
+    return Bundle.build(members, **_fields(config, plan, fitted, columns, calibrated))
+
+
+def _column(planned: PlannedColumn, evidence: Evidence, calibrated: Calibrated) -> Column:
+    tables = calibrated.tables.get(planned.name)
+    if tables is None:
+        table = evidence.fold_a.get(planned.name)
+        tables = (np.sort(evidence.scores[planned.name]) if table is None else table,)
+    return Column(planned.name, planned.score, planned.unit, planned.aggregate, planned.sliced, tuple(tables))
+
+
+def _models(fitted: Fitted) -> dict[str, bytes]:
+    files = {
+        f"{MODELS}/{name}.{f}": raw for name, score in fitted.scores.items() for f, raw in attachments(score).items()
+    }
+    return files | {f"{ROWS}/reference.npy": npy(fitted.reference_rows)}
+
+
+def _fields(
+    config: PolicyConfig, plan: Plan, fitted: Fitted, columns: Sequence[Column], calibrated: Calibrated
+) -> dict[str, Any]:
+    return {
+        "kind": "stream" if plan.stream else "rows",
+        "monitor": config.monitor,
+        "version": config.version,
+        "demur": demur.__version__,
+        "model": config.model.model_dump(),
+        "signals": [_signal(config, n, fitted) for n in config.signals],
+        "scores": [_score(n, s, fitted.types[n]) for n, s in fitted.scores.items()],
+        "columns": [_column_entry(c) for c in columns],
+        "rules": _rules(config, plan, calibrated),
+        "statements": [s.text for s in calibrated.statements] + [calibrated.total.text],
+        "cautions": list(UNDER_LINES),
+        "policy": config.model_dump(mode="json", exclude_none=True),
+        "policy_digest": calibrated.policy_digest,
+        "digests": dict(fitted.digests),
+        "counts": dict(fitted.counts),
+        "findings": list(fitted.findings),
+        "state_size": state_size(fitted.scores, columns) if plan.stream else 0,
+        "on_failure": config.on_failure,
+        "environment": {**environment(), "onnx": onnx.__version__},
+    }
+
+
+def _signal(config: PolicyConfig, name: str, fitted: Fitted) -> SignalEntry:
+    low, high = fitted.ranges.get(name, (None, None))
+    return SignalEntry(name=name, width=config.signals[name].width, kind=config.kind(name), low=low, high=high)
+
+
+def _score(name: str, score: Score, kind: str) -> ScoreEntry:
+    scaling = score.scales
+    return ScoreEntry(
+        name=name,
+        type=kind,
+        settings=settings(score),
+        parameters=sorted(parameters(score)),
+        source=score.source,
+        scales=scaling.kind,
+    )
+
+
+def _column_entry(column: Column) -> ColumnEntry:
+    units = [len(t) for t in column.calibration]
+    return ColumnEntry(
+        name=column.name,
+        score=column.score,
+        unit=column.unit,
+        aggregate=column.aggregate,
+        sliced=column.sliced,
+        units=units,
+    )
+
+
+def _rules(config: PolicyConfig, plan: Plan, calibrated: Calibrated) -> list[RuleEntry]:
+    texts = {s.rule: s for s in calibrated.statements}
+    return [
+        RuleEntry(
+            name=rule.name,
+            column=rule.column,
+            unit=spec.unit,
+            reason=int(rule.reason),
+            thresholds=[float(t) if np.isfinite(t) else None for t in rule.threshold],
+            pooled=[bool(p) for p in rule.pooled],
+            promise=written.promise.model_dump(mode="json", exclude_none=True),
+            statement=texts[rule.name].text,
+            level=None if isinstance(spec.promise, ErrorWhenAcceptedAtMost) else float(texts[rule.name].level),
+        )
+        for rule, spec, written in zip(calibrated.rules, plan.specs, config.rules, strict=True)
+    ]

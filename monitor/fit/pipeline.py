@@ -1,0 +1,220 @@
+"""Fit and calibrate: the one place that joins the detectors and the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demur.detectors.build import build_score
+from demur.detectors.policy import Column
+from demur.detectors.score import Reference, Score
+from demur.detectors.scores import STREAM_SCORES
+from demur.detectors.storage import restore
+from demur.monitor.bundle import Bundle
+from demur.monitor.bundle.graph import check
+from demur.monitor.bundle.selftest import INPUTS
+from demur.monitor.config.document import load, parse
+from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.errors import ConfigurationError
+from demur.monitor.fit import scoring, vectors
+from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble, graph_of, widths
+from demur.monitor.fit.checks import ContractViolation, check_tables, inspect_table
+from demur.monitor.fit.evidence import Evidence
+from demur.monitor.fit.finding import error
+from demur.monitor.fit.head import recover_head
+from demur.monitor.fit.plan import Plan, plan
+from demur.monitor.fit.ranges import signal_ranges
+from demur.monitor.fit.table import SignalsTable, load_table
+from demur.monitor.fit.units import split_units
+from demur.monitor.session import Session
+
+Source = SignalsTable | str | Path | Mapping[str, Any]
+Config = PolicyConfig | str | Path | Mapping[str, Any]
+FOLD_A = 0.4  # of the calibration units feed the members of fusions; promises come from the rest
+NEEDS_HEAD = frozenset({"vim", "react_energy", "shaped"})
+
+
+def fit(config: Config, *, reference: Source, calibration: Source) -> Bundle:
+    """Fit the policy's scores on the reference set and calibrate its promises on the calibration set.
+
+    config: a PolicyConfig, a mapping, or the path of a `monitor.yaml`. reference, calibration: a SignalsTable, a path, or a
+    mapping of arrays (signals (N, width), `label` (N,), ...). The two must not share rows.
+    Raises: ConfigurationError, TableError, CalibrationRefused (a ValueError), each saying what to change.
+    """
+    policy = as_config(config)
+    planned = plan(policy)
+    ref, cal = as_table(reference, policy), as_table(calibration, policy)
+    findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
+    scores = fit_scores(policy, ref)
+    evidence = gather(policy, planned, scores, cal)
+    fitted = Fitted(
+        scores=scores,
+        types={s.name: s.type for s in policy.scores},
+        ranges=_ranges(cal),
+        digests={"reference": ref.digest(), "calibration": cal.digest()},
+        counts={"reference": len(ref), "calibration": len(cal)},
+        reference_rows=np.unique(ref.row_hashes()),
+        findings=[f.message for f in findings],
+    )
+    return assemble(policy, planned, fitted, evidence, _feed(cal))
+
+
+def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Source | None = None) -> Bundle:
+    """The same fitted scores with new promises, new calibration data, or both. Nothing is refitted.
+
+    config: the new policy; its signals and scores must be the bundle's. Without `calibration` the scores stored in the
+    bundle are used.
+    Raises: ConfigurationError when the policy names other scores; CalibrationRefused.
+    """
+    manifest = bundle.manifest
+    policy = parse(PolicyConfig, manifest.policy, "the bundle's policy") if config is None else as_config(config)
+    before = parse(PolicyConfig, manifest.policy, "the bundle's policy")
+    if policy.scores != before.scores or policy.signals != before.signals:
+        raise ConfigurationError(
+            "calibrate changes promises only; its signals and scores must be those of the bundle, fit again to change them"
+        )
+    planned, scores = plan(policy), restore_scores(bundle)
+    ranges = {s.name: (s.low, s.high) for s in manifest.signals if s.low is not None and s.high is not None}
+    digests, counts = dict(manifest.digests), dict(manifest.counts)
+    feed: Any = bundle.arrays(INPUTS)
+    if calibration is None:
+        evidence = Evidence.of(bundle)
+    else:
+        cal = as_table(calibration, policy)
+        _check_calibration(bundle, policy, cal)
+        evidence, feed, ranges = gather(policy, planned, scores, cal), _feed(cal), _ranges(cal)
+        digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
+    types = {s.name: s.type for s in manifest.scores}
+    fitted = Fitted(scores, types, ranges, digests, counts, bundle.arrays(ROWS)["reference"], manifest.findings)
+    return assemble(policy, planned, fitted, evidence, feed)
+
+
+def _check_calibration(bundle: Bundle, policy: PolicyConfig, table: SignalsTable) -> None:
+    """Raises: ContractViolation for tables that break the contract or share rows with the bundle's reference set."""
+    findings = inspect_table(table, "calibration", {n: policy.kind(n) for n in policy.signals})
+    shared = int(np.isin(table.row_hashes(), bundle.arrays(ROWS)["reference"]).sum())
+    if shared:
+        findings.append(
+            error(
+                "shared_rows",
+                f"calibration: {shared} rows were in the reference set the scores were fitted on; remove them",
+            )
+        )
+    if any(f.level == "error" for f in findings):
+        raise ContractViolation(findings)
+
+
+def as_config(config: Config) -> PolicyConfig:
+    """A checked policy from a path or a mapping."""
+    if isinstance(config, PolicyConfig):
+        return config
+    if isinstance(config, Mapping):
+        return parse(PolicyConfig, config, "the policy")
+    return load(PolicyConfig, config, {})
+
+
+def as_table(source: Source, policy: PolicyConfig) -> SignalsTable:
+    """A signals table from a path or a mapping of arrays, with exactly the policy's signals."""
+    if isinstance(source, SignalsTable):
+        return source
+    if isinstance(source, Mapping):
+        return SignalsTable.from_columns(source, widths(policy))
+    return load_table(source, widths(policy))
+
+
+def fit_scores(policy: PolicyConfig, table: SignalsTable) -> dict[str, Score]:
+    """Every score of the policy, fitted on the reference rows."""
+    reference = _reference(policy, table)
+    stream = {s.type for s in policy.scores} & set(STREAM_SCORES)
+    if stream and len(stream) < len({s.type for s in policy.scores}):
+        raise ConfigurationError(
+            f"{', '.join(sorted(stream))} judge token streams and cannot share a monitor with scores of rows; use two monitors"
+        )
+    return {s.name: build_score(s.type, dict(s.hyper), reference) for s in policy.scores}
+
+
+def restore_scores(bundle: Bundle) -> dict[str, Score]:
+    """The fitted scores of a bundle, from its graph's named weights."""
+    from onnx import numpy_helper
+
+    weights = {i.name: numpy_helper.to_array(i) for i in check(bundle.graph).graph.initializer}
+    scores = {}
+    for entry in bundle.manifest.scores:
+        arrays = {p: weights[f"{entry.name}.{p}"] for p in entry.parameters if f"{entry.name}.{p}" in weights}
+        start = f"{MODELS}/{entry.name}."
+        files = {n.removeprefix(start): raw for n, raw in bundle.members.items() if n.startswith(start)}
+        scores[entry.name] = restore(entry.type, entry.settings, arrays, files)
+    return scores
+
+
+def _reference(policy: PolicyConfig, table: SignalsTable) -> Reference:
+    weight, bias = table.head_weight, table.head_bias
+    if weight is None and any(s.type in NEEDS_HEAD for s in policy.scores):
+        weight, bias, _ = recover_head(table.signals["features"], table.signals["logits"])
+    correct = None if table.loss is None else table.loss == 0
+    return Reference(table.signals, table.label, weight, bias, correct)
+
+
+def gather(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Score], table: SignalsTable) -> Evidence:
+    """Run the compiled graph over the calibration rows: fold A for what fusions read, fold B for everything else."""
+    if planned.stream:
+        return _gather_streams(policy, planned, scores, table)
+    fold_a: dict[str, Any] = {}
+    if planned.folded:
+        first, table = (table.take(rows) for rows in split_units(table, (FOLD_A, 1 - FOLD_A), policy.seed))
+        alone = [Column(m, m) for m in sorted(planned.members)]
+        session = Session(graph_of(policy, planned, {m: scores[m] for m in planned.members}, alone, ()))
+        found = scoring.score_rows(session, first)["scores"]
+        fold_a = {c.name: np.sort(found[:, i]) for i, c in enumerate(alone)}
+    columns = [
+        Column(c.name, c.score, c.unit, c.aggregate, c.sliced, (fold_a[c.name],) if c.name in fold_a else ())
+        for c in planned.columns
+    ]
+    outputs = scoring.score_rows(Session(graph_of(policy, planned, scores, columns, ())), table)
+    names = {u: [c.name for c in columns if (c.unit == "group") == (u == "group")] for u in ("row", "group")}
+    found_all = {n: outputs["scores"][:, i] for i, n in enumerate(names["row"])}
+    found_all |= {n: outputs["group_scores"][:, i] for i, n in enumerate(names["group"])}
+    return Evidence(
+        scores={n: np.ascontiguousarray(a) for n, a in found_all.items() if n not in fold_a},
+        fold_a=fold_a,
+        loss=table.loss,
+        predicted=table.argmax,
+        group=None if table.grouping is None else table.grouping.index,
+        classes=policy.signals["logits"].width if "logits" in policy.signals else None,
+        weighted=table.weight is not None,
+    )
+
+
+def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Score], table: SignalsTable) -> Evidence:
+    from demur.detectors.stream import state_size
+
+    columns = [Column(c.name, c.score, c.unit) for c in planned.columns]
+    session = Session(graph_of(policy, planned, scores, columns, ()))
+    highest = scoring.score_streams(session, table, state_size(scores, columns))
+    return Evidence(
+        scores={c.name: np.ascontiguousarray(highest[:, i]) for i, c in enumerate(columns)}, loss=_stream_loss(table)
+    )
+
+
+def _stream_loss(table: SignalsTable) -> Any:
+    """A stream is wrong when any of its steps is."""
+    if table.loss is None or table.grouping is None:
+        return table.loss
+    worst = np.zeros(table.grouping.count, np.int64)
+    np.maximum.at(worst, table.grouping.index, table.loss)
+    return worst
+
+
+def _ranges(table: SignalsTable) -> dict[str, tuple[float, float]]:
+    return {n: (r.minimum, r.maximum) for n, r in signal_ranges(table).items()}
+
+
+def _feed(table: SignalsTable) -> Any:
+    def feed(session: Session) -> vectors.Arrays:
+        state = next((i for i in session.inputs if i == "state"), None)
+        return vectors.vectors(table, session, session.width("state") if state else 0)
+
+    return feed
