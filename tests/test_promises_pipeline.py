@@ -229,6 +229,10 @@ def test_samples_that_fit_no_promise_are_refused():
         calibrate([with_promise(NOVEL, RefuseGoodAtMost(0.05, good="correct"))], CalibrationSample(rows(60).scores))
     with pytest.raises(ValueError, match=r"ids 0\.\.3, each with a row"):
         CalibrationSample({}, group=np.array([0, 3]))
+    with pytest.raises(ValueError, match="each with a row"):
+        CalibrationSample({}, group=np.array([0, 2**60]))
+    with pytest.raises(ValueError, match="each with a row"):
+        CalibrationSample({}, group=np.array([0, -1]))
     with pytest.raises(ValueError, match="got lengths"):
         CalibrationSample({}, loss=np.zeros(2), group=np.zeros(3, dtype=np.int64))
     with pytest.raises(ValueError, match="float32"):

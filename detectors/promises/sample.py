@@ -48,10 +48,16 @@ class CalibrationSample:
             raise CalibrationRefused(
                 f"loss: expected 0 or 1, got {self.loss[row]} in row {row}; a binomial promise counts errors"
             )
-        if self.group is not None and not np.array_equal(np.unique(self.group), np.arange(self.groups)):
+        if self.group is not None and not self._dense(self.group):
             raise ValueError(f"group: expected ids 0..{self.groups - 1}, each with a row, got other or missing ids")
         if self.predicted is not None and self.classes is not None:
             self._check_classes(self.predicted, self.classes)
+
+    def _dense(self, group: NDArray[np.int64]) -> bool:
+        # Before counting: one stray id of 2**60 must not allocate that many counters.
+        if not len(group):
+            return True
+        return int(group.min()) >= 0 and self.groups <= len(group) and bool(np.bincount(group).all())
 
     @staticmethod
     def _check_classes(predicted: NDArray[np.int64], classes: int) -> None:
