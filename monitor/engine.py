@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal, Protocol
 
@@ -112,10 +112,9 @@ class Engine:
         Raises: AuditUnavailable when the log cannot take the record and the operator chose to block.
         """
         scored = perf_counter()
-        verdicts = self._acted(loaded, verdicts)
+        self._act(loaded, verdicts)
         if self._recorder is not None:
-            sequence, audited = self._recorder.record(loaded, observation, verdicts)
-            verdicts = replace(verdicts, sequence=sequence, audited=audited)
+            verdicts.sequence, verdicts.audited = self._recorder.record(loaded, observation, verdicts)
         if self._listeners:
             ended = perf_counter()
             stages = {"decode": call.decode_seconds, "score": scored - began, "audit": ended - scored}
@@ -144,12 +143,12 @@ class Engine:
             return deadline
         return began + budget if deadline is None else min(deadline, began + budget)
 
-    def _acted(self, loaded: Loaded, verdicts: Verdicts) -> Verdicts:
+    def _act(self, loaded: Loaded, verdicts: Verdicts) -> None:
+        """Fill in what the caller is told to do."""
         mode, on_failure = self.conduct.mode, self.conduct.on_failure or loaded.manifest.on_failure
-        groups = verdicts.groups and replace(
-            verdicts.groups, actions=act(verdicts.groups.reason_bits, mode, on_failure), mode=mode
-        )
-        return replace(verdicts, actions=act(verdicts.reason_bits, mode, on_failure), groups=groups, mode=mode)
+        for judged in (verdicts, verdicts.groups):
+            if judged is not None:
+                judged.actions, judged.mode = act(judged.reason_bits, mode, on_failure), mode
 
     def _tell(
         self,
