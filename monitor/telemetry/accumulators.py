@@ -32,10 +32,6 @@ class DurationCounts:
         self.counts = [0] * (len(_BOUNDS) + 1)
         self.total = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(_BOUNDS, seconds)] += 1
-        self.total += seconds
-
     def buckets(self, *labels: str) -> Buckets:
         return Buckets(labels, tuple(self.counts), self.total)
 
@@ -66,9 +62,14 @@ class MonitorCounts:
             self.rows += rows
             self.out_of_range += event.out_of_range
             self.duration.add(event.seconds)
-            stages = self.stages
+            # written out here: a method call for each stage would be a fifth of the whole event at N = 1
+            duration, stages = self.duration, self.stages
+            duration.counts[bisect_left(_BOUNDS, event.seconds)] += 1
+            duration.total += event.seconds
             for stage, seconds in event.stages.items():
-                stages[stage if stage in stages else OTHER].add(seconds)
+                counts = stages.get(stage) or stages[OTHER]
+                counts.counts[bisect_left(_BOUNDS, seconds)] += 1
+                counts.total += seconds
 
 
 class PolicyPlan:

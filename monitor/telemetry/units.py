@@ -16,7 +16,7 @@ from demur.monitor.verdicts import BROKEN, Action, PolicyView, Verdicts
 
 COLUMN_LIMIT = 64
 # Values judged one by one in Python up to this many, in NumPy above: the lines cross near here (measured).
-SMALL = 48
+SMALL = 96
 MARGINAL_TOLERANCE = 1e-5
 ACTIONS = tuple(action.name.lower() for action in Action)
 GRAVEST = (Reason.UNAVAILABLE, Reason.INVALID, *(r for r in Reason if not r & BROKEN))
@@ -99,7 +99,7 @@ class UnitPlan:
 
     def add(self, verdicts: Verdicts) -> None:
         """Count a batch of verdicts."""
-        if verdicts.scores.size <= SMALL and len(verdicts) <= SMALL:
+        if verdicts.scores.size <= SMALL and len(verdicts.accept) <= SMALL:
             self._add_few(verdicts)
         else:
             self._add_many(verdicts)

@@ -20,7 +20,7 @@ class Receiver(metrics_grpc.MetricsServiceServicer):
         self.exports: list = []
         self.metadata: list[dict] = []
         self._changed = threading.Condition()
-        self._server = grpc.server(futures.ThreadPoolExecutor(4))
+        self._server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         metrics_grpc.add_MetricsServiceServicer_to_server(
             _Answer(self, metrics.ExportMetricsServiceResponse), self._server
         )

@@ -1,3 +1,5 @@
+import http.client
+import socket
 import ssl
 import urllib.request
 from datetime import UTC, datetime, timedelta
@@ -24,10 +26,13 @@ def telemetry():
 
 
 def get(telemetry, accept="text/plain") -> str:
-    request = urllib.request.Request(f"http://127.0.0.1:{telemetry.scrape.port}/metrics", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        assert answer.status == 200
-        return answer.read().decode()
+    connection = http.client.HTTPConnection("127.0.0.1", telemetry.scrape.port, timeout=10)
+    connection.request("GET", "/metrics", headers={"Accept": accept})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    text = answer.read().decode()
+    connection.close()
+    return text
 
 
 def samples(text: str) -> dict:
@@ -113,8 +118,6 @@ def test_tls(tmp_path):
         "127.0.0.1:0", Telemetry().collect, SimpleNamespace(certificate=certificate, key=key, client_ca=None)
     )
     try:
-        import socket
-
         with socket.create_connection(("127.0.0.1", server.port)):  # says nothing, and must not hold up the next
             context = ssl.create_default_context(cafile=certificate)
             with urllib.request.urlopen(
