@@ -61,7 +61,6 @@ class MonitorCounts:
             self.requests[event.protocol if event.protocol in self.requests else OTHER] += 1
             self.rows += rows
             self.out_of_range += event.out_of_range
-            self.duration.add(event.seconds)
             # written out here: a method call for each stage would be a fifth of the whole event at N = 1
             duration, stages = self.duration, self.stages
             duration.counts[bisect_left(_BOUNDS, event.seconds)] += 1
