@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from json.encoder import encode_basestring as quoted
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
@@ -68,12 +69,13 @@ class Record:
         """The record's canonical JSON. Strings beyond their room are cut and say by how many characters."""
         return self.leaf_at(self.sequence, self.time_ns, self.clock_max_ns)
 
-    def leaf_at(self, sequence: int, time_ns: int, clock_max_ns: int) -> bytes:
-        """The leaf with its place in the log, without a copy of the record: this is on every request's path."""
+    def leaf_at(self, sequence: int, time_ns: int, clock_max_ns: int, block: bytes = b"") -> bytes:
+        """The leaf with its place in the log and its block's digest, without copying the record: every request pays."""
         room = _ROOM
+        digest = sha256(block).hexdigest() if block else self.block
         return (
             f'{{"accepted":{_number(self.accepted)},"action":{_quoted(self.action, room["action"])}'
-            f',"block":{_quoted(self.block, room["block"])},"bundle":{_quoted(self.bundle, room["bundle"])}'
+            f',"block":{_quoted(digest, room["block"])},"bundle":{_quoted(self.bundle, room["bundle"])}'
             f',"cause":{_quoted(self.cause, room["cause"])},"clock_max_ns":"{clock_max_ns}"'
             f',"commitment":{_quoted(self.commitment, room["commitment"])},"count":"{self.count}"'
             f',"environment":{_quoted(self.environment, room["environment"])},"kind":"{self.kind}"'
