@@ -165,7 +165,7 @@ def test_calibrated_alone_a_selective_promise_breaks_when_a_refusal_rule_is_adde
     assert np.mean(together > 0) > 0.95
 
 
-@pytest.mark.parametrize("case", ["labels", "ties", "clusters"])
+@pytest.mark.parametrize("case", ["labels", "ties", pytest.param("clusters", marks=pytest.mark.slow)])
 def test_selective_risk_holds_where_the_rows_must_be_split(case):
     rng = np.random.default_rng(9)
     samples = []
@@ -198,6 +198,7 @@ def test_selective_risk_holds_for_clustered_rows_and_pooling_them_breaks_it():
     assert not within(risk_below(thresholds([ERROR], pooled)[:, 0]) > RISK, 0.1)
 
 
+@pytest.mark.slow
 def test_no_excess_where_risk_is_not_monotone_in_the_score():
     rng = np.random.default_rng(11)
     edges = np.linspace(0, 1, 9)
