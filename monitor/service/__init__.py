@@ -1,0 +1,1 @@
+"""The monitor as a sidecar: gRPC in, verdicts out."""
