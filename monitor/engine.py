@@ -175,6 +175,8 @@ class Engine:
 
 def why_not(loaded: Loaded, observation: Observation) -> str:
     """Why these rows cannot be assessed with this bundle, or ""."""
+    if observation.cause:
+        return observation.cause
     if observation.missing:
         return f"missing signal: {', '.join(observation.missing)}"
     model = loaded.manifest.model

@@ -32,6 +32,7 @@ class Observation:
     """Signals of N rows, float32 and contiguous, with what the caller says about its model.
 
     `missing` names the signals the bundle needs and the caller did not send: such rows abstain as UNAVAILABLE.
+    `cause` says why an edge could read no signals at all: UNAVAILABLE, in its words.
     """
 
     signals: Mapping[str, NDArray[np.float32]]
@@ -41,6 +42,7 @@ class Observation:
     ids: Sequence[str] = ()
     request: str = ""
     model: Mapping[str, str] = field(default_factory=dict)
+    cause: str = ""
 
 
 def observe(

@@ -1,0 +1,106 @@
+"""The proxy as a server: it listens, forwards, judges, and stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from demur.adapters.servers.oip.handler import OipHandler
+from demur.adapters.servers.oip.judge import Judge
+from demur.adapters.servers.oip.mapping import proxied
+from demur.adapters.servers.oip.upstream import Upstream
+from demur.monitor.config.server import LimitsConfig, ProxyConfig
+from demur.monitor.engine import Engine
+from demur.monitor.errors import ConfigurationError
+from demur.monitor.event import RefusalEvent
+
+WORKERS = 64  # threads; each waits for upstream most of its time
+
+
+class OipProxy:
+    """A unary Open Inference Protocol gRPC proxy in front of `config.upstream`.
+
+    Answers of mapped models are judged by `engines`, by monitor name. In `observe` mode whatever the judge does, the client
+    hears what upstream said; in `enforce` mode a blocked answer is replaced by a status (see `Withheld`). With
+    `config.annotate` the answer also carries `demur.*` string parameters. Answers of unmapped models pass untouched and
+    are told to `on_refusal` as kind `unmapped`.
+
+    `server_credentials` make TCP listeners speak TLS (a unix socket is guarded by its folder's permissions);
+    `upstream_credentials` win over `config.upstream_tls_ca`.
+    Raises: ConfigurationError when monitors and mapping do not fit, or the CA file cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        engines: Mapping[str, Engine],
+        *,
+        limits: LimitsConfig | None = None,
+        server_credentials: grpc.ServerCredentials | None = None,
+        upstream_credentials: grpc.ChannelCredentials | None = None,
+        on_refusal: Callable[[RefusalEvent], None] = lambda _: None,
+        workers: int = WORKERS,
+    ) -> None:
+        limits = limits or LimitsConfig()
+        judge = Judge(proxied(config.models, engines, limits), on_refusal)
+        self._listen = config.listen
+        self._credentials = server_credentials
+        self._upstream = Upstream(
+            config.upstream,
+            credentials=upstream_credentials or _upstream_credentials(config),
+            message_bytes=limits.message_bytes,
+        )
+        self._pool = ThreadPoolExecutor(workers, "demur-oip")
+        self._server = grpc.server(
+            self._pool,
+            options=(
+                ("grpc.max_receive_message_length", limits.message_bytes),
+                ("grpc.max_send_message_length", limits.message_bytes),
+                ("grpc.so_reuseport", 0),
+            ),
+            maximum_concurrent_rpcs=limits.concurrent_rpcs,
+        )
+        handler = OipHandler(self._upstream, judge, annotate=config.annotate, message_bytes=limits.message_bytes)
+        self._server.add_generic_rpc_handlers((handler,))
+        self._address = ""
+
+    @property
+    def address(self) -> str:
+        """Where clients find it: host:port with the port that was taken, or unix:/path; "" before `start`."""
+        return self._address
+
+    def start(self) -> str:
+        """Listen and serve; returns the address. Raises: ConfigurationError when the address cannot be listened on."""
+        unix = self._listen.startswith("unix:")
+        try:
+            port = (
+                self._server.add_insecure_port(self._listen)
+                if unix or self._credentials is None
+                else self._server.add_secure_port(self._listen, self._credentials)
+            )
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"proxy: cannot listen on {self._listen} ({error}); choose a free address or stop what holds it"
+            ) from error
+        self._address = self._listen if unix else f"{self._listen.rpartition(':')[0]}:{port}"
+        self._server.start()
+        return self._address
+
+    def stop(self, grace_seconds: float = 0.0) -> None:
+        """Take no new calls, let those under way end within `grace_seconds`, then cancel them."""
+        self._server.stop(grace_seconds).wait()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._upstream.close()
+
+
+def _upstream_credentials(config: ProxyConfig) -> grpc.ChannelCredentials | None:
+    if config.upstream_tls_ca is None:
+        return None
+    try:
+        return grpc.ssl_channel_credentials(config.upstream_tls_ca.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(
+            f"proxy.upstream_tls_ca: {config.upstream_tls_ca} cannot be read ({error.strerror})"
+        ) from error
