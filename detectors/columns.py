@@ -79,7 +79,7 @@ class RowColumns:
     def predicted(self) -> Sym | None:
         if not self.sliced:
             return None
-        return self.xp.node("ArgMax", self.signals["logits"], rank=1, axis=-1, keepdims=0)
+        return self.xp.node("ArgMax", self.signals["logits"], width=0, axis=-1, keepdims=0)
 
     def score_rows(self) -> Sym:
         """(N, S): the scores of columns that need no p-values."""
@@ -111,19 +111,19 @@ class RowColumns:
         parts = (
             [p]
             if len(columns) == 1
-            else self.xp.nodes_out("Split", len(columns), p, rank=1, axis=1, num_outputs=len(columns))
+            else self.xp.nodes_out("Split", len(columns), p, width=0, axis=1, num_outputs=len(columns))
         )
-        self.signals |= {f"p:{c.name}": Sym(v.value, self.xp, 1) for c, v in zip(columns, parts, strict=True)}
+        self.signals |= {f"p:{c.name}": Sym(v.value, self.xp, 0) for c, v in zip(columns, parts, strict=True)}
 
     def _in_order(self, order: list[Column], parts: list[Sym]) -> Sym:
         names = [c.name for c in order]
         places = [names.index(c.name) for c in self.row_columns]
         if not parts:
-            return self.xp.node("Gather", self.grouped(), self.xp.integers(), rank=2, axis=1)
+            return self.xp.node("Gather", self.grouped(), self.xp.integers(), width=0, axis=1)
         joined = self.xp.concat(parts)
         if places == list(range(len(places))):
             return joined
-        return self.xp.node("Gather", joined, self.xp.integers(*places), rank=2, axis=1)
+        return self.xp.node("Gather", joined, self.xp.integers(*places), width=len(places), axis=1)
 
     def _stack(self, columns: Sequence[Column]) -> Sym:
         """Poisoned scores side by side. One addition serves all columns that read the same signals."""

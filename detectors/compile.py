@@ -40,7 +40,7 @@ def compile_scores(scores: Mapping[str, Score], widths: Mapping[Signal, int]) ->
     columns = [Column(name, name) for name in scores]
     xp = OnnxOps()
     inputs = signal_inputs(scores, columns, (), widths)
-    rows = RowColumns(xp, scores, columns, symbols(inputs, xp), 0, set())
+    rows = RowColumns(xp, scores, columns, symbols(inputs, xp, widths), 0, set())
     return model_of(xp, inputs, {"scores": rows.score_rows()}, {"scores": (FLOAT, ["N", len(columns)])})
 
 
@@ -59,13 +59,16 @@ def compile_monitor(
     accept (N,) bool; with group columns group_scores, group_p (G, Sg) float32, group_rule_hits, group_reasons (G,)
     int64, group_accept (G,) bool. `empty_group` accepts groups without rows.
 
+    N must be at least 1: ONNX Runtime's reductions give an empty batch the wrong shape. A caller answers an empty batch
+    itself, or runs one blank row in a group of its own and drops it.
+
     Raises: ValueError when columns, rules, tables and widths do not fit together.
     """
     check_policy(scores, columns, rules, widths)
     xp = OnnxOps()
     inputs = signal_inputs(scores, columns, rules, widths)
     sliced = needs_prediction(columns, rules)
-    rows = RowColumns(xp, scores, columns, symbols(inputs, xp), widths.get("logits", 0), sliced)
+    rows = RowColumns(xp, scores, columns, symbols(inputs, xp, widths), widths.get("logits", 0), sliced)
     outputs = decide_rows(xp, rows, rules)
     row_count, group_count = len(rows.row_columns), len(rows.group_columns)
     kinds: Kinds = {
@@ -79,7 +82,7 @@ def compile_monitor(
     if group_count:
         inputs["group_id"] = ir.val("group_id", INT64, ["N"])
         inputs["group_count"] = ir.val("group_count", INT64, [1])
-        ids, count = Sym(inputs["group_id"], xp, 1), Sym(inputs["group_count"], xp, 1)
+        ids, count = Sym(inputs["group_id"], xp, 0), Sym(inputs["group_count"], xp, 0)
         outputs |= decide_groups(xp, rows, rules, ids, count, outputs["reasons"], empty_group=empty_group)
         kinds |= {"group_scores": (FLOAT, ["G", group_count]), "group_p": (FLOAT, ["G", group_count])}
         kinds |= {"group_rule_hits": (INT64, ["G"]), "group_reasons": (INT64, ["G"]), "group_accept": (BOOL, ["G"])}
@@ -108,8 +111,8 @@ def signal_inputs(
     return {s: ir.val(s, FLOAT, [axis, widths[s]]) for s in widths if s in used}
 
 
-def symbols(inputs: Mapping[Signal, ir.Value], xp: OnnxOps) -> dict[Signal, Sym]:
-    return {s: Sym(v, xp, 2) for s, v in inputs.items()}
+def symbols(inputs: Mapping[Signal, ir.Value], xp: OnnxOps, widths: Mapping[Signal, int]) -> dict[Signal, Sym]:
+    return {s: Sym(v, xp, widths[s]) for s, v in inputs.items()}
 
 
 def model_of(xp: OnnxOps, inputs: Mapping[str, ir.Value], outputs: Mapping[str, Sym], kinds: Kinds) -> onnx.ModelProto:

@@ -20,12 +20,12 @@ def hits(xp: OnnxOps, scores: Sym, columns: Sequence[Column], rules: Sequence[Ru
     names = [c.name for c in columns]
     places = [names.index(r.column) for r in rules]
     if places != list(range(len(columns))):
-        scores = xp.node("Gather", scores, xp.integers(*places), rank=2, axis=1)
+        scores = xp.node("Gather", scores, xp.integers(*places), width=len(places), axis=1)
     classes = max(len(r.threshold) for r in rules)
     table = np.stack([np.broadcast_to(r.threshold, classes) for r in rules], axis=-1).astype(np.float32)
     thresholds = xp.constant(f"rules.{columns[0].unit}.threshold", table if classes > 1 else table[0])
     if classes > 1:
-        thresholds = xp.node("Gather", thresholds, predicted, rank=2, axis=0)
+        thresholds = xp.node("Gather", thresholds, predicted, width=0, axis=0)
     return xp.greater(scores, thresholds)
 
 
@@ -37,7 +37,7 @@ def not_finite(xp: OnnxOps, values: Sym) -> Sym:
 def bits_of(xp: OnnxOps, flags: Sym, bits: Sequence[int], name: str) -> Sym:
     """(N,) int64: the sum of distinct bits whose flag (N, K) is set."""
     chosen = xp.node("Where", flags, xp.constant(name, np.array(bits, np.int64)), xp.constant("int64.0", np.int64(0)))
-    return xp.node("ReduceSum", chosen, xp.integers(-1), rank=1, keepdims=0)
+    return xp.node("ReduceSum", chosen, xp.integers(-1), width=0, keepdims=0)
 
 
 def reasons_of(xp: OnnxOps, flags: Sym, kinds: Sequence[Reason], name: str) -> Sym:
@@ -89,7 +89,7 @@ def checked(xp: OnnxOps, rows: RowColumns, scores: Sym, p_values: Sym) -> list[S
     if len(calibrated) == len(columns) and columns:
         parts.append(p_values)
     elif calibrated:
-        parts.append(xp.node("Gather", p_values, xp.integers(*calibrated), rank=2, axis=1))
+        parts.append(xp.node("Gather", p_values, xp.integers(*calibrated), width=len(calibrated), axis=1))
     return [*parts, rows.grouped()] if rows.group_columns else parts
 
 
@@ -101,7 +101,7 @@ def pooled(xp: OnnxOps, rules: Sequence[Rule], chosen: Sequence[Rule], predicted
         start=np.zeros(classes, np.int64),
     )
     if classes > 1:
-        return xp.node("Gather", xp.constant("rules.pooled_bits", table), predicted, rank=1, axis=0)
+        return xp.node("Gather", xp.constant("rules.pooled_bits", table), predicted, width=0, axis=0)
     return like * xp.constant("int64.0", np.int64(0)) + xp.constant("rules.pooled_bits", table[0])
 
 

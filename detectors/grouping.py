@@ -40,13 +40,13 @@ def _aggregate(xp: OnnxOps, rows: RowColumns, ids: Sym, count: Sym, row_reasons:
     """(G, Sg) scores, NaN for groups with a broken row or none, and (G, 1) bool, whether the group has rows."""
     flags = int(Reason.INVALID)
     bit = xp.node("BitwiseAnd", row_reasons, xp.constant(f"int64.{flags}", np.int64(flags)))
-    broken = xp.node("Unsqueeze", xp.node("Cast", xp.node("Cast", bit, to=9), to=1), xp.integers(-1), rank=1)
+    broken = xp.node("Unsqueeze", xp.node("Cast", xp.node("Cast", bit, to=9), to=1), xp.integers(-1), width=0)
     values = rows.grouped()
     clean = xp.where(xp.node("IsNaN", values), 0.0, values)
     one = broken * 0.0 + 1.0
     sums = _scatter(xp, xp.concat([clean, broken, one]), ids, count, len(rows.group_columns) + 2, 0.0, "add")
     size = len(rows.group_columns)
-    totals, bad, members = xp.nodes_out("Split", 3, sums, xp.integers(size, 1, 1), rank=2, axis=1)
+    totals, bad, members = xp.nodes_out("Split", 3, sums, xp.integers(size, 1, 1), width=size, axis=1)
     filled = xp.greater(members, 0.0)
     largest = [c.aggregate != "mean" for c in rows.group_columns]
     result = totals / members
@@ -59,7 +59,7 @@ def _aggregate(xp: OnnxOps, rows: RowColumns, ids: Sym, count: Sym, row_reasons:
 
 def _scatter(xp: OnnxOps, rows: Sym, ids: Sym, count: Sym, width: int, start: float, reduction: str) -> Sym:
     """(N, K) rows reduced by group id into (G, K)."""
-    shape = xp.node("Concat", count, xp.integers(width), rank=1, axis=0)
-    blank = xp.node("Expand", xp.constant(f"const.{np.float32(start)}", np.float32(start)), shape, rank=2)
-    places = xp.node("Expand", xp.node("Unsqueeze", ids, xp.integers(-1), rank=2), xp.integers(1, width), rank=2)
-    return xp.node("ScatterElements", blank, places, rows, rank=2, axis=0, reduction=reduction)
+    shape = xp.node("Concat", count, xp.integers(width), width=0, axis=0)
+    blank = xp.node("Expand", xp.constant(f"const.{np.float32(start)}", np.float32(start)), shape, width=0)
+    places = xp.node("Expand", xp.node("Unsqueeze", ids, xp.integers(-1), width=0), xp.integers(1, width), width=0)
+    return xp.node("ScatterElements", blank, places, rows, width=0, axis=0, reduction=reduction)

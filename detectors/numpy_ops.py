@@ -67,8 +67,8 @@ class NumpyOps:
     def take(self, rows: Any, index: Any) -> Array:
         return np.asarray(rows[index])
 
-    def split(self, x: Array, parts: int) -> Array:
-        return x.reshape(x.shape[0], parts, x.shape[1] // parts)
+    def sum_parts(self, x: Array, parts: int) -> Array:
+        return self.sum(x.reshape(x.shape[0], parts, x.shape[1] // parts))
 
     def greater(self, a: Array, b: Any) -> Any:
         return np.greater(a, _f32(b))

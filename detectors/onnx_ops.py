@@ -20,14 +20,15 @@ OPSET, IR_VERSION = 18, 9  # the oldest supported runtime is ONNX Runtime 1.19; 
 class Sym:
     """A traced tensor. Arithmetic records nodes.
 
-    A per-row value, logically (N,), is held as (N, 1): scores then stack with one Concat and no Unsqueeze.
+    `width` is the static last dimension K of (N, K). 0 marks a per-row value, logically (N,): it is held as (N, 1), so
+    that scores stack with one Concat and no Unsqueeze.
     """
 
     __array_ufunc__ = None  # NumPy defers to the reflected operators below
-    __slots__ = ("ops", "rank", "value")
+    __slots__ = ("fixed", "ops", "value", "width")
 
-    def __init__(self, value: ir.Value, ops: OnnxOps, rank: int) -> None:
-        self.value, self.ops, self.rank = value, ops, rank
+    def __init__(self, value: ir.Value, ops: OnnxOps, width: int, *, fixed: bool = False) -> None:
+        self.value, self.ops, self.width, self.fixed = value, ops, width, fixed
 
     def __add__(self, other: Any) -> Sym:
         return self.ops.node("Add", self, other)
@@ -54,7 +55,7 @@ class Sym:
         return self.ops.node("Div", other, self)
 
     def __matmul__(self, other: Any) -> Sym:
-        return self.ops.node("MatMul", self, other)
+        return self.ops.node("MatMul", self, other, width=other.width)
 
     def __neg__(self) -> Sym:
         return self.ops.node("Neg", self)
@@ -74,12 +75,12 @@ class OnnxOps:
         array = np.asarray(value)
         if name not in self.initializers:
             self.initializers[name] = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        return Sym(self.initializers[name], self, array.ndim)
+        return Sym(self.initializers[name], self, array.shape[-1] if array.ndim else 0, fixed=True)
 
-    def node(self, op: str, *inputs: Any, rank: int | None = None, **attributes: Any) -> Sym:
-        return self.nodes_out(op, 1, *inputs, rank=rank, **attributes)[0]
+    def node(self, op: str, *inputs: Any, width: int | None = None, **attributes: Any) -> Sym:
+        return self.nodes_out(op, 1, *inputs, width=width, **attributes)[0]
 
-    def nodes_out(self, op: str, count: int, *inputs: Any, rank: int | None = None, **attributes: Any) -> list[Sym]:
+    def nodes_out(self, op: str, count: int, *inputs: Any, width: int | None = None, **attributes: Any) -> list[Sym]:
         """Record one operator, or return the recorded one: scores share what they have in common."""
         symbols = [self._symbol(x) for x in inputs]
         key = (op, *(id(s.value) for s in symbols), *sorted((k, str(v)) for k, v in attributes.items()))
@@ -88,8 +89,8 @@ class OnnxOps:
             outputs = [ir.Value(name=f"{name}:{i}") for i in range(count)]
             converted = ir.convenience.convert_attributes(attributes)
             self.nodes.append(ir.Node("", op, [s.value for s in symbols], converted, outputs=outputs, name=name))
-            broadcast = max((s.rank for s in symbols), default=0) if rank is None else rank
-            self._recorded[key] = [Sym(o, self, broadcast) for o in outputs]
+            width = _broadcast(symbols) if width is None else width
+            self._recorded[key] = [Sym(o, self, width) for o in outputs]
         return self._recorded[key]
 
     def _symbol(self, x: Any) -> Sym:
@@ -103,23 +104,30 @@ class OnnxOps:
         """A small int64 vector, named by its contents."""
         return self.constant("int." + "_".join(map(str, values)), np.array(values, np.int64))
 
-    def _reduce(self, op: str, x: Sym, keepdims: bool) -> Sym:
-        axes = self.integers(-1)
-        if x.rank == 2 and not keepdims:
-            return self.node(op, x, axes, rank=1, keepdims=1)
-        return self.node(op, x, axes, rank=x.rank if keepdims else x.rank - 1, keepdims=int(keepdims))
-
     def sum(self, x: Sym, *, keepdims: bool = False) -> Sym:
-        return self._reduce("ReduceSum", x, keepdims)
+        # Not ReduceSum: when K is no multiple of 16, its order of additions follows the memory alignment of the row, so
+        # the last bit depends on the row's place in the batch (K=7: 320 of 2100 sums). MatMul by ones gave the same
+        # bits at every batch size tried, at the same speed.
+        ones = self.constant(f"ones.{x.width}", np.ones((x.width, 1), np.float32))
+        return self.node("MatMul", x, ones, width=int(keepdims))
+
+    def count(self, flags: Sym) -> Sym:
+        """How many flags of the last axis are set, (..., K) bool -> (...) float32: exact up to 2^24 in any order."""
+        return self.node("ReduceSum", self.node("Cast", flags, to=1), self.integers(-1), width=0, keepdims=0)
+
+    def sum_parts(self, x: Sym, parts: int) -> Sym:
+        each = x.width // parts
+        apart = self.node("Reshape", x, self.integers(0, parts, each), width=each)
+        return self.node("Reshape", self.sum(apart), self.integers(0, parts), width=parts)
 
     def mean(self, x: Sym, *, keepdims: bool = False) -> Sym:
-        return self._reduce("ReduceMean", x, keepdims)
+        return self.sum(x, keepdims=keepdims) / float(x.width)
 
     def max(self, x: Sym, *, keepdims: bool = False) -> Sym:
-        return self._reduce("ReduceMax", x, keepdims)
+        return self.node("ReduceMax", x, self.integers(-1), width=int(keepdims), keepdims=1)
 
     def min(self, x: Sym, *, keepdims: bool = False) -> Sym:
-        return self._reduce("ReduceMin", x, keepdims)
+        return self.node("ReduceMin", x, self.integers(-1), width=int(keepdims), keepdims=1)
 
     def logsumexp(self, x: Sym) -> Sym:
         # lse(x) = max x - max log_softmax(x). ReduceLogSumExp takes 484 µs against 49 µs (C=1000, N=64) and is less
@@ -130,18 +138,17 @@ class OnnxOps:
         # Not ReduceL2: twice as slow, six times the rounding error (onnxruntime#3236), and it overflows at 1e20.
         scale = self._scale(x)
         scaled = x / scale
-        length = self.sqrt(self.sum(scaled * scaled))
-        return length * Sym(scale.value, self, 1)
+        return self.column(scale) * self.sqrt(self.sum(scaled * scaled))
 
     def _scale(self, x: Sym) -> Sym:
         return self.maximum(self.max(self.abs(x), keepdims=True), TINY)
 
     def argkth_smallest(self, x: Sym, k: int) -> Sym:
         if k == 1:
-            return self.node("ArgMin", x, rank=1, axis=-1, keepdims=0)
+            return self.node("ArgMin", x, width=0, axis=-1, keepdims=0)
         _, positions = self.nodes_out("TopK", 2, x, self.integers(k), axis=-1, largest=0)
         last = self.constant(f"index.{k - 1}", np.int64(k - 1))
-        return self.node("Gather", positions, last, rank=1, axis=-1)
+        return self.node("Gather", positions, last, width=0, axis=-1)
 
     def log_softmax(self, x: Sym) -> Sym:
         return self.node("LogSoftmax", x, axis=-1)
@@ -154,13 +161,11 @@ class OnnxOps:
     def linear(self, x: Sym, weight: Any, bias: Any = None, *, scale: float = 1.0) -> Sym:
         # Gemm keeps tables as (rows, D), so that `take` gathers whole rows of the same initializer.
         inputs = (x, weight) if bias is None else (x, weight, bias)
-        return self.node("Gemm", *inputs, rank=2, alpha=float(scale), transB=1)
+        rows = weight.value.const_value.shape[0]
+        return self.node("Gemm", *inputs, width=rows, alpha=float(scale), transB=1)
 
     def take(self, rows: Any, index: Sym) -> Sym:
-        return self.node("Gather", rows, index, rank=2, axis=0)
-
-    def split(self, x: Sym, parts: int) -> Sym:
-        return self.node("Reshape", x, self.integers(0, parts, -1), rank=3)
+        return self.node("Gather", rows, index, width=rows.width, axis=0)
 
     def greater(self, a: Sym, b: Any) -> Sym:
         return self.node("Greater", a, b)
@@ -181,7 +186,12 @@ class OnnxOps:
         return self.node("Exp", x)
 
     def log(self, x: Sym) -> Sym:
-        return self.node("Log", x)
+        if x.width:
+            return self.node("Log", x)
+        # ONNX Runtime's Log rounds differently in its vector loop and in the rest of the batch; 16 copies of each row
+        # leave no rest, so the bits do not depend on the batch size.
+        copies = self.node("Mul", x, self.constant("ones.row16", np.ones(16, np.float32)), width=16)
+        return self.max(self.node("Log", copies))
 
     def abs(self, x: Sym) -> Sym:
         return self.node("Abs", x)
@@ -190,15 +200,23 @@ class OnnxOps:
         return self.node("Floor", x)
 
     def column(self, x: Sym) -> Sym:
-        return Sym(x.value, self, 1)
+        return Sym(x.value, self, 0)
 
     def inline(self, model: bytes, signals: Mapping[str, Sym]) -> Sym:
         inputs = {name: s.value for name, s in signals.items()}
         nodes, initializers, output = inline_nodes(model, inputs, self.scope)
         self.nodes.extend(nodes)
         self.initializers.update(initializers)
-        return self.node("Reshape", Sym(output, self, 1), self.integers(-1, 1), rank=1)
+        return self.node("Reshape", Sym(output, self, 0), self.integers(-1, 1), width=0)
 
     def concat(self, columns: Sequence[Sym]) -> Sym:
-        """Per-row values side by side, (N,)... -> (N, S); matrices are joined along their last axis."""
-        return columns[0] if len(columns) == 1 else self.node("Concat", *columns, rank=2, axis=1)
+        """Per-row values and matrices side by side: (N, S)."""
+        width = sum(max(c.width, 1) for c in columns)
+        if len(columns) == 1:
+            return Sym(columns[0].value, self, width)
+        return self.node("Concat", *columns, width=width, axis=1)
+
+
+def _broadcast(symbols: Sequence[Sym]) -> int:
+    """The width of an elementwise result. A constant of width 1 does not turn a per-row value into a matrix."""
+    return max((s.width for s in symbols if not (s.fixed and s.width == 1)), default=0)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.detectors.numpy_ops import Array
+from demur.detectors.onnx_ops import OnnxOps, Sym
 
 if TYPE_CHECKING:
-    from demur.detectors.onnx_ops import OnnxOps, Sym
     from demur.detectors.policy import Column
 
 ONE_LEVEL_ROWS = 256  # below this many calibration scores a plain count is as fast as a search at every N
@@ -115,14 +115,15 @@ def count_in_graph(xp: OnnxOps, scores: Sym, tables: Tables, name: str, predicte
     """Nodes for the p-values (N, S) of poisoned scores (N, S); `predicted` (N,) int64 when a column is sliced."""
     table: Sym | None = None
     if tables.of.ndim == 2:
-        table = xp.node("Gather", xp.constant(f"{name}.table_of_class", tables.of), predicted, rank=2, axis=0)
-    point = xp.node("Unsqueeze", scores, xp.integers(-1), rank=3)
+        table = xp.node("Gather", xp.constant(f"{name}.table_of_class", tables.of), predicted, width=0, axis=0)
+    point = xp.node("Unsqueeze", scores, xp.integers(-1), width=0)
     block, below = _find_block(xp, point, tables, name, table)
-    found = xp.sum(_flag(xp, xp.node("GreaterOrEqual", block, point)))
+    found = xp.count(xp.node("GreaterOrEqual", block, point))
     at_least = found if below is None else found - below
     blocks, width = tables.per_table, tables.blocks.shape[-1]
     rows = _per_column(xp, tables.rows, tables, f"{name}.rows", table)
-    return (at_least + float((blocks - 1) * width + 1)) / rows + scores * 0.0
+    exact = (at_least + float((blocks - 1) * width + 1)) / rows
+    return Sym((exact + scores * 0.0).value, xp, scores.width)
 
 
 def _find_block(xp: OnnxOps, point: Sym, tables: Tables, name: str, table: Sym | None) -> tuple[Sym, Sym | None]:
@@ -131,10 +132,10 @@ def _find_block(xp: OnnxOps, point: Sym, tables: Tables, name: str, table: Sym |
     if tables.per_table == 1:
         return _per_column(xp, blocks, tables, name, table), None
     knots = _per_column(xp, xp.constant(f"{name}.knots", tables.knots), tables, name, table)
-    passed = xp.sum(_flag(xp, xp.node("Less", knots, point)))
+    passed = xp.count(xp.node("Less", knots, point))
     first = np.arange(len(tables.rows), dtype=np.float32) * tables.per_table
     row = passed + _per_column(xp, first, tables, f"{name}.first_block", table)
-    block = xp.node("Gather", blocks, xp.node("Cast", row, to=7), rank=3, axis=0)
+    block = xp.node("Gather", blocks, xp.node("Cast", row, to=7), width=0, axis=0)
     return block, passed * float(tables.blocks.shape[-1])
 
 
@@ -144,11 +145,7 @@ def _per_column(xp: OnnxOps, values: Any, tables: Tables, name: str, table: Sym 
         values = xp.constant(name, values if table is not None else values[tables.of])
         return values if table is None else xp.node("Gather", values, table, axis=0)
     if table is not None:
-        return xp.node("Gather", values, table, rank=3, axis=0)
+        return xp.node("Gather", values, table, width=0, axis=0)
     if tables.of.tolist() == list(range(len(tables.rows))):
         return values  # type: ignore[no-any-return]
-    return xp.node("Gather", values, xp.constant(f"{name}.table_of_column", tables.of), rank=2, axis=0)
-
-
-def _flag(xp: OnnxOps, condition: Sym) -> Sym:
-    return xp.node("Cast", condition, to=1)
+    return xp.node("Gather", values, xp.constant(f"{name}.table_of_column", tables.of), width=0, axis=0)

@@ -85,8 +85,8 @@ def compile_stream(
     xp, layout = OnnxOps(), StateLayout.of(scores, columns)
     inputs = signal_inputs(scores, columns, (), widths, "M")
     state = ir.val("state", FLOAT, ["M", layout.size])
-    places = xp.nodes_out("Split", layout.size, Sym(state, xp, 2), rank=1, axis=1, num_outputs=layout.size)
-    values, inner = _step(xp, scores, columns, layout, places, symbols(inputs, xp))
+    places = xp.nodes_out("Split", layout.size, Sym(state, xp, layout.size), width=0, axis=1, num_outputs=layout.size)
+    values, inner = _step(xp, scores, columns, layout, places, symbols(inputs, xp, widths))
     xp.scope = "stream"
     invalid, kept = _advance(xp, places, values, inner, layout)
     latch = xp.maximum(places[LATCH], xp.node("Cast", invalid, to=1))
@@ -128,10 +128,11 @@ def _advance(
     xp: OnnxOps, places: Sequence[Sym], values: Sym, inner: Sequence[Sym], layout: StateLayout
 ) -> tuple[Sym, list[Sym]]:
     """Whether the step is invalid, (M, 1), and what the state keeps after the latch: [steps, maxima (M, S), the rest]."""
-    flags = xp.node("Cast", not_finite(xp, xp.concat([values, *inner])), to=1)
+    checked = xp.concat([values, *inner])
+    flags = Sym(xp.node("Cast", not_finite(xp, checked), to=1).value, xp, checked.width)
     invalid = xp.greater(xp.sum(flags), 0.0)
     steps, end = places[STEPS], FIRST_MAXIMUM + layout.maxima
-    before = Sym(xp.concat(places[FIRST_MAXIMUM:end]).value, xp, 2)
+    before = xp.concat(places[FIRST_MAXIMUM:end])
     largest = xp.where(xp.greater(steps, 0.0), xp.maximum(before, values), values)
     rest = xp.concat(places[end:])
     kept = [(steps, steps + 1.0), (before, largest), (rest, xp.concat(list(inner)))]

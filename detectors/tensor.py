@@ -64,8 +64,8 @@ class Ops(Protocol[T]):
         """One row of a table per index: (M, D), (N,) -> (N, D)."""
         ...
 
-    def split(self, x: T, parts: int) -> T:
-        """(N, parts * K) -> (N, parts, K)."""
+    def sum_parts(self, x: T, parts: int) -> T:
+        """Sums of equal consecutive parts of a row, (N, parts * K) -> (N, parts)."""
         ...
 
     def greater(self, a: T, b: Any) -> T:

@@ -1,0 +1,205 @@
+"""Every score of the table, fitted on one small world, with three ways to run it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from demur.detectors.build import build_score
+from demur.detectors.compile import compile_monitor, compile_scores, serialize
+from demur.detectors.evaluate import evaluate
+from demur.detectors.numpy_monitor import evaluate_monitor
+from demur.detectors.policy import Column
+from demur.detectors.score import Reference, Score
+from demur.detectors.scores import SCORES
+from demur.detectors.scores.onnx_score import OnnxScore
+
+C, D, M = 7, 16, 420
+WIDTHS = {"features": D, "logits": C}
+Signals = dict[str, np.ndarray]
+
+
+@functools.cache
+def world() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class centres (C, D) and the head (C, D), (C,) that is optimal for them."""
+    centres = np.abs(np.random.default_rng(5).normal(size=(C, D))) * 2
+    return centres.astype(np.float32), centres.astype(np.float32), (-(centres**2).sum(axis=1) / 2).astype(np.float32)
+
+
+def with_logits(features: np.ndarray) -> Signals:
+    _, weight, bias = world()
+    features = np.ascontiguousarray(features, np.float32)
+    with np.errstate(all="ignore"):
+        return {"features": features, "logits": (features @ weight.T + bias).astype(np.float32)}
+
+
+def near(count: int, seed: int = 1) -> Signals:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % C
+    return with_logits(np.abs(world()[0][labels] + 0.3 * rng.normal(size=(count, D))))
+
+
+def between_classes(count: int) -> Signals:
+    """Halfway between two centres: ambiguous to the head, and off the data."""
+    centres = world()[0]
+    noise = 0.1 * np.random.default_rng(3).normal(size=(count, D))
+    i = np.arange(count)
+    return with_logits(np.abs((centres[i % C] + centres[(i + 3) % C]) / 2 + noise))
+
+
+def permuted(count: int) -> Signals:
+    """Ordinary activations in the wrong places."""
+    return with_logits(np.random.default_rng(9).permuted(near(count)["features"], axis=1))
+
+
+def healthy(count: int) -> Signals:
+    return with_logits(np.random.default_rng(11).normal(size=(count, D)))
+
+
+def spiked(count: int) -> Signals:
+    """One activation carries everything."""
+    features = healthy(count)["features"].copy()
+    features[:, 4] = 80
+    return with_logits(features)
+
+
+@functools.cache
+def reference() -> Reference:
+    signals = near(M, seed=0)
+    labels = np.arange(M) % C
+    correct = signals["logits"].argmax(axis=1) == labels
+    return Reference(signals, labels, world()[1], world()[2], correct)
+
+
+def small_network(opset: int = 17) -> bytes:
+    """A network of somebody else's: features -> relu layer -> minus the largest class score, (N, 1)."""
+    _, weight, bias = world()
+    weights = {"fc1": np.eye(D, dtype=np.float32), "fc2": weight, "bias2": bias}
+    nodes = [
+        helper.make_node("Gemm", ["features", "fc1"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "fc2", "bias2"], ["z"], transB=1),
+        helper.make_node("ReduceMax", ["z"], ["m"], axes=[1], keepdims=1),
+        helper.make_node("Neg", ["m"], ["risk"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", D])],
+        [helper.make_tensor_value_info("risk", TensorProto.FLOAT, ["batch", 1])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return model.SerializeToString()
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A fitted score and how to run it: alone, or behind the calibrated columns whose p-values it reads."""
+
+    name: str
+    kind: str
+    score: Score
+    needs: Mapping[str, Score] = field(default_factory=dict)
+    ordinary: Any = near
+    far: Any = between_classes
+
+    @functools.cached_property
+    def columns(self) -> list[Column]:
+        calibration = near(200, seed=8)
+        tables = evaluate(self.needs, calibration)
+        members = [Column(n, n, calibration=(np.sort(tables[n]),)) for n in self.needs]
+        return [*members, Column(self.name, self.name)]
+
+    @property
+    def signals_read(self) -> tuple[str, ...]:
+        every = [s for score in (*self.needs.values(), self.score) for s in score.inputs if not s.startswith("p:")]
+        return tuple(dict.fromkeys(every))
+
+    @property
+    def held(self) -> dict[str, Score]:
+        return {**self.needs, self.name: self.score}
+
+    @functools.cached_property
+    def model(self) -> onnx.ModelProto:
+        return self.compiled(self.score)
+
+    def compiled(self, score: Score) -> onnx.ModelProto:
+        if self.needs:
+            return compile_monitor({**self.needs, self.name: score}, self.columns, [], WIDTHS)
+        return compile_scores({self.name: score}, WIDTHS)
+
+    def feed(self, signals: Signals) -> Signals:
+        return {i.name: signals[i.name] for i in self.model.graph.input}
+
+    def numpy(self, signals: Signals) -> np.ndarray:
+        if self.needs:
+            return evaluate_monitor(self.held, self.columns, [], signals)["scores"][:, -1]
+        return evaluate({self.name: self.score}, signals)[self.name]
+
+    def runtime(self, signals: Signals) -> np.ndarray:
+        return self.session.run(["scores"], self.feed(signals))[0][:, -1]
+
+    def evaluator(self, signals: Signals) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return ReferenceEvaluator(self.model).run(["scores"], self.feed(signals))[0][:, -1]
+
+    @functools.cached_property
+    def session(self) -> ort.InferenceSession:
+        return session(self.model)
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+
+
+def build(kind: str, **hyper: Any) -> Score:
+    return build_score(kind, hyper, reference())
+
+
+@functools.cache
+def entries() -> dict[str, Entry]:
+    shaped = {"transforms": [{"react": {"quantile": 0.8}}, "linear_head"], "score": {"energy": {"temperature": 2.0}}}
+    plain: dict[str, tuple[str, dict[str, Any]]] = {
+        "msp": ("msp", {}),
+        "max_logit": ("max_logit", {}),
+        "energy": ("energy", {}),
+        "energy_warm": ("energy", {"temperature": 3.0}),
+        "entropy": ("entropy", {}),
+        "mahalanobis": ("mahalanobis", {}),
+        "mahalanobis_fixed": ("mahalanobis", {"shrinkage": 0.1}),
+        "relative_mahalanobis": ("relative_mahalanobis", {}),
+        "knn": ("knn", {"k": 5, "bank": 300}),
+        "knn_nearest": ("knn", {"k": 1}),
+        "vim": ("vim", {"dim": 6}),
+        "react_energy": ("react_energy", {}),
+        "shaped": ("shaped", shaped),
+        "gmm": ("gmm", {"components": 3}),
+        "activation_kurtosis": ("activation_kurtosis", {}),
+    }
+    found = {n: Entry(n, kind, build(kind, **hyper)) for n, (kind, hyper) in plain.items()}
+    for name in ("vim", "shaped"):
+        found[name] = replace(found[name], far=permuted)
+    found["activation_kurtosis"] = Entry(
+        "activation_kurtosis", "activation_kurtosis", build("activation_kurtosis"), ordinary=healthy, far=spiked
+    )
+    found["onnx_score"] = Entry("onnx_score", "onnx_score", OnnxScore.of(small_network(), reference()))
+    members = {n: found[n].score for n in ("energy", "mahalanobis", "knn")}
+    for by in ("fisher", "min_p"):
+        fused = build("fused", of=list(members), by=by)
+        found[f"fused_{by}"] = Entry(f"fused_{by}", "fused", fused, needs=members)
+    return found
+
+
+def test_every_score_of_the_table_is_under_contract():
+    assert {e.kind for e in entries().values()} == set(SCORES)
