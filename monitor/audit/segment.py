@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demur.monitor.audit.frame import HEAD_BYTES, BadFrame, Frame, body_bytes, decode, survivor
+from demur.monitor.errors import AuditUnavailable
 
 JOURNAL = "journal"
 _DIGITS = 20
 
 
-class CorruptJournal(ValueError):
+class CorruptJournal(AuditUnavailable):
     """Acknowledged data is damaged or missing."""
 
 
@@ -56,17 +57,17 @@ class Cursor:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._path: Path | None = None
-        self._offset = 0
+        self.path: Path | None = None
+        self.offset = 0
         self.sequence = 0
 
     def read(self, upto: int | None = None) -> Iterator[Entry | Damage]:
         """Entries before sequence `upto` (None: all there are). A Damage, if any, is the last thing yielded."""
         for path in segments(self._directory):
-            if self._path is not None and path < self._path:
+            if self.path is not None and path < self.path:
                 continue
-            if path != self._path:
-                self._path, self._offset = path, 0
+            if path != self.path:
+                self.path, self.offset = path, 0
             for item in self._segment(path, upto):
                 yield item
                 if isinstance(item, Damage):
@@ -75,10 +76,10 @@ class Cursor:
                 return
 
     def _segment(self, path: Path, upto: int | None) -> Iterator[Entry | Damage]:
-        base = self._offset
+        base = self.offset
         data = _tail(path, base)
-        while self._offset < base + len(data) and (upto is None or self.sequence < upto):
-            at = self._offset
+        while self.offset < base + len(data) and (upto is None or self.sequence < upto):
+            at = self.offset
             try:
                 frame = decode(data, at - base, base)
                 if frame.sequence != self.sequence or (at == 0 and frame.sequence != int(path.stem)):
@@ -86,15 +87,15 @@ class Cursor:
             except BadFrame as error:
                 yield self._damage(path, data, base, str(error))
                 return
-            self._offset += frame.size
+            self.offset += frame.size
             self.sequence += 1
             yield Entry(frame, path, at)
 
     def _damage(self, path: Path, data: bytes, base: int, cause: str) -> Damage:
-        at = self._offset - base
+        at = self.offset - base
         last = path == segments(self._directory)[-1]
         torn = last and not _whole(data, at, base) and survivor(data, at, base) is None
-        return Damage(path, self._offset, base + len(data), cause, torn)
+        return Damage(path, self.offset, base + len(data), cause, torn)
 
 
 def _tail(path: Path, offset: int) -> bytes:
