@@ -1,0 +1,24 @@
+"""Conformal p-values, and scores of p-values (N, S)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.oracles.sample import Float
+
+
+def conformal_p(calibration: NDArray[np.floating], scores: NDArray[np.floating]) -> Float:
+    """(1 + #{calibration >= s}) / (n + 1) (Bates et al. 2023, equation 2): one comparison a pair."""
+    counts = [sum(bool(c >= s) for c in calibration) for s in scores]
+    return (1.0 + np.array(counts, np.float64)) / (len(calibration) + 1.0)
+
+
+def fisher(p: Float) -> Float:
+    """-2 sum log p (Fisher 1932)."""
+    return -2.0 * np.log(p).sum(axis=1)
+
+
+def min_p(p: Float) -> Float:
+    """-min p (Tippett 1931): the smallest p-value, smaller being less trustworthy."""
+    return -p.min(axis=1)
