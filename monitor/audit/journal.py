@@ -42,7 +42,7 @@ class Journal:
 
     When storage fails, every record in flight loses its provisional sequence and is spilled or counted; nothing waits
     in memory for a disk. The writer tries again every `retry_seconds`; its first batch then holds a recovery record, the
-    drop records and what was spilled.
+    drop records and what was spilled. What an earlier process spilled is merged first of all (may raise OSError).
     """
 
     def __init__(
@@ -53,13 +53,14 @@ class Journal:
         self._pace, self._clock = pace or Pace(), clock
         self.tally = Tally()
         self.synced = place.sequence  # records in the journal for good
+        self.merge()  # what an earlier process spilled
         self.failure: Exception | None = None
         self._failed_at = 0.0
         self._lock = threading.Lock()
         self._work, self._done = threading.Condition(self._lock), threading.Condition(self._lock)
         self._queue: list[Pending] = []
         self._bytes = self._waiting = 0
-        self._next = place.sequence
+        self._next = self.synced
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="demur-audit-journal", daemon=True)
         self._thread.start()
@@ -226,7 +227,7 @@ class Journal:
                 pending.sequence, self._next = self._next, self._next + 1
 
     def merge(self) -> None:
-        """Bring spilled records into the journal. Only on the writer's thread, or before it has work. Raises: OSError."""
+        """Bring spilled records into the journal. Only on the writer's thread, or before it starts. Raises: OSError."""
         for chunk in self._spill.chunks(self._place.merged) if self._spill is not None else ():
             self._commit(chunk)
 

@@ -66,7 +66,7 @@ class AuditLog:
         try:
             _own(directory, signer, storage)
             found = restore(directory, storage, signer.verifier, origin)
-            spill = Spill(spill_directory, DiskStorage() if storage is None else storage) if spill_directory else None
+            spill = Spill(spill_directory, storage) if spill_directory else None
             first = Record(kind="start", environment=environment, note=f"origin {origin} pid {os.getpid()}")
             journal = _journal(directory, storage, found, spill, pace, clock, segment_bytes, first)
         except (OSError, InvalidRecord) as error:
