@@ -116,9 +116,8 @@ def activate(
 
     Example: [bold]demur bundle activate digits-1.demur /srv/bundles/digits.demur --allow-rollback[/]
     """
-    from demur.monitor.bundle.activation import install
-
     from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle.activation import install
 
     loaded = Bundle.load(bundle)
     install(loaded, target, allow_rollback=allow_rollback)
