@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+HEADS = ("accepted", "NOVEL", "AMBIG.", "BROKEN", "wrong", "promised", "p50 ms", "p99")
 KINDS = (Reason.NOVEL, Reason.AMBIGUOUS, Reason.INVALID, Reason.UNAVAILABLE)
 DOUBT = 0.01  # a promise counts as broken when the exact one-sided 99 % lower bound of the test error exceeds it
 
@@ -38,7 +39,7 @@ class Tally:
     @property
     def error(self) -> str:
         """The error rate among the accepted, in words."""
-        return f"{self.wrong / self.accepted:.1%}" if self.accepted else "none accepted"
+        return f"{self.wrong / self.accepted:.1%}" if self.accepted else "-"
 
 
 class Board:
@@ -69,39 +70,34 @@ class Board:
             self._live.update(self.table())
 
     def table(self) -> Table:
-        """One line a stream."""
+        """One line a stream; fits 80 columns."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for name, justify in (
-            ("stream", "left"),
-            ("", "left"),
-            ("accepted", "right"),
-            ("abstained, and why", "left"),
-            ("wrong among accepted", "left"),
-            ("p50 ms", "right"),
-            ("p99 ms", "right"),
-        ):
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        for name in ("stream", "", *HEADS):
+            table.add_column(name, justify="right" if name in HEADS else "left", no_wrap=True)
         for traffic, tally in zip(self.streams, self.tallies, strict=True):
-            bar = ProgressBar(total=tally.total, completed=tally.done, width=16)
-            table.add_row(
-                traffic.name,
-                bar,
-                _share(tally.accepted, tally.done),
-                _reasons(tally),
-                self._promise(traffic, tally),
-                *_latency(tally),
-            )
+            bar = ProgressBar(total=tally.total, completed=tally.done, width=7)
+            table.add_row(traffic.name, bar, *self._cells(traffic, tally))
         return table
 
-    def _promise(self, traffic: Traffic, tally: Tally) -> str:
+    def _cells(self, traffic: Traffic, tally: Tally) -> tuple[str, ...]:
         if not tally.done:
-            return ""
-        if traffic.promised:
-            return f"{tally.error}  [dim]promised ≤ {self.risk:.1%}[/]"
-        return f"{tally.error}  [dim]nothing promised[/]"
+            return ("",) * len(HEADS)
+        broken = tally.reasons[Reason.INVALID] + tally.reasons[Reason.UNAVAILABLE]
+        counts = (tally.reasons[Reason.NOVEL], tally.reasons[Reason.AMBIGUOUS], broken)
+        colours = ("magenta", "yellow", "red")
+        promised = f"≤ {self.risk:.1%}" if traffic.promised else "[dim]nothing[/]"
+        p50, p99 = np.percentile(tally.milliseconds, (50, 99))
+        return (
+            f"{tally.accepted} [dim]{tally.accepted / tally.done:>4.0%}[/]",
+            *(f"[{c}]{n}[/]" if n else "[dim]0[/]" for n, c in zip(counts, colours, strict=True)),
+            tally.error,
+            promised,
+            f"{p50:.1f}",
+            f"{p99:.1f}",
+        )
 
     @property
     def unanswered(self) -> int:
@@ -120,18 +116,3 @@ class Board:
         tally = next(t for s, t in zip(self.streams, self.tallies, strict=True) if s.promised)
         verb = "kept" if self.kept else "BROKEN"
         return f"promise {verb}: {tally.wrong} of {tally.accepted} accepted known digits were wrong ({tally.error}), promised at most {self.risk:.1%}"
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part:>4} {part / whole:>5.0%}" if whole else ""
-
-
-def _reasons(tally: Tally) -> str:
-    colours = {Reason.NOVEL: "magenta", Reason.AMBIGUOUS: "yellow", Reason.INVALID: "red", Reason.UNAVAILABLE: "red"}
-    return "  ".join(f"[{colours[k]}]{k.name} {n}[/]" for k in KINDS if (n := tally.reasons[k]))
-
-
-def _latency(tally: Tally) -> tuple[str, str]:
-    if not tally.milliseconds:
-        return "", ""
-    return f"{np.percentile(tally.milliseconds, 50):.1f}", f"{np.percentile(tally.milliseconds, 99):.1f}"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from rich.padding import Padding
 
-from demur.monitor.audit import verify_log
+from demur.monitor.audit.verify import verify_log
 from demur.monitor.client.client import Client
 from demur.monitor.demo.board import Board
 from demur.monitor.demo.model import KNOWN, load_digits, train
@@ -64,11 +65,15 @@ def tour(folder: Path, seed: int, console: Console) -> bool:
         f"[green]✓[/] fitted and calibrated on {len(digits.calibration[0])} other scans: {folder / 'digits.demur'}\n"
     )
     for rule in bundle.manifest.rules:
-        console.print(f"  [bold]{rule.name:<10}[/]{rule.statement}", soft_wrap=False)
+        console.print(f"  [bold]{rule.name}[/]")
+        console.print(Padding(rule.statement, (0, 0, 0, 4)), soft_wrap=False)
     console.print()
     board = Board(streams(digits, seed), POLICY["rules"][1]["ambiguous"]["promise"]["error_when_accepted_at_most"])
     with _serving(folder) as address:
-        console.print(f"[green]✓[/] demur serve on {address}; sending four streams through gRPC\n")
+        console.print(f"[green]✓[/] demur serve on {address}; sending four streams through gRPC")
+        console.print(
+            "  [dim]wrong: error rate among the accepted; an unseen digit or a photograph has no right answer[/]\n"
+        )
         with board.live(console), Client(address, timeout_seconds=5) as client:
             for number, stream in enumerate(board.streams):
                 _send(client, model, stream, number, board)
@@ -136,7 +141,9 @@ def _close(folder: Path, board: Board, console: Console, seconds: float) -> bool
     audit = yaml.safe_load((folder / "demur.yaml").read_text())["audit"]["directory"]
     report = verify_log(Path(audit))
     mark = "[green]✓[/]" if report.ok else "[red]✗[/]"
-    console.print(f"\n{mark} audit trail: {report.summary}")
+    console.print(
+        f"\n{mark} audit trail: {report.covered} of {report.size} records are covered by its checkpoint, every digest matches"
+    )
     console.print(f"{'[green]✓[/]' if board.kept else '[red]✗[/]'} {board.sentence}")
     console.print(f"\nNext, look at what was refused and why ({seconds:.0f} s so far):")
     console.print(f"  [bold]demur audit ls {audit} --abstained --limit 20[/]")
