@@ -22,34 +22,23 @@ def assess(
 
     Example: [bold]demur assess digits.demur test.npz -o verdicts.parquet[/]
     """
+    from rich.table import Table
+
     from demur.monitor.fit.offline import assess_table
     from demur.monitor.fit.table import load_table
-    from demur.monitor.fit.verdict_table import verdict_rows, write_verdicts
+    from demur.monitor.fit.verdict_table import terminal_rows, write_verdicts
     from demur.monitor.monitor import Monitor
 
     monitor = Monitor.load(bundle)
     rows = load_table(table, monitor.engine.loaded.widths)
     verdicts = assess_table(monitor, rows)
+    ids = None if rows.id is None else rows.id.tolist()
     if output is not None:
-        write_verdicts(output, verdicts, rows.id)
-    _print(verdict_rows(verdicts, rows.id, limit=show), verdicts.policy.columns)
+        write_verdicts(output, verdicts, ids)
+    shown = Table("row", "verdict", "why", box=None, pad_edge=False, header_style="bold")
+    for name, verdict, why in terminal_rows(verdicts, ids, limit=show):
+        shown.add_row(name, f"[{'green' if verdict == 'ACCEPT' else 'yellow'}]{verdict}[/]", why)
+    out().print(shown, soft_wrap=False)
     accepted = int(verdicts.accept.sum())
-    out().print(
-        f"\n[bold]{accepted}[/] of {len(verdicts)} accepted ({accepted / len(verdicts):.1%})"
-        + (f", written to {output}" if output else "")
-    )
-
-
-def _print(rows: list[dict[str, object]], columns: tuple[str, ...]) -> None:
-    from rich.table import Table
-
-    table = Table(
-        "row", "verdict", "reasons", *(f"p {c}" for c in columns), box=None, pad_edge=False, header_style="bold"
-    )
-    for row in rows:
-        colour = "green" if row["accept"] else "yellow"
-        verdict = "ACCEPT" if row["accept"] else "ABSTAIN"
-        table.add_row(
-            str(row["row"]), f"[{colour}]{verdict}[/]", str(row["reasons"]), *(f"{row[f'p_{c}']:.3g}" for c in columns)
-        )
-    out().print(table, soft_wrap=False)
+    where = f", every verdict in {output}" if output else ""
+    out().print(f"\n[bold]{accepted}[/] of {len(verdicts)} accepted ({accepted / len(verdicts):.1%}){where}")

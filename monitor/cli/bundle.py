@@ -111,14 +111,19 @@ def activate(
     allow_rollback: Annotated[
         bool, typer.Option("--allow-rollback", help="Let the server take a lower version; audited.")
     ] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
 ) -> None:
     """Install a bundle where a server watches; the server takes it after its own checks.
 
     Example: [bold]demur bundle activate digits-1.demur /srv/bundles/digits.demur --allow-rollback[/]
     """
+    from getpass import getuser
+
     from demur.monitor.bundle import Bundle
-    from demur.monitor.bundle.activation import install
+    from demur.monitor.bundle.activation import allow
 
     loaded = Bundle.load(bundle)
-    install(loaded, target, allow_rollback=allow_rollback)
+    if allow_rollback:
+        allow(target, loaded, by=getuser(), reason=reason)
+    loaded.save(target)
     out().print(f"installed version {loaded.manifest.version} (sha256:{loaded.digest[:16]}…) at {target}")

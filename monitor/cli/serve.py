@@ -56,10 +56,11 @@ def schema(
 
     Example: [bold]demur schema server > demur.schema.json[/]
     """
+    from demur.monitor.config.document import Section
     from demur.monitor.config.policy import PolicyConfig
     from demur.monitor.config.server import ServerConfig
 
-    models = {"monitor": PolicyConfig, "server": ServerConfig}
+    models: dict[str, type[Section]] = {"monitor": PolicyConfig, "server": ServerConfig}
     if which not in models:
         raise typer.BadParameter(f"expected one of {', '.join(models)}, got {which!r}")
     print(json.dumps(models[which].model_json_schema(), indent=2))

@@ -39,7 +39,7 @@ class Fitted:
     so that later calibration data can be checked against them.
     """
 
-    scores: Mapping[str, Score]
+    scores: Mapping[str, Any]
     types: Mapping[str, str]
     ranges: Mapping[str, tuple[float, float]]
     digests: Mapping[str, str]
@@ -54,7 +54,7 @@ def widths(config: PolicyConfig) -> dict[str, int]:
 
 
 def graph_of(
-    config: PolicyConfig, plan: Plan, scores: Mapping[str, Score], columns: Sequence[Column], rules: Sequence[Rule]
+    config: PolicyConfig, plan: Plan, scores: Mapping[str, Any], columns: Sequence[Column], rules: Sequence[Rule]
 ) -> bytes:
     """The compiled graph of these columns and rules, the same bytes for the same arrays."""
     if plan.stream:

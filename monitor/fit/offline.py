@@ -12,6 +12,7 @@ from demur.monitor.errors import InvalidObservation
 from demur.monitor.fit.scoring import parts
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.monitor import Monitor
+from demur.monitor.observation import observe
 from demur.monitor.verdicts import Verdicts
 
 UNIT_COLUMNS = ("accept", "reason_bits", "rule_hits", "pooled", "scores", "p_values", "actions")
@@ -32,7 +33,7 @@ def assess_table(monitor: Monitor, table: SignalsTable) -> Verdicts:
     for part in parts(len(table), None if grouping is None else grouping.index):
         batch = table.take(part)
         group = None if grouping is None else grouping.index[part]
-        found.append(monitor.assess(group_id=group, **batch.arrays()))
+        found.append(monitor.engine.assess(observe(batch.widths, batch.arrays(), group_id=group)))
         rows.append(part)
     whole = joined(found, np.argsort(np.concatenate(rows), kind="stable"))
     if grouping is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from demur.detectors.build import build_score
 from demur.detectors.policy import Column
-from demur.detectors.score import Reference, Score
+from demur.detectors.score import Reference
 from demur.detectors.scores import STREAM_SCORES
 from demur.detectors.storage import restore
 from demur.monitor.bundle import Bundle
@@ -125,7 +125,7 @@ def as_table(source: Source, policy: PolicyConfig) -> SignalsTable:
     return load_table(source, widths(policy))
 
 
-def fit_scores(policy: PolicyConfig, table: SignalsTable) -> dict[str, Score]:
+def fit_scores(policy: PolicyConfig, table: SignalsTable) -> dict[str, Any]:
     """Every score of the policy, fitted on the reference rows."""
     reference = _reference(policy, table)
     stream = {s.type for s in policy.scores} & set(STREAM_SCORES)
@@ -136,7 +136,7 @@ def fit_scores(policy: PolicyConfig, table: SignalsTable) -> dict[str, Score]:
     return {s.name: build_score(s.type, dict(s.hyper), reference) for s in policy.scores}
 
 
-def restore_scores(bundle: Bundle) -> dict[str, Score]:
+def restore_scores(bundle: Bundle) -> dict[str, Any]:
     """The fitted scores of a bundle, from its graph's named weights."""
     from onnx import numpy_helper
 
@@ -158,7 +158,7 @@ def _reference(policy: PolicyConfig, table: SignalsTable) -> Reference:
     return Reference(table.signals, table.label, weight, bias, correct)
 
 
-def gather(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Score], table: SignalsTable) -> Evidence:
+def gather(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable) -> Evidence:
     """Run the compiled graph over the calibration rows: fold A for what fusions read, fold B for everything else."""
     if planned.stream:
         return _gather_streams(policy, planned, scores, table)
@@ -188,7 +188,7 @@ def gather(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Score], tab
     )
 
 
-def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Score], table: SignalsTable) -> Evidence:
+def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable) -> Evidence:
     from demur.detectors.stream import state_size
 
     columns = [Column(c.name, c.score, c.unit) for c in planned.columns]
