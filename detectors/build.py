@@ -14,11 +14,11 @@ def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, 
 
     Raises: ValueError for an unknown score or hyper-parameter (listing the known ones), or from the fit.
     """
-    from demur.detectors.scores import SCORES
+    from demur.detectors.scores import SCORES, STREAM_SCORES
 
     if not isinstance(name, str):
         name, hyper = _entry("score", name)
-    score: Score = _fit("score", name, SCORES, hyper or {}, reference)
+    score: Score = _fit("score", name, {**SCORES, **STREAM_SCORES}, hyper or {}, reference)
     return score
 
 

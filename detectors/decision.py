@@ -51,19 +51,24 @@ def reasons_of(xp: OnnxOps, flags: Sym, kinds: Sequence[Reason], name: str) -> S
 
 
 def outcome(
-    xp: OnnxOps, rules: Sequence[Rule], chosen: Sequence[Rule], hit: Sym | None, broken: list[tuple[Sym, int, Reason]]
+    xp: OnnxOps,
+    unit: str,
+    rules: Sequence[Rule],
+    chosen: Sequence[Rule],
+    hit: Sym | None,
+    broken: list[tuple[Sym, int, Reason]],
 ) -> dict[str, Sym]:
     """rule_hits, reasons, accept from the rules' flags and from (flags, how many, kind) of what is broken."""
-    unit = "rules." + (chosen[0].column if chosen else "none")
+    name = f"rules.{unit}"
     flags = [] if hit is None else [hit]
     kinds = [r.reason for r in chosen]
     for flag, count, kind in broken:
         flags.append(flag)
         kinds += [kind] * count
-    reasons = reasons_of(xp, xp.concat(flags), kinds, unit)
+    reasons = reasons_of(xp, xp.concat(flags), kinds, name)
     zero = xp.constant("int64.0", np.int64(0))
     places = [1 << rules.index(r) for r in chosen]
-    found = reasons * zero if hit is None else bits_of(xp, hit, places, f"{unit}.rule_bits")
+    found = reasons * zero if hit is None else bits_of(xp, hit, places, f"{name}.rule_bits")
     return {"rule_hits": found, "reasons": reasons, "accept": xp.node("Equal", reasons, zero)}
 
 
@@ -76,7 +81,7 @@ def decide_rows(xp: OnnxOps, rows: RowColumns, rules: Sequence[Rule]) -> dict[st
     hit = hits(xp, scores, columns, chosen, rows.predicted) if chosen else None
     broken = not_finite(xp, xp.concat(checked(xp, rows, scores, p_values)))
     width = sum(1 + bool(c.calibration) for c in columns) + len(rows.group_columns)
-    decided = outcome(xp, rules, chosen, hit, [(broken, width, Reason.INVALID)])
+    decided = outcome(xp, "row", rules, chosen, hit, [(broken, width, Reason.INVALID)])
     decided["pooled"] = pooled(xp, rules, chosen, rows.predicted, decided["rule_hits"])
     return {"scores": scores, "p_values": p_values} | decided
 

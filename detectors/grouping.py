@@ -32,7 +32,7 @@ def decide_groups(
     broken = [(invalid, len(columns), Reason.INVALID)]
     if not empty_group:
         broken.append((xp.node("Not", filled), 1, Reason.UNAVAILABLE))
-    decided = outcome(xp, rules, chosen, hit, broken)
+    decided = outcome(xp, "group", rules, chosen, hit, broken)
     return {f"group_{k}": v for k, v in ({"scores": scores, "p": p_values} | decided).items()}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from demur.detectors.inline import inline_nodes
 from demur.detectors.numpy_ops import TINY
@@ -68,13 +69,20 @@ class OnnxOps:
         self.scope = ""
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
         self._recorded: dict[tuple[Any, ...], list[Sym]] = {}
 
     def constant(self, name: str, value: Any) -> Sym:
-        """A named initializer, made once."""
+        """A named initializer, made once.
+
+        Raises: ValueError when the name already holds something else.
+        """
         array = np.asarray(value)
         if name not in self.initializers:
             self.initializers[name] = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            self._arrays[name] = array
+        elif not np.array_equal(self._arrays[name], array, equal_nan=array.dtype.kind == "f"):
+            raise ValueError(f"two different arrays are named {name!r} in the graph; rename a score")
         return Sym(self.initializers[name], self, array.shape[-1] if array.ndim else 0, fixed=True)
 
     def node(self, op: str, *inputs: Any, width: int | None = None, **attributes: Any) -> Sym:
@@ -206,7 +214,7 @@ class OnnxOps:
         inputs = {name: s.value for name, s in signals.items()}
         nodes, initializers, output = inline_nodes(model, inputs, self.scope)
         self.nodes.extend(nodes)
-        self.initializers.update(initializers)
+        self.initializers |= initializers
         return self.node("Reshape", Sym(output, self, 0), self.integers(-1, 1), width=0)
 
     def concat(self, columns: Sequence[Sym]) -> Sym:

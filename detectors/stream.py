@@ -149,4 +149,4 @@ def _decide(
     xp.scope = "rules"
     hit = hits(xp, maxima, columns, rules, None) if rules else None
     broken = [(invalid, 1, Reason.INVALID), (xp.greater(latch, 0.5), 1, Reason.UNAVAILABLE)]
-    return {"p_values": p_values} | outcome(xp, rules, rules, hit, broken)
+    return {"p_values": p_values} | outcome(xp, "stream", rules, rules, hit, broken)
