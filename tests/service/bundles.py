@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from demur.detectors.compile import compile_monitor, serialize
 from demur.detectors.policy import Column, Rule
 from demur.detectors.reason import Reason
@@ -23,12 +24,12 @@ GOOD, BAD = [5.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]
 STREAM_LIMIT = 2.0
 
 
-def row_bundle(version: int = 1, *, limit: float = LIMIT, **model: Any) -> Bundle:
+def row_bundle(version: int = 1, *, limit: float = LIMIT, model: dict[str, str] | None = None) -> Bundle:
     """Signal `logits` (N, 4), rule "weak"."""
     columns, rules = [Column("weak", "weak", calibration=(TABLE,))], [_rule("weak", -limit)]
     graph = serialize(compile_monitor({"weak": MaxLogit()}, columns, rules, {"logits": WIDTH}))
     feed = {"logits": _rows()}
-    return _bundle(graph, feed, version, [("weak", "row", "max")], rules, model=model)
+    return _bundle(graph, feed, version, [("weak", "row", "max")], rules, model=model or {})
 
 
 def group_bundle(version: int = 1) -> Bundle:

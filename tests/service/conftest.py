@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+
 from demur.monitor.bundle import Bundle
 from demur.monitor.config.server import ServerConfig
 from demur.monitor.event import BundleEvent, DecisionEvent, RefusalEvent
@@ -52,14 +53,26 @@ def start(tmp_path: Path, heard: Heard) -> Iterator[Start]:
     """Start a server of these bundles (a path is taken as it is) with any keys of its configuration."""
     servers: list[Server] = []
 
-    def begin(bundles: dict[str, Bundle | Path] | None = None, *, options: dict[str, Any] | None = None, monitor: dict[str, Any] | None = None, **config: Any) -> Server:
+    def begin(
+        bundles: dict[str, Bundle | Path] | None = None,
+        *,
+        options: dict[str, Any] | None = None,
+        monitor: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> Server:
         monitors = []
         for name, bundle in (bundles or {"toy": row_bundle()}).items():
             path = bundle if isinstance(bundle, Path) else tmp_path / f"{name}.demur"
             if isinstance(bundle, Bundle):
                 bundle.save(path)
             monitors.append({"name": name, "bundle": str(path), **(monitor or {})})
-        document = {"listen": ["127.0.0.1:0"], "watch_seconds": 0.05, "drain_seconds": 2, **config, "monitors": monitors}
+        document = {
+            "listen": ["127.0.0.1:0"],
+            "watch_seconds": 0.05,
+            "drain_seconds": 2,
+            **config,
+            "monitors": monitors,
+        }
         servers.append(Server(ServerConfig.model_validate(document), observers=[heard], **(options or {})))
         return servers[-1].start()
 
@@ -75,7 +88,11 @@ def connect() -> Iterator[Callable[..., monitor_pb2_grpc.MonitorServiceStub]]:
 
     def stub(address: str, credentials: grpc.ChannelCredentials | None = None) -> Any:
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        channel = grpc.insecure_channel(address, options) if credentials is None else grpc.secure_channel(address, credentials, options)
+        channel = (
+            grpc.insecure_channel(address, options)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options)
+        )
         channels.append(channel)
         return monitor_pb2_grpc.MonitorServiceStub(channel)
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from demur.detectors.reason import Reason
 from demur.proto.v1 import monitor_pb2 as pb
 from tests.service.bundles import BAD, GOOD, group_bundle
-from tests.service.conftest import accepted, rows, tensor
+from tests.service.conftest import accepted, rows
 
 
 def test_answers_over_tcp(start, connect, heard):

@@ -1,0 +1,1 @@
+"""Ask a sidecar, and always get verdicts."""
