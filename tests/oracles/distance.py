@@ -32,8 +32,9 @@ def covariance(centred: Float, shrinkage: float | str) -> Float:
 
 
 def squared_distance(rows: Float, mean: Float, matrix: Float) -> Float:
-    """(h - mu)' matrix^-1 (h - mu), one linear solve a row."""
-    return np.array([(row - mean) @ np.linalg.solve(matrix, row - mean) for row in rows])
+    """(h - mu)' matrix^-1 (h - mu) of each row."""
+    centred = rows - mean
+    return np.sum(centred * np.linalg.solve(matrix, centred.T).T, axis=1)
 
 
 def class_means(sample: Sample) -> dict[int, Float]:
@@ -64,6 +65,22 @@ def relative_mahalanobis(sample: Sample, features: Float, shrinkage: float | str
     return mahalanobis(sample, features, shrinkage) - squared_distance(features, mean, background)
 
 
+def relative_mahalanobis_one_shrinkage(
+    sample: Sample, features: Float, shrinkage: float | str = "ledoit_wolf"
+) -> Float:
+    """The product's documented variant: only right rows, and background covariance = shrunk within + between.
+
+    Without shrinkage and with every row right it is the paper's, because the total covariance is the sum of the two
+    (the law of total covariance); `test_oracles` checks that against `relative_mahalanobis`.
+    """
+    labels = sample.labels[sample.correct]
+    means = class_means(sample)
+    centre = sample.features[sample.correct].mean(axis=0)
+    offsets = np.array([means[int(c)] - centre for c in labels])  # one per row: classes weigh by their counts
+    background = tied_covariance(sample, shrinkage) + offsets.T @ offsets / len(offsets)
+    return mahalanobis(sample, features, shrinkage) - squared_distance(features, centre, background)
+
+
 def unit(rows: Float) -> Float:
     """h / |h|; a zero row stays zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -77,14 +94,23 @@ def knn_cosine(bank: Float, features: Float, k: int) -> Float:
     """
     known, asked = unit(bank), unit(features)
     distances = np.array([0.5 * np.sum((known - row) ** 2, axis=1) for row in asked])
-    distances[:, ~bank.any(axis=1)] = 1.0
+    distances = distances[:, bank.any(axis=1)]  # a row without direction is nobody's neighbour, as KNN documents
     distances[~features.any(axis=1)] = 1.0
     return np.sort(distances, axis=1)[:, k - 1]
 
 
 def vim_dim(width: int) -> int:
-    """Dimension of the principal space, Wang et al. 2022: 1000 for D >= 2048, 512 for D >= 768, else D / 2."""
+    """Dimension of the principal space, Wang et al. 2022: 1000 for D >= 2048, 512 for D >= 768, else D / 2.
+
+    ViM documents that it applies the rule to the rank of the reference features, so that it is defined when D > N.
+    """
     return 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+
+
+def feature_rank(rows: Float) -> int:
+    """Singular values above the rounding of float32 features, 1e-6 of the largest."""
+    values = np.linalg.svd(rows, compute_uv=False)
+    return int(np.sum(values > 1e-6 * values[0]))
 
 
 def vim_origin(sample: Sample) -> Float:
@@ -97,8 +123,8 @@ def vim_residual(sample: Sample, features: Float, dim: int | None = None) -> Flo
     origin = vim_origin(sample)
     shifted = sample.features - origin
     _, vectors = np.linalg.eigh(shifted.T @ shifted / len(shifted))  # ascending
-    width = shifted.shape[1]
-    null_space = vectors[:, : width - (vim_dim(width) if dim is None else dim)]
+    width, rank = shifted.shape[1], feature_rank(shifted)
+    null_space = vectors[:, : width - (vim_dim(rank) if dim is None else dim)]
     return np.linalg.norm((features - origin) @ null_space, axis=1)
 
 
@@ -113,8 +139,11 @@ def vim(sample: Sample, features: Float, logits: Float, dim: int | None = None) 
 
 
 def react_clip(sample: Sample, quantile: float) -> float:
-    """One global quantile of all activations of the reference (Sun et al. 2021, section 3)."""
-    return float(np.quantile(sample.features, quantile))
+    """One global quantile of all activations of the reference (Sun et al. 2021, section 3).
+
+    The paper does not say which definition; ReAct documents the ceil(q n)-th smallest, NumPy's inverted_cdf.
+    """
+    return float(np.quantile(sample.features, quantile, method="inverted_cdf"))
 
 
 def react_energy(sample: Sample, features: Float, quantile: float = 0.9, temperature: float = 1.0) -> Float:

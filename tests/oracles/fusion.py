@@ -20,5 +20,5 @@ def fisher(p: Float) -> Float:
 
 
 def min_p(p: Float) -> Float:
-    """-min p (Tippett 1931): the smallest p-value, smaller being less trustworthy."""
-    return -p.min(axis=1)
+    """-log min p (Tippett 1931): Fused documents the logarithm, which keeps the order."""
+    return -np.log(p.min(axis=1))
