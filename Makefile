@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-helm lint format types imports bench bench-smoke proto proto-check lock
+.PHONY: help demo test test-slow test-peers test-oldest test-helm lint format types imports bench bench-smoke proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,15 @@ test-slow: $(VENV)/.installed  ## long simulations and soaks
 
 test-peers: .venv-peers/.installed  ## beside tritonclient, in its environment
 	.venv-peers/bin/python -m pytest -q -m peers $(PYTEST_ARGS)
+
+.venv-oldest/.installed: requirements/oldest.lock
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --require-hashes -r requirements/oldest.lock
+	.venv-oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-oldest: .venv-oldest/.installed  ## golden bundles in the oldest supported ONNX Runtime
+	.venv-oldest/bin/python -m pytest -q --noconftest tests/test_golden.py
 
 bench: $(VENV)/.installed  ## ratios measured in one run; writes out/bench.json
 	$(BIN)/demur bench --output out/bench.json
@@ -72,5 +81,6 @@ proto-check: .venv-proto/.installed  ## the committed stubs are what the protos 
 lock: ## re-resolve the lock files (needs uv)
 	uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/base.lock
 	uv pip compile -q pyproject.toml --extra dev -c requirements/base.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/dev.lock
+	uv pip compile -q requirements/oldest.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/oldest.lock
 	uv pip compile -q requirements/proto.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/proto.lock
 	uv pip compile -q pyproject.toml requirements/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/peers.lock

@@ -18,7 +18,7 @@ from demur.monitor.observation import Observation
 from demur.monitor.verdicts import Verdicts, act, unavailable
 
 LOG = logging.getLogger("demur.engine")
-RANGE_EVERY = 8  # signals are compared with their calibration ranges on every 8th request: two reductions cost as much as the graph at N = 1
+RANGE_EVERY = 64  # signals are compared with their calibration ranges on every 64th request: two reductions cost as much as the graph at N = 1
 
 FAILED = "the graph failed on this batch; the server's log has the details"
 

@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 LARGEST_BYTES = 4 << 30
 LARGEST_MEMBERS = 1024
-NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){0,2}$")
+NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.@-]*(/[A-Za-z0-9_][A-Za-z0-9_.@-]*){0,2}$")
 
 
 def write(members: Mapping[str, bytes]) -> bytes:

@@ -17,8 +17,8 @@ class SignalConfig(Section):
     """One named tensor of the model: its width and what its numbers are."""
 
     width: int = Field(ge=1, le=1 << 20)
-    kind: Literal["logits", "probabilities", "log_probabilities", "features"] | None = Field(
-        None, description="default: logits for a signal named logits, features otherwise"
+    kind: Literal["logits", "probabilities", "log_probabilities", "features", "mask"] | None = Field(
+        None, description="default: logits for a signal named logits, mask for one named *_mask, features otherwise"
     )
 
 
@@ -138,4 +138,7 @@ class PolicyConfig(Section):
 
     def kind(self, signal: str) -> str:
         """What the numbers of this signal are."""
-        return self.signals[signal].kind or ("logits" if signal == "logits" else "features")
+        given = self.signals[signal].kind
+        if given is not None:
+            return given
+        return "logits" if signal == "logits" else "mask" if signal.endswith("_mask") else "features"

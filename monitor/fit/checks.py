@@ -50,6 +50,8 @@ def inspect_tables(
 def inspect_table(table: SignalsTable, role: str, kinds: Mapping[str, str] | None = None) -> list[Finding]:
     """What is to say about one table; `role` (reference, calibration, ...) opens every message."""
     found = profiles(table)
+    masks = {name for name, kind in (kinds or {}).items() if kind == "mask"}
+    found = {name: profile for name, profile in found.items() if name not in masks}  # a mask may well be all ones
     findings = [finding for profile in found.values() for finding in _values(profile, role)]
     for name, profile in found.items():
         declared = (kinds or {}).get(name) or ("logits" if name == "logits" else "features")

@@ -49,7 +49,8 @@ def fit(config: Config, *, reference: Source, calibration: Source) -> Bundle:
     ref, cal = as_table(reference, policy), as_table(calibration, policy)
     findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
     scores = fit_scores(policy, ref)
-    evidence = gather(policy, planned, scores, cal)
+    folds = split_folds(policy, planned, cal)
+    evidence = gather(policy, planned, scores, *folds)
     fitted = Fitted(
         scores=scores,
         types={s.name: s.type for s in policy.scores},
@@ -59,7 +60,7 @@ def fit(config: Config, *, reference: Source, calibration: Source) -> Bundle:
         reference_rows=np.unique(ref.row_hashes()),
         findings=[f.message for f in findings],
     )
-    return assemble(policy, planned, fitted, evidence, _feed(cal))
+    return assemble(policy, planned, fitted, evidence, _feed(folds[1]))
 
 
 def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Source | None = None) -> Bundle:
@@ -85,7 +86,8 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     else:
         cal = as_table(calibration, policy)
         _check_calibration(bundle, policy, cal)
-        evidence, feed, ranges = gather(policy, planned, scores, cal), _feed(cal), _ranges(cal)
+        folds = split_folds(policy, planned, cal)
+        evidence, feed, ranges = gather(policy, planned, scores, *folds), _feed(folds[1]), _ranges(cal)
         digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
     types = {s.name: s.type for s in manifest.scores}
     fitted = Fitted(scores, types, ranges, digests, counts, bundle.arrays(ROWS)["reference"], manifest.findings)
@@ -158,13 +160,22 @@ def _reference(policy: PolicyConfig, table: SignalsTable) -> Reference:
     return Reference(table.signals, table.label, weight, bias, correct)
 
 
-def gather(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable) -> Evidence:
-    """Run the compiled graph over the calibration rows: fold A for what fusions read, fold B for everything else."""
+def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tuple[SignalsTable | None, SignalsTable]:
+    """Fold A for what fusions read, None when nothing does, and fold B for everything else; no unit is in both."""
+    if not planned.folded:
+        return None, table
+    first, second = split_units(table, (FOLD_A, 1 - FOLD_A), policy.seed)
+    return table.take(first), table.take(second)
+
+
+def gather(
+    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], first: SignalsTable | None, table: SignalsTable
+) -> Evidence:
+    """Run the compiled graph over the calibration rows: `first` (fold A) for what fusions read, `table` for the rest."""
     if planned.stream:
         return _gather_streams(policy, planned, scores, table)
     fold_a: dict[str, Any] = {}
-    if planned.folded:
-        first, table = (table.take(rows) for rows in split_units(table, (FOLD_A, 1 - FOLD_A), policy.seed))
+    if first is not None:
         alone = [Column(m, m) for m in sorted(planned.members)]
         session = Session(graph_of(policy, planned, {m: scores[m] for m in planned.members}, alone, ()))
         found = scoring.score_rows(session, first)["scores"]

@@ -1,0 +1,37 @@
+"""Golden bundles load, pass their self-test and give the same verdicts in every supported ONNX Runtime.
+
+`make test-oldest` runs this file alone in an environment with the oldest supported runtime.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demur.monitor.bundle import Bundle
+from demur.monitor.bundle.selftest import INPUTS, OUTPUTS
+from demur.monitor.loaded import Loaded
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.demur"))
+
+
+def test_there_are_golden_bundles():
+    assert [p.stem for p in GOLDEN] == ["groups", "rows", "sliced", "stream"]
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
+def test_golden_bundle_passes_its_self_test(path):
+    loaded = Loaded.open(Bundle.load(path))
+    assert loaded.marginal <= 2
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
+def test_golden_scores_are_reproduced(path):
+    bundle = Bundle.load(path)
+    found = Loaded.open(bundle).session.run(bundle.arrays(INPUTS))
+    want = bundle.arrays(OUTPUTS)
+    np.testing.assert_allclose(found["scores"], want["scores"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found["accept"], want["accept"])
+    assert not found["accept"][-2:].any()
