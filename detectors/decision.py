@@ -42,7 +42,7 @@ def bits_of(xp: OnnxOps, flags: Sym, bits: Sequence[int], name: str) -> Sym:
 
 def reasons_of(xp: OnnxOps, flags: Sym, kinds: Sequence[Reason], name: str) -> Sym:
     """(N,) int64: the union of the kinds whose flag (N, K) is set; several flags may share a kind."""
-    distinct = sorted(set(kinds))
+    distinct = list(dict.fromkeys(kinds))
     if len(distinct) < len(kinds):
         member = np.array([[kind is d for d in distinct] for kind in kinds], np.float32)
         counts = xp.node("Cast", flags, to=1) @ xp.constant(f"{name}.kind", member)

@@ -13,7 +13,7 @@ from demur.detectors.compile import compile_monitor, compile_scores, serialize
 from demur.detectors.numpy_monitor import evaluate_monitor
 from demur.detectors.policy import Column, Rule
 from demur.detectors.reason import Reason
-from tests.contract.entries import C, WIDTHS, entries, near, session
+from tests.contract.entries import WIDTHS, C, entries, near, session
 
 OUTPUTS = ["scores", "p_values", "rule_hits", "reasons", "pooled", "accept"]
 GROUP_OUTPUTS = ["group_scores", "group_p", "group_rule_hits", "group_reasons", "group_accept"]
