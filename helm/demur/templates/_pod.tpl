@@ -102,10 +102,12 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- define "demur.resources" -}}
 {{- range $kind, $amounts := . }}
+{{- with $amounts }}
 {{ $kind }}:
-  {{- range $name, $amount := $amounts }}
+  {{- range $name, $amount := . }}
   {{ $name }}: {{ if kindIs "string" $amount }}{{ quote $amount }}{{ else if eq (floor $amount) (float64 $amount) }}{{ int64 $amount | quote }}{{ else }}{{ quote $amount }}{{ end }}
   {{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

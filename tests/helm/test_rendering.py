@@ -1,0 +1,206 @@
+"""What particular values do to what is rendered."""
+
+from __future__ import annotations
+
+import pytest
+
+from .chart import MINIMAL, ROOT, environment, merged, minimal, render
+from .valuesets import CLAIM, MONITOR, SHARED, VALUES
+
+pytestmark = pytest.mark.helm
+
+
+def test_minimal_release_is_a_service_and_what_it_needs(released):
+    assert sorted(o["kind"] for o in released("minimal").objects) == [
+        "ConfigMap",
+        "Deployment",
+        "Service",
+        "ServiceAccount",
+    ]
+    assert released("minimal").demur()["args"] == ["serve", "--config", "/etc/demur/demur.yaml"]
+    assert released("minimal").config() == {
+        "listen": ["0.0.0.0:9443"],
+        "health_listen": "0.0.0.0:9444",
+        "metrics_listen": "0.0.0.0:9464",
+        "monitors": [{"name": "digits", "bundle": "/bundles/digits.demur"}],
+        "audit": {"directory": "/var/lib/demur/audit", "origin": "prod/demo-demur", "checkpoint_stdout": True},
+        "drain_seconds": 10,
+    }
+
+
+def test_default_image_is_the_version_of_the_package(released):
+    import tomllib
+
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert released("minimal").demur()["image"] == f"demur:{version}"
+
+
+def test_digest_wins_over_tag():
+    digest = "sha256:" + "ab" * 32
+    assert minimal(image={"tag": "9", "digest": digest}).demur()["image"] == f"demur@{digest}"
+
+
+@pytest.mark.parametrize("name", ["full monitor", "text from --set"])
+def test_fractions_arrive_as_numbers(released, name):
+    assert released(name).config()["monitors"][0]["budget_ms"] == 0.5
+
+
+def test_a_tiny_fraction_stays_a_number(released):
+    assert released("tiny fraction").config()["telemetry"]["trace_ratio"] == 1e-5
+
+
+@pytest.mark.parametrize(("given", "said"), [("0.25", 0.25), ("1", 1), ("0", 0)])
+def test_fractions_given_by_helm_set(given, said):
+    import helm_python as helm
+
+    values = helm.parse_set_string(f"config.telemetry.trace_ratio={given}")
+    assert render(merged(MINIMAL, values)).config()["telemetry"]["trace_ratio"] == said
+
+
+def test_large_integers_keep_every_digit(released):
+    limits = released("large limits").config()["limits"]
+    assert limits == {"message_bytes": 2147483647, "tensor_bytes": 1 << 40, "threads": 8}
+
+
+def test_false_and_zero_are_not_dropped():
+    monitor = {**MONITOR, "require_signature": False}
+    config = minimal(config={"monitors": [monitor], "limits": {"queue": 0}, "drain_seconds": 0}).config()
+    assert config["monitors"][0]["require_signature"] is False
+    assert config["limits"] == {"queue": 0}
+    assert config["drain_seconds"] == 0
+
+
+def test_malloc_thresholds_are_plain_digits(released):
+    env = environment(released("minimal").demur())
+    assert env["MALLOC_MMAP_THRESHOLD_"] == env["MALLOC_TRIM_THRESHOLD_"] == "1073741824"
+
+
+def test_own_environment_wins(released):
+    env = environment(released("environment").demur())
+    assert env["MALLOC_TRIM_THRESHOLD_"] == "131072"
+    assert env["OTEL_EXPORTER_OTLP_HEADERS"] == "a=b"
+
+
+def test_a_changed_configuration_restarts_the_pods():
+    def checksum(**over) -> str:
+        return minimal(**over).pods()[0]["metadata"]["annotations"]["checksum/config"]
+
+    assert checksum() == checksum(replicaCount=2) != checksum(config={"drain_seconds": 11})
+
+
+def test_annotations_of_the_user_win_but_not_over_the_checksum():
+    given = {"prometheus.io/scrape": "false", "checksum/config": "mine"}
+    annotations = minimal(podAnnotations=given).pods()[0]["metadata"]["annotations"]
+    assert annotations["prometheus.io/scrape"] == "false"
+    assert annotations["prometheus.io/port"] == "9464"
+    assert len(annotations["checksum/config"]) == 64
+
+
+def test_no_metrics_means_no_port_and_no_annotations(released):
+    release = released("no metrics")
+    assert "metrics_listen" not in release.config()
+    assert [p["name"] for p in release.one("Service")["spec"]["ports"]] == ["grpc"]
+    assert list(release.pods()[0]["metadata"]["annotations"]) == ["checksum/config"]
+
+
+@pytest.mark.parametrize(
+    ("audit", "replicas", "strategy", "env"),
+    [
+        ({}, 1, "RollingUpdate", {"DEMUR_AUDIT__ORIGIN": "prod/demo-demur/$(POD_UID)"}),
+        (CLAIM, 1, "Recreate", {}),
+        (SHARED, 1, "Recreate", {}),
+        (
+            SHARED,
+            2,
+            "RollingUpdate",
+            {
+                "DEMUR_AUDIT__ORIGIN": "prod/demo-demur/$(POD_NAME)",
+                "DEMUR_AUDIT__DIRECTORY": "/var/lib/demur/$(POD_NAME)",
+            },
+        ),
+        ({"enabled": False}, 2, "RollingUpdate", {}),
+    ],
+)
+def test_a_log_has_one_writer_and_an_origin_of_its_own(audit, replicas, strategy, env):
+    release = minimal(audit=audit, replicaCount=replicas)
+    assert release.one("Deployment")["spec"]["strategy"]["type"] == strategy
+    assert {k: v for k, v in environment(release.demur()).items() if k.startswith("DEMUR_")} == env
+
+
+def test_a_claim_outlives_the_release(released):
+    assert (
+        released("audit claim").one("PersistentVolumeClaim")["metadata"]["annotations"]["helm.sh/resource-policy"]
+        == "keep"
+    )
+    assert not released("existing claim").of("PersistentVolumeClaim")
+
+
+def test_spilling_gets_a_directory(released):
+    assert released("spill").config()["audit"]["spill_directory"] == "/var/spool/demur"
+    assert "spill_directory" not in released("minimal").config()["audit"]
+
+
+def test_platform_may_choose_the_user(released):
+    pod = released("platform user").pods()[0]
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod["spec"]["securityContext"].keys()
+
+
+def test_an_empty_peer_list_admits_nobody(released):
+    spec = released("closed network").one("NetworkPolicy")["spec"]
+    assert spec["ingress"] == []
+    assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
+    (dns,) = spec["egress"]
+    assert {p["port"] for p in dns["ports"]} == {53}
+
+
+def test_network_policy_keeps_clients_to_their_port(released):
+    ingress = released("example mtls").one("NetworkPolicy")["spec"]["ingress"]
+    assert [(bool(rule.get("from")), rule["ports"][0]["port"]) for rule in ingress] == [
+        (True, 9443),
+        (True, 9464),
+        (False, 9444),
+    ]
+
+
+def test_long_release_names_are_cut(released):
+    release = render(VALUES["minimal"], name="a" * 53)
+    assert all(len(o["metadata"]["name"]) <= 63 for o in release.objects)
+
+
+def test_a_release_named_for_the_chart_is_not_named_twice():
+    assert render(MINIMAL, name="demur-eu").one("Service")["metadata"]["name"] == "demur-eu"
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (
+            {},
+            [
+                "emptyDir and dies",
+                "checkpoint key lies beside",
+                "image.digest is empty",
+                "anyone who reaches",
+                "observes",
+            ],
+        ),
+        ({"audit": {"enabled": False}}, ["no decision is recorded"]),
+        ({"token": {"secret": "t"}}, ["bearer token crosses"]),
+        ({"resources": {"limits": {"memory": None}}}, ["limits.memory is not set"]),
+        ({"config": {"monitors": [{**MONITOR, "on_failure": "pass"}]}}, ["on_failure: pass"]),
+        ({"podDisruptionBudget": {"enabled": True, "minAvailable": 1, "maxUnavailable": ""}}, ["keeps its node"]),
+    ],
+)
+def test_notes_warn(over, words):
+    notes = minimal(**over).notes
+    assert not [w for w in words if w not in notes], notes
+
+
+def test_notes_of_a_careful_release_do_not_warn():
+    careful = {
+        "image": {"digest": "sha256:" + "0" * 64},
+        "audit": {**CLAIM, "signingKey": {"secret": "key"}},
+        "tls": {"enabled": True, "secret": "tls"},
+        "token": {"secret": "token"},
+    }
+    assert "WARNING" not in minimal(**careful).notes
