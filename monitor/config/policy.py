@@ -16,7 +16,7 @@ Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 class SignalConfig(Section):
     """One named tensor of the model: its width and what its numbers are."""
 
-    width: int = Field(ge=1, le=1 << 20)
+    width: int = Field(ge=1, le=1 << 20, description="values in one row")
     kind: Literal["logits", "probabilities", "log_probabilities", "features", "mask"] | None = Field(
         None, description="default: logits for a signal named logits, mask for one named *_mask, features otherwise"
     )
@@ -25,8 +25,8 @@ class SignalConfig(Section):
 class ModelConfig(Section):
     """The model that the monitor was fitted for; requests that name another are UNAVAILABLE."""
 
-    name: str = ""
-    version: str = ""
+    name: str = Field("", description="recorded")
+    version: str = Field("", description="requests that carry another version are UNAVAILABLE")
     digest: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="SHA-256 of the model file")
     required: bool = Field(False, description="requests must carry the version or digest")
 
@@ -34,9 +34,9 @@ class ModelConfig(Section):
 class ScoreConfig(Section):
     """One score: the column's name, its type in the catalogue, its hyper-parameters."""
 
-    name: Name
-    type: str
-    hyper: dict[str, Any] = Field(default_factory=dict)
+    name: Name = Field(description="the column's name")
+    type: str = Field(description="its type in the catalogue, scores.md")
+    hyper: dict[str, Any] = Field(default_factory=dict, description="its hyper-parameters")
 
 
 class PromiseConfig(Section):
@@ -48,8 +48,13 @@ class PromiseConfig(Section):
     error_when_accepted_at_most: Share | None = Field(
         None, description="error rate among what the whole policy accepts"
     )
-    confidence: Confidence | None = None
-    good: Literal["id", "correct"] = "id"
+    confidence: Confidence | None = Field(
+        None,
+        description="over the calibration draw; refusal promises without it hold on average (default 0.95 for errors)",
+    )
+    good: Literal["id", "correct"] = Field(
+        "id", description="good inputs: all calibration units, or those the model answered correctly (needs labels)"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> PromiseConfig:
@@ -63,15 +68,17 @@ class PromiseConfig(Section):
 class RuleConfig(Section):
     """One rule: the score it looks at, its promise, its unit."""
 
-    name: Name
+    name: Name = Field(description="the name that verdicts give")
     when: str = Field(description="the score whose column this rule looks at")
     promise: PromiseConfig
-    unit: Literal["row", "group", "stream"] = "row"
+    unit: Literal["row", "group", "stream"] = Field("row", description="what is judged and calibrated")
     aggregate: Literal["max", "mean"] | None = Field(
         None, description="how a group's rows become one number (default max)"
     )
     slice: Literal["predicted_class"] | None = Field(None, description="promise for each predicted class apart")
-    reason: Literal["novel", "ambiguous", "out_of_scope", "refusal", "deception", "unhealthy"] | None = None
+    reason: Literal["novel", "ambiguous", "out_of_scope", "refusal", "deception", "unhealthy"] | None = Field(
+        None, description="reason kind; default: the rule's name when it is one, else by what is promised"
+    )
 
 
 def _signals(value: Any) -> Any:
@@ -108,17 +115,19 @@ def _rules(value: Any) -> Any:
 class PolicyConfig(Section):
     """The whole of `monitor.yaml`."""
 
-    monitor: Name
+    monitor: Name = Field(description="the monitor's name")
     version: int = Field(1, ge=1, description="raise it with every release; servers refuse a lower one")
     model: ModelConfig = ModelConfig()
     signals: Annotated[dict[Name, SignalConfig], BeforeValidator(_signals), Field(min_length=1)]
     scores: Annotated[list[ScoreConfig], BeforeValidator(_scores), Field(min_length=1)]
     rules: Annotated[list[RuleConfig], BeforeValidator(_rules), Field(min_length=1, max_length=62)]
     refuse_good_at_most: Share | None = Field(None, description="one level that all refusal rules share")
-    on_failure: Literal["block", "pass"] = "block"
+    on_failure: Literal["block", "pass"] = Field(
+        "block", description="action for INVALID and UNAVAILABLE in enforce; never the verdict"
+    )
     small_slices: Literal["pool", "refuse"] = Field("pool", description="what a predicted class with too few rows gets")
-    empty_group: Literal["abstain", "accept"] = "abstain"
-    seed: int = 0
+    empty_group: Literal["abstain", "accept"] = Field("abstain", description="verdict of a group without rows")
+    seed: int = Field(0, description="of samples and folds")
 
     @model_validator(mode="after")
     def _names_meet(self) -> PolicyConfig:
