@@ -39,7 +39,9 @@ class Tally:
     @property
     def error(self) -> str:
         """The error rate among the accepted, in words."""
-        return f"{self.wrong / self.accepted:.1%}" if self.accepted else "-"
+        if not self.accepted:
+            return "-"
+        return "100%" if self.wrong == self.accepted else f"{self.wrong / self.accepted:.1%}"
 
 
 class Board:
@@ -78,7 +80,7 @@ class Board:
         for name in ("stream", "", *HEADS):
             table.add_column(name, justify="right" if name in HEADS else "left", no_wrap=True)
         for traffic, tally in zip(self.streams, self.tallies, strict=True):
-            bar = ProgressBar(total=tally.total, completed=tally.done, width=7)
+            bar = ProgressBar(total=tally.total, completed=tally.done, width=5)
             table.add_row(traffic.name, bar, *self._cells(traffic, tally))
         return table
 
