@@ -101,11 +101,11 @@ def test_image_recipe_is_pinned_unprivileged_and_complete():
     installs = re.findall(r"pip install[^&\n]*", text)
     assert len(installs) == 3
     assert all("--require-hashes" in i or "--no-deps" in i for i in installs)
-    assert re.findall(r"^USER (.*)$", text, re.M)[-1] == "65532:65532"
+    assert re.findall(r"^USER (.*)$", text, re.MULTILINE)[-1] == "65532:65532"
     assert 'ENTRYPOINT ["demur"]' in text
-    assert not re.search(r"^ADD |curl|wget|(?i:password|token|secret)", text, re.M)
+    assert not re.search(r"^ADD |curl|wget|(?i:password|token|secret)", text, re.MULTILINE)
     allowed = (ROOT / "helm" / "image" / "Dockerfile.dockerignore").read_text().split()
-    for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.M):
+    for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), source
             assert f"!{source}" in allowed, source

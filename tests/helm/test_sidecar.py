@@ -112,5 +112,5 @@ def test_the_checksum_follows_the_configuration(parent):
 def test_checks_hold_inside_a_parent_chart(parent):
     import helm_python as helm
 
-    with pytest.raises(helm.HelmError, match="config.monitors is empty"):
+    with pytest.raises(helm.HelmError, match=r"config\.monitors is empty"):
         render({"demur": {"config": {"monitors": []}}}, chart=parent)
