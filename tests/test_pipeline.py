@@ -28,7 +28,10 @@ def test_fit_is_reproducible_to_the_byte(policy, sample, bundle):
 def test_refuses_about_alpha_of_good_rows_and_nearly_all_far_ones(bundle, sample):
     monitor = demur.Monitor.of(bundle)
     good, far = sample(4000, 11), sample(500, 12, shift=3.0)
-    hits = {k: monitor.assess(logits=s["logits"], features=s["features"]).rule_hits & 1 for k, s in {"good": good, "far": far}.items()}
+    hits = {
+        k: monitor.assess(logits=s["logits"], features=s["features"]).rule_hits & 1
+        for k, s in {"good": good, "far": far}.items()
+    }
     assert 0.01 < hits["good"].mean() < 0.10
     assert hits["far"].mean() > 0.9
 
@@ -92,7 +95,16 @@ def test_groups_are_judged_by_one_number_each(sample):
         "monitor": "boxes",
         "signals": {"logits": 4},
         "scores": ["energy"],
-        "rules": [{"unknown_object": {"when": "energy", "unit": "group", "aggregate": "max", "promise": {"refuse_good_at_most": 0.1}}}],
+        "rules": [
+            {
+                "unknown_object": {
+                    "when": "energy",
+                    "unit": "group",
+                    "aggregate": "max",
+                    "promise": {"refuse_good_at_most": 0.1},
+                }
+            }
+        ],
     }
 
     def boxes(seed, shift=0.0):
@@ -138,10 +150,43 @@ def test_the_contract_travels(bundle):
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ({"monitor": "x", "signals": {"logits": 3}, "scores": ["msp"], "rules": [{"a": {"when": "mps", "promise": {"refuse_good_at_most": 0.1}}}]}, "no score is named 'mps'"),
-        ({"monitor": "x", "signals": {"logits": 3}, "scores": ["msp"], "rules": [{"a": {"when": "msp", "promise": {"refuse_good_at_most": 5}}}]}, "got 5"),
-        ({"monitor": "x", "signals": {"logits": 3}, "scores": ["msp"], "rules": [{"a": {"when": "msp", "promise": {}}}]}, "exactly one"),
-        ({"monitor": "x", "signals": {"logits": 3}, "scores": ["msp"], "rules": [{"a": {"when": "msp", "promise": {"refuse_good_at_most": 0.1}}}], "thresold": 1}, "thresold"),
+        (
+            {
+                "monitor": "x",
+                "signals": {"logits": 3},
+                "scores": ["msp"],
+                "rules": [{"a": {"when": "mps", "promise": {"refuse_good_at_most": 0.1}}}],
+            },
+            "no score is named 'mps'",
+        ),
+        (
+            {
+                "monitor": "x",
+                "signals": {"logits": 3},
+                "scores": ["msp"],
+                "rules": [{"a": {"when": "msp", "promise": {"refuse_good_at_most": 5}}}],
+            },
+            "got 5",
+        ),
+        (
+            {
+                "monitor": "x",
+                "signals": {"logits": 3},
+                "scores": ["msp"],
+                "rules": [{"a": {"when": "msp", "promise": {}}}],
+            },
+            "exactly one",
+        ),
+        (
+            {
+                "monitor": "x",
+                "signals": {"logits": 3},
+                "scores": ["msp"],
+                "rules": [{"a": {"when": "msp", "promise": {"refuse_good_at_most": 0.1}}}],
+                "thresold": 1,
+            },
+            "thresold",
+        ),
         ({"monitor": "x y", "signals": {}, "scores": [], "rules": []}, "monitor"),
     ],
 )

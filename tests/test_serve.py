@@ -33,7 +33,12 @@ def home(tmp_path, bundle):
 
 def configuration(home: Path, **sections) -> Path:
     monitor = {"name": "toy", "bundle": str(home / "toy.demur"), **sections.pop("monitor", {})}
-    document = {"listen": ["127.0.0.1:0"], "monitors": [monitor], "audit": {"directory": str(home / "audit"), "origin": "test"}, **sections}
+    document = {
+        "listen": ["127.0.0.1:0"],
+        "monitors": [monitor],
+        "audit": {"directory": str(home / "audit"), "origin": "test"},
+        **sections,
+    }
     path = home / "demur.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
@@ -68,7 +73,9 @@ def test_verdicts_are_answered_recorded_counted_and_proved(home, signals):
         labelled = client.label(sequence=verdicts.sequence, row=3, label="2", correct=False)
         assert labelled > verdicts.sequence
         page = urllib.request.urlopen(f"http://127.0.0.1:{at['metrics']}/metrics").read().decode()
-        counted = [s for f in text_string_to_metric_families(page) for s in f.samples if s.name == "demur_verdicts_total"]
+        counted = [
+            s for f in text_string_to_metric_families(page) for s in f.samples if s.name == "demur_verdicts_total"
+        ]
         assert sum(s.value for s in counted) == len(verdicts)
         assert sum(s.value for s in counted if s.labels["decision"] == "accept") == verdicts.accept.sum()
         process.send_signal(signal.SIGTERM)
@@ -97,15 +104,35 @@ def test_killed_at_any_moment_no_acknowledged_verdict_is_lost(home, signals):
         assert process.wait(20) == 0
     report = verify_log(home / "audit")
     assert report.ok, report.problems
-    out = subprocess.run([sys.executable, "-m", "demur.monitor.cli.main", "audit", "ls", str(home / "audit"), "--json", "--limit", "1000"], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "demur.monitor.cli.main",
+            "audit",
+            "ls",
+            str(home / "audit"),
+            "--json",
+            "--limit",
+            "1000",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     found = {int(r["sequence"]): r["request"] for r in map(json.loads, out.splitlines())}
     assert {s: found[s] for s in acknowledged} == acknowledged
 
 
 @pytest.mark.parametrize("choice", ["block", "serve_and_count"])
 def test_a_full_disk_does_what_the_operator_chose_and_the_server_lives(home, signals, choice):
-    path = configuration(home, monitor={"audit": {"ack": "after_sync", "on_failure": choice}}, metrics_listen="127.0.0.1:0")
-    with serving(path, file_bytes=24_000) as (process, at), demur.Client(at["listen"][0], timeout_seconds=10, retries=0) as client:
+    path = configuration(
+        home, monitor={"audit": {"ack": "after_sync", "on_failure": choice}}, metrics_listen="127.0.0.1:0"
+    )
+    with (
+        serving(path, file_bytes=24_000) as (process, at),
+        demur.Client(at["listen"][0], timeout_seconds=10, retries=0) as client,
+    ):
         first = client.assess(**rows(signals, 0))
         assert first.audited
         for i in range(120):
@@ -119,7 +146,12 @@ def test_a_full_disk_does_what_the_operator_chose_and_the_server_lives(home, sig
         else:
             assert verdicts.kinds(0) & Reason.UNAVAILABLE == 0
             page = urllib.request.urlopen(f"http://127.0.0.1:{at['metrics']}/metrics").read().decode()
-            drops = [s.value for f in text_string_to_metric_families(page) for s in f.samples if s.name.startswith("demur_audit_drops")]
+            drops = [
+                s.value
+                for f in text_string_to_metric_families(page)
+                for s in f.samples
+                if s.name.startswith("demur_audit_drops")
+            ]
             assert drops and drops[0] >= 1
         assert client.monitors()[0].ready
         assert process.poll() is None
@@ -127,7 +159,12 @@ def test_a_full_disk_does_what_the_operator_chose_and_the_server_lives(home, sig
 
 def test_an_audit_folder_that_cannot_be_written_is_refused_at_start(home):
     path = configuration(home, audit={"directory": "/proc/demur-audit", "origin": "test"})
-    done = subprocess.run([sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1
     assert "/proc/demur-audit" in done.stderr
     assert "Traceback" not in done.stderr
@@ -186,7 +223,12 @@ def test_the_proxy_of_a_served_process_judges_and_forwards(home, signals, annota
 def test_wrong_configuration_is_refused_in_words(home):
     path = home / "bad.yaml"
     path.write_text("monitors: [{name: toy, bundle: x, modee: observe}]\n")
-    done = subprocess.run([sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1
     assert "modee" in done.stderr
     assert "Traceback" not in done.stderr

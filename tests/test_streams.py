@@ -42,7 +42,10 @@ def run(monitor, rows):
 def test_the_promise_is_about_whole_streams(monitor):
     statement = monitor.bundle.manifest.rules[0].statement
     assert "n = 400 streams" in statement
-    ever = [any(not v.accept[0] for v in run(monitor, -np.random.default_rng(s).gamma(2, 0.5, 20).astype(np.float32))) for s in range(300)]
+    ever = [
+        any(not v.accept[0] for v in run(monitor, -np.random.default_rng(s).gamma(2, 0.5, 20).astype(np.float32)))
+        for s in range(300)
+    ]
     assert np.mean(ever) <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 300) + 0.05  # the calibration draw's own error on top
 
 
@@ -83,7 +86,10 @@ def test_concurrent_streams_are_scored_together_and_apart(monitor):
     try:
         streams = [pool.open() for _ in rows]
         for t in range(30):
-            futures = [s.step(observe({"token_logprob": 1}, {"token_logprob": r[t].reshape(1, 1)})) for s, r in zip(streams, rows, strict=True)]
+            futures = [
+                s.step(observe({"token_logprob": 1}, {"token_logprob": r[t].reshape(1, 1)}))
+                for s, r in zip(streams, rows, strict=True)
+            ]
             for place, future in zip(found, futures, strict=True):
                 place.append(future.result(5).scores[0, 0])
     finally:
@@ -128,7 +134,9 @@ def test_a_missing_signal_or_a_spent_budget_makes_the_stream_incomplete(monitor)
     assert "missing signal" in missing.reasons[0][0]
     after = stream.step(observe({"token_logprob": 1}, {"token_logprob": np.full((1, 1), -1, np.float32)})).result(5)
     assert after.kinds(0) & Reason.UNAVAILABLE
-    late = stream.step(observe({"token_logprob": 1}, {"token_logprob": np.full((1, 1), -1, np.float32)}), deadline=0.0).result(5)
+    late = stream.step(
+        observe({"token_logprob": 1}, {"token_logprob": np.full((1, 1), -1, np.float32)}), deadline=0.0
+    ).result(5)
     assert "not in time" in late.reasons[0][0]
     pool.close()
 
