@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +13,9 @@ import typer
 from demur.monitor.cli.console import FOUND, out
 
 if TYPE_CHECKING:
-    from demur.monitor.audit.record import Record
+    from demur.monitor.audit import AuditIndex, Record
 
-app = typer.Typer(no_args_is_help=True, help="List, show, verify and export the tamper-evident log.")
+app = typer.Typer(no_args_is_help=True, help="List, show, verify and export the tamper-evident log; make its key.")
 
 Folder = Annotated[Path, typer.Argument(help="The log's folder: audit.directory of demur.yaml.")]
 
@@ -81,17 +82,18 @@ def list_records(
 
     Example: [bold]demur audit ls audit/ --abstained --reason NOVEL --limit 50[/]
     """
-    from demur.monitor.audit import AuditIndex
+    from demur.monitor.audit import Query
 
-    with AuditIndex.open(folder) as index:
-        found = index.search(
-            monitor=monitor,
-            kind=kind,
-            reason=reason.upper() if reason else None,
-            abstained=abstained or None,
-            since_ns=int(since.replace(tzinfo=UTC).timestamp() * 1e9) if since else None,
-            limit=limit,
-        )
+    query = Query(
+        monitor=monitor or "",
+        kind=kind or "",
+        reason=(reason or "").upper(),
+        accepted=False if abstained else None,
+        since_ns=int(since.replace(tzinfo=UTC).timestamp()) * 1_000_000_000 if since else None,
+        limit=limit,
+    )
+    with opened(folder) as index:
+        found = index.search(query)
     if as_json:
         for record in found:
             print(record.leaf().decode())
@@ -139,10 +141,11 @@ def show(
 
     Example: [bold]demur audit show audit/ 42[/]
     """
-    from demur.monitor.audit import AuditIndex
-
-    with AuditIndex.open(folder) as index:
-        record, block = index.show(sequence)
+    with opened(folder) as index:
+        try:
+            record, block = index.show(sequence)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
     out().print_json(record.leaf().decode())
     if block is not None:
         _rows(block)
@@ -172,7 +175,49 @@ def export(
 
     Example: [bold]demur audit export audit/ -o audit.parquet[/]
     """
-    from demur.monitor.audit.export import export_log
+    from demur.monitor.audit.export import write_jsonl, write_parquet
 
-    count = export_log(folder, output)
+    _existing(folder)
+    if output.suffix == ".parquet":
+        count = write_parquet(folder, output)
+    elif output.suffix == ".jsonl":
+        with output.open("w", encoding="utf-8") as file:
+            count = write_jsonl(folder, file, blocks=True)
+    else:
+        raise ValueError(f"{output}: expected a name that ends in .jsonl or .parquet")
     out().print(f"{count} records written to {output}")
+
+
+@app.command()
+def keygen(
+    path: Annotated[Path, typer.Argument(help="The key's file; its public half goes beside it as .pub.")],
+    origin: Annotated[str, typer.Option(help="audit.origin of the log that it signs for.")] = "demur",
+) -> None:
+    """Make a checkpoint key before the log begins; without one, the server makes its own.
+
+    Example: [bold]demur audit keygen audit.key --origin lab/digits[/]
+    """
+    from demur.monitor.audit.keys import generate, key_name, write_key
+
+    public = write_key(path, generate(key_name(origin)))
+    out().print(
+        f"key        {path} (mode 0600, keep it)\npublic key {public} (keep a copy where the log's owner cannot write)"
+    )
+
+
+def opened(folder: Path) -> AuditIndex:
+    """The log's search index, brought up to date; kept in memory when the folder cannot be written."""
+    from demur.monitor.audit import AuditIndex
+
+    _existing(folder)
+    writable = os.access(folder, os.W_OK)
+    index = AuditIndex(folder, None if writable else Path(":memory:"))
+    index.refresh()
+    return index
+
+
+def _existing(folder: Path) -> None:
+    if not (folder / "journal").is_dir():
+        raise ValueError(
+            f"{folder}: expected an audit log's folder, with journal/ in it; see audit.directory of demur.yaml"
+        )
