@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-oldest test-helm lint format types imports bench bench-smoke proto proto-check lock
+.PHONY: help demo test test-slow test-peers test-oldest test-helm lint format types imports bench bench-smoke docs proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ bench: $(VENV)/.installed  ## ratios measured in one run; writes out/bench.json
 
 bench-smoke: $(VENV)/.installed
 	$(BIN)/demur bench --quick --output out/bench-quick.json
+
+docs: $(VENV)/.installed  ## rewrite the generated tables of docs/
+	$(BIN)/python tests/docs/tables.py
+	$(BIN)/python -m demur.monitor.telemetry.page > docs/telemetry.md
 
 format: $(VENV)/.installed  ## rewrite the layout
 	$(BIN)/ruff check --fix --quiet monitor proto detectors adapters tests src/demur/__init__.py || true
