@@ -69,7 +69,8 @@ class ServedMonitorConfig(Section):
     )
     threads: int = Field(1, ge=1, description="ONNX Runtime threads for one request")
     providers: list[str] = Field(
-        default_factory=lambda: ["CPUExecutionProvider"], description="ONNX Runtime execution providers, in order"
+        default_factory=lambda: ["CPUExecutionProvider"],
+        description="ONNX Runtime execution providers, in order; default CPUExecutionProvider",
     )
 
     @model_validator(mode="after")
@@ -124,7 +125,9 @@ class ServerConfig(Section):
     """The whole of `demur.yaml`."""
 
     listen: list[Address] = Field(
-        default_factory=lambda: ["127.0.0.1:9443"], min_length=1, description="where monitors are served"
+        default_factory=lambda: ["127.0.0.1:9443"],
+        min_length=1,
+        description="where monitors are served; default 127.0.0.1:9443",
     )
     health_listen: Address | None = Field(None, description="health alone, in plain text, for probes that speak no TLS")
     metrics_listen: Address | None = Field(None, description="Prometheus endpoint")
