@@ -14,5 +14,5 @@ class TableError(InvalidObservation):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean "label"?` when a known name is close to `name`, otherwise nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)  # 0.6 takes logits for loss
     return f'; did you mean "{close[0]}"?' if close else ""
