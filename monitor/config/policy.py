@@ -65,10 +65,9 @@ class PromiseConfig(Section):
         return self
 
 
-class RuleConfig(Section):
-    """One rule: the score it looks at, its promise, its unit."""
+class RuleBody(Section):
+    """What stands under a rule's name."""
 
-    name: Name = Field(description="the name that verdicts give")
     when: str = Field(description="the score whose column this rule looks at")
     promise: PromiseConfig
     unit: Literal["row", "group", "stream"] = Field("row", description="what is judged and calibrated")
@@ -79,6 +78,21 @@ class RuleConfig(Section):
     reason: Literal["novel", "ambiguous", "out_of_scope", "refusal", "deception", "unhealthy"] | None = Field(
         None, description="reason kind; default: the rule's name when it is one, else by what is promised"
     )
+
+
+class RuleConfig(RuleBody):
+    """One rule: the score it looks at, its promise, its unit."""
+
+    name: Name = Field(description="the name that verdicts give")
+
+
+# What may be written, for the JSON Schema; the functions below turn it into the sections above.
+Width = Annotated[int, Field(ge=1, le=1 << 20)]
+WrittenSignals = Annotated[dict[Name, Width | SignalConfig], Field(min_length=1)]
+NamedScore = Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1, max_length=1)]
+WrittenScores = Annotated[list[ScoreConfig | Name | NamedScore], Field(min_length=1)]
+NamedRule = Annotated[dict[Name, RuleBody], Field(min_length=1, max_length=1)]
+WrittenRules = Annotated[list[RuleConfig | NamedRule], Field(min_length=1, max_length=62)]
 
 
 def _signals(value: Any) -> Any:
@@ -118,9 +132,21 @@ class PolicyConfig(Section):
     monitor: Name = Field(description="the monitor's name")
     version: int = Field(1, ge=1, description="raise it with every release; servers refuse a lower one")
     model: ModelConfig = ModelConfig()
-    signals: Annotated[dict[Name, SignalConfig], BeforeValidator(_signals), Field(min_length=1)]
-    scores: Annotated[list[ScoreConfig], BeforeValidator(_scores), Field(min_length=1)]
-    rules: Annotated[list[RuleConfig], BeforeValidator(_rules), Field(min_length=1, max_length=62)]
+    signals: Annotated[
+        dict[Name, SignalConfig],
+        Field(min_length=1, description="what the model exposes, by name"),
+        BeforeValidator(_signals, json_schema_input_type=WrittenSignals),
+    ]
+    scores: Annotated[
+        list[ScoreConfig],
+        Field(min_length=1, description="what is computed from signals"),
+        BeforeValidator(_scores, json_schema_input_type=WrittenScores),
+    ]
+    rules: Annotated[
+        list[RuleConfig],
+        Field(min_length=1, max_length=62, description="the policy, in order"),
+        BeforeValidator(_rules, json_schema_input_type=WrittenRules),
+    ]
     refuse_good_at_most: Share | None = Field(None, description="one level that all refusal rules share")
     on_failure: Literal["block", "pass"] = Field(
         "block", description="action for INVALID and UNAVAILABLE in enforce; never the verdict"

@@ -63,8 +63,9 @@ def _inside(entry: dict[str, Any], known: dict[str, Any]) -> tuple[dict[str, Any
         return entry, ""
     pattern = next(iter(entry.get("patternProperties", {}).values()), None)
     for below, suffix in ((entry.get("items"), "[]"), (entry.get("additionalProperties"), ".NAME"), (pattern, ".NAME")):
-        if isinstance(below, dict) and "properties" in (found := _resolved(below, known)):
-            return found, suffix
+        for branch in below.get("anyOf", [below]) if isinstance(below, dict) else ():
+            if "properties" in (found := _resolved(branch, known)):
+                return found, suffix
     return None, ""
 
 
@@ -84,7 +85,7 @@ def _kind(entry: dict[str, Any]) -> str:
         return " or ".join(f"`{value}`" for value in entry["enum"])
     if entry.get("type") == "array":
         items = entry["items"]
-        return "list of " + ("sections" if "$ref" in items else _kind(items) + "s")
+        return "list of " + (_kind(items) + "s" if "type" in items else "sections")
     if entry.get("type") == "object":
         return "section" if "properties" in entry else "mapping"
     word = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}[entry["type"]]

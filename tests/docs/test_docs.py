@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import demur
@@ -34,7 +36,7 @@ def world(tmp_path_factory):
     readme = [b for b in blocks(REPOSITORY / "README.md") if b.language in ("python", "yaml")]
     (home / "monitor.yaml").write_text(next(b.text for b in readme if b.language == "yaml"))
     signals = {}
-    exec(readme[0].text.partition("bundle = ")[0], signals)  # noqa: S102 - our own page
+    exec(next(b.text for b in readme if b.language == "python").partition("bundle = ")[0], signals)  # noqa: S102 - our own page
     tables = {"reference": (500, 1), "calibration": (800, 2), "live": (5, 3)}
     for name, (rows, seed) in tables.items():
         np.savez(home / f"{name}.npz", **signals["signals"](rows, seed=seed))
@@ -102,6 +104,39 @@ def test_every_configuration_key_has_a_meaning(name):
     rows = [line.split(" | ") for line in TABLES[name]().splitlines()[2:]]
     assert len(rows) > 20
     assert not [row[0] for row in rows if row[3].strip(" |") == ""]
+
+
+def _fits(value, schema, known):
+    """Whether a document fits a JSON Schema; the keywords that ours use."""
+    if "$ref" in schema:
+        return _fits(value, known[schema["$ref"].rsplit("/", 1)[1]], known)
+    if "anyOf" in schema:
+        return any(_fits(value, branch, known) for branch in schema["anyOf"])
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+    if "type" in schema and not isinstance(value, kinds.get(schema["type"], type(None))):
+        return False
+    if isinstance(value, list):
+        return all(_fits(item, schema.get("items", {}), known) for item in value)
+    if not isinstance(value, dict):
+        return value in schema.get("enum", [value]) and value == schema.get("const", value)
+    size = schema.get("minProperties", 0) <= len(value) <= schema.get("maxProperties", 99)
+    inner, rest = schema.get("properties", {}), next(iter(schema.get("patternProperties", {}).values()), None)
+    rest = schema.get("additionalProperties", {}) if rest is None else rest
+    each = (
+        _fits(v, inner[k], known) if k in inner else rest is True or (rest is not False and _fits(v, rest, known))
+        for k, v in value.items()
+    )
+    return size and set(schema.get("required", ())) <= set(value) and all(each)
+
+
+@pytest.mark.parametrize(("name", "file"), [("monitor", "monitor.yaml"), ("server", "demur.yaml")])
+def test_the_schema_for_editors_takes_what_the_pages_write_and_no_unknown_key(name, file):
+    schema = json.loads(CliRunner().invoke(app, ["schema", name]).output)
+    texts = [b.text for page in PAGES for b in blocks(page) if b.text.startswith(f"# {file}\n")]
+    assert len(texts) >= 3
+    for document in map(yaml.safe_load, texts):
+        assert _fits(document, schema, schema["$defs"]), document
+        assert not _fits({**document, "moniter": 1}, schema, schema["$defs"])
 
 
 @pytest.mark.parametrize("path", COMMANDS)
