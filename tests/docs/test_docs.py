@@ -179,3 +179,13 @@ def _leads_somewhere(page: Path, target: str) -> bool:
     place, _, anchor = target.partition("#")
     found = (page.parent / place).resolve() if place else page
     return found.exists() and (not anchor or anchor in anchors(found))
+
+
+def test_every_test_and_target_that_the_readme_names_exists():
+    text = (REPOSITORY / "README.md").read_text()
+    paths, targets = set(re.findall(r"\btests/[\w/.]+", text)), set(re.findall(r"\bmake ([\w-]+)`", text))
+    assert len(paths) >= 9
+    assert [p for p in paths if not (REPOSITORY / p).exists()] == []
+    recipes = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert targets
+    assert targets <= set(recipes)
