@@ -54,7 +54,7 @@ class Release:
         return found
 
     def config(self) -> dict[str, Any]:
-        return yaml.load(self.one("ConfigMap")["data"]["demur.yaml"], StrictLoader)  # noqa: S506: a SafeLoader
+        return yaml.load(self.one("ConfigMap")["data"]["demur.yaml"], StrictLoader)  # noqa: S506 - a SafeLoader
 
     def pods(self) -> list[dict[str, Any]]:
         return [d["spec"]["template"] for d in self.of("Deployment")]
