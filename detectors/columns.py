@@ -83,7 +83,7 @@ class RowColumns:
 
     def score_rows(self) -> Sym:
         """(N, S): the scores of columns that need no p-values."""
-        return self._stack(self.row_columns)
+        return self._stack(self.row_columns)[0]
 
     def assess_rows(self) -> tuple[Sym, Sym]:
         """Scores and p-values (N, S) of the row columns, in their order."""
@@ -91,18 +91,18 @@ class RowColumns:
         scores: list[Sym] = []
         p_values: list[Sym] = []
         for level, columns in enumerate(levels(self.held, self.columns)):
-            matrix = self._stack(columns)
+            matrix, zero = self._stack(columns)
             self.xp.scope = "calibration"
             tables = lay_out(columns, self.classes)
             name = "calibration" if level == 0 else f"calibration.level{level}"
-            p = count_in_graph(self.xp, matrix, tables, name, self.predicted)
+            p = count_in_graph(self.xp, matrix, zero, tables, name, self.predicted)
             order, scores, p_values = [*order, *columns], [*scores, matrix], [*p_values, p]
             self._publish(columns, p)
         return self._in_order(order, scores), self._in_order(order, p_values)
 
     def grouped(self) -> Sym:
         """(N, Sg): the row scores that group columns aggregate."""
-        return self._stack(self.group_columns)
+        return self._stack(self.group_columns)[0]
 
     def _publish(self, columns: list[Column], p: Sym) -> None:
         read = {m for c in self.columns for m in members(self.held[c.score])}
@@ -125,18 +125,20 @@ class RowColumns:
             return joined
         return self.xp.node("Gather", joined, self.xp.integers(*places), width=len(places), axis=1)
 
-    def _stack(self, columns: Sequence[Column]) -> Sym:
-        """Poisoned scores side by side. One addition serves all columns that read the same signals."""
+    def _stack(self, columns: Sequence[Column]) -> tuple[Sym, Sym]:
+        """Poisoned scores side by side, and what poisoned them: 0 where all is finite, NaN elsewhere.
+
+        One addition serves all columns that read the same signals.
+        """
         values = [self._value(c.score) for c in columns]
         reads = [read_by(c, self.held[c.score], self.sliced) for c in columns]
         self.xp.scope = "poison"
-        if len(set(reads)) > 1:
-            poisons = [poison(self.xp, self.signals, r) for r in reads]
-            return self._unfinite(self.xp.concat([v + z for v, z in zip(values, poisons, strict=True)]))
-        return self._unfinite(self.xp.concat(values)) + poison(self.xp, self.signals, reads[0])
-
-    def _unfinite(self, matrix: Sym) -> Sym:
-        return matrix + matrix * 0.0
+        poisons = [poison(self.xp, self.signals, r) for r in dict.fromkeys(reads)]
+        if len(poisons) > 1:
+            poisons = [self.xp.concat([poison(self.xp, self.signals, r) for r in reads])]
+        raw = self.xp.concat(values)
+        zero = raw * 0.0 + poisons[0]
+        return raw + zero, zero
 
     def _value(self, name: str) -> Sym:
         if name not in self._values:

@@ -122,10 +122,21 @@ def model_of(xp: OnnxOps, inputs: Mapping[str, ir.Value], outputs: Mapping[str, 
         value = xp.node("Identity", outputs[name]).value if outputs[name].value in values else outputs[name].value
         value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
         values.append(value)
-    weights = list(xp.initializers.values())
+    nodes, weights = _in_use(xp, values)
     graph = ir.Graph(
-        list(inputs.values()), values, nodes=xp.nodes, initializers=weights, opset_imports={"": OPSET}, name="demur"
+        list(inputs.values()), values, nodes=nodes, initializers=weights, opset_imports={"": OPSET}, name="demur"
     )
     model = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _in_use(xp: OnnxOps, outputs: list[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
+    """Nodes and initializers that the outputs depend on, in their order."""
+    needed: set[ir.Value | None] = set(outputs)
+    nodes = []
+    for node in reversed(xp.nodes):
+        if needed & set(node.outputs):
+            nodes.append(node)
+            needed.update(node.inputs)
+    return nodes[::-1], [v for v in xp.initializers.values() if v in needed]

@@ -15,18 +15,27 @@ LOWEST = float(np.finfo(np.float32).min)
 MOST_RULES = 62  # a bit each in an int64
 
 
-def hits(xp: OnnxOps, scores: Sym, columns: Sequence[Column], rules: Sequence[Rule], predicted: Sym | None) -> Sym:
-    """(N, R) bool: the column's score exceeds the rule's threshold, strictly. NaN exceeds nothing: it is INVALID."""
+def hits(
+    xp: OnnxOps, scores: Sym, columns: Sequence[Column], rules: Sequence[Rule], predicted: Sym | None
+) -> tuple[Sym, list[Rule | None]]:
+    """(N, R) bool: the column's score exceeds the rule's threshold, strictly; and which rule each place belongs to.
+
+    NaN exceeds nothing: it is INVALID. With at most one rule a column, every column is compared and needs no Gather.
+    """
     names = [c.name for c in columns]
-    places = [names.index(r.column) for r in rules]
-    if places != list(range(len(columns))):
-        scores = xp.node("Gather", scores, xp.integers(*places), width=len(places), axis=1)
+    of_column: dict[str, Rule] = {r.column: r for r in rules}
+    places: list[Rule | None] = [of_column.get(n) for n in names]
+    if len(of_column) < len(rules):
+        places = list(rules)
+        order = [names.index(r.column) for r in rules]
+        scores = xp.node("Gather", scores, xp.integers(*order), width=len(order), axis=1)
     classes = max(len(r.threshold) for r in rules)
-    table = np.stack([np.broadcast_to(r.threshold, classes) for r in rules], axis=-1).astype(np.float32)
+    never = np.full(1, np.inf, np.float32)
+    table = np.stack([np.broadcast_to(never if r is None else r.threshold, classes) for r in places], axis=-1)
     thresholds = xp.constant(f"rules.{columns[0].unit}.threshold", table if classes > 1 else table[0])
     if classes > 1:
-        thresholds = xp.node("Gather", thresholds, predicted, width=0, axis=0)
-    return xp.greater(scores, thresholds)
+        thresholds = xp.node("Gather", thresholds, predicted, width=len(places), axis=0)
+    return xp.greater(scores, thresholds), places
 
 
 def not_finite(xp: OnnxOps, values: Sym) -> Sym:
@@ -34,42 +43,45 @@ def not_finite(xp: OnnxOps, values: Sym) -> Sym:
     return xp.node("Or", xp.node("IsNaN", values), xp.node("IsInf", values))
 
 
-def bits_of(xp: OnnxOps, flags: Sym, bits: Sequence[int], name: str) -> Sym:
-    """(N,) int64: the sum of distinct bits whose flag (N, K) is set."""
+def bits_of(xp: OnnxOps, flags: Sym, bits: Sequence[int], name: str, reduce: str = "ReduceSum") -> Sym:
+    """(N,) int64: the sum (or the largest) of the bits whose flag (N, K) is set."""
     chosen = xp.node("Where", flags, xp.constant(name, np.array(bits, np.int64)), xp.constant("int64.0", np.int64(0)))
-    return xp.node("ReduceSum", chosen, xp.integers(-1), width=0, keepdims=0)
+    return xp.node(reduce, chosen, xp.integers(-1), width=0, keepdims=0)
 
 
-def reasons_of(xp: OnnxOps, flags: Sym, kinds: Sequence[Reason], name: str) -> Sym:
+def reasons_of(xp: OnnxOps, flags: Sym, kinds: Sequence[Reason | None], name: str) -> Sym:
     """(N,) int64: the union of the kinds whose flag (N, K) is set; several flags may share a kind."""
-    distinct = list(dict.fromkeys(kinds))
-    if len(distinct) < len(kinds):
-        member = np.array([[kind is d for d in distinct] for kind in kinds], np.float32)
-        counts = xp.node("Cast", flags, to=1) @ xp.constant(f"{name}.kind", member)
-        flags = xp.greater(counts, 0.0)
-    return bits_of(xp, flags, [int(d) for d in distinct], f"{name}.reason_bits")
+    distinct = [kind for kind in dict.fromkeys(kinds) if kind is not None]
+    if len(distinct) == sum(kind is not None for kind in kinds):
+        return bits_of(xp, flags, [int(kind or 0) for kind in kinds], f"{name}.reason_bits")
+    member = np.array([[kind is d for d in distinct] for kind in kinds], np.float32)
+    counts = xp.node("Cast", flags, to=1) @ xp.constant(f"{name}.kind", member)
+    return bits_of(xp, xp.greater(counts, 0.0), [int(d) for d in distinct], f"{name}.reason_bits")
 
 
 def outcome(
     xp: OnnxOps,
     unit: str,
     rules: Sequence[Rule],
-    chosen: Sequence[Rule],
-    hit: Sym | None,
+    hit: tuple[Sym, list[Rule | None]] | None,
     broken: list[tuple[Sym, int, Reason]],
 ) -> dict[str, Sym]:
     """rule_hits, reasons, accept from the rules' flags and from (flags, how many, kind) of what is broken."""
-    name = f"rules.{unit}"
-    flags = [] if hit is None else [hit]
-    kinds = [r.reason for r in chosen]
-    for flag, count, kind in broken:
-        flags.append(flag)
-        kinds += [kind] * count
-    reasons = reasons_of(xp, xp.concat(flags), kinds, name)
-    zero = xp.constant("int64.0", np.int64(0))
-    places = [1 << rules.index(r) for r in chosen]
-    found = reasons * zero if hit is None else bits_of(xp, hit, places, f"{name}.rule_bits")
-    return {"rule_hits": found, "reasons": reasons, "accept": xp.node("Equal", reasons, zero)}
+    name, zero = f"rules.{unit}", xp.constant("int64.0", np.int64(0))
+    parts = [bits_of(xp, f, [int(kind)] * k, f"{name}.{kind.name}".lower(), "ReduceMax") for f, k, kind in broken]
+    if hit is not None:
+        flags, places = hit
+        parts.append(reasons_of(xp, flags, [None if r is None else r.reason for r in places], name))
+        bits = [0 if r is None else 1 << rules.index(r) for r in places]
+        found = bits_of(xp, flags, bits, f"{name}.rule_bits")
+    reasons = parts[0]
+    for part in parts[1:]:
+        reasons = reasons + part
+    return {
+        "rule_hits": reasons * zero if hit is None else found,
+        "reasons": reasons,
+        "accept": xp.node("Equal", reasons, zero),
+    }
 
 
 def decide_rows(xp: OnnxOps, rows: RowColumns, rules: Sequence[Rule]) -> dict[str, Sym]:
@@ -81,7 +93,7 @@ def decide_rows(xp: OnnxOps, rows: RowColumns, rules: Sequence[Rule]) -> dict[st
     hit = hits(xp, scores, columns, chosen, rows.predicted) if chosen else None
     broken = not_finite(xp, xp.concat(checked(xp, rows, scores, p_values)))
     width = sum(1 + bool(c.calibration) for c in columns) + len(rows.group_columns)
-    decided = outcome(xp, "row", rules, chosen, hit, [(broken, width, Reason.INVALID)])
+    decided = outcome(xp, "row", rules, hit, [(broken, width, Reason.INVALID)])
     decided["pooled"] = pooled(xp, rules, chosen, rows.predicted, decided["rule_hits"])
     return {"scores": scores, "p_values": p_values} | decided
 
@@ -107,7 +119,8 @@ def pooled(xp: OnnxOps, rules: Sequence[Rule], chosen: Sequence[Rule], predicted
     )
     if classes > 1:
         return xp.node("Gather", xp.constant("rules.pooled_bits", table), predicted, width=0, axis=0)
-    return like * xp.constant("int64.0", np.int64(0)) + xp.constant("rules.pooled_bits", table[0])
+    blank = like * xp.constant("int64.0", np.int64(0))
+    return blank + xp.constant("rules.pooled_bits", table[0]) if table[0] else blank
 
 
 def on_columns(rules: Sequence[Rule], columns: Sequence[Column]) -> list[Rule]:

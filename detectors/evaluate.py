@@ -32,8 +32,7 @@ def poison(xp: Ops[T], signals: Signals[T], inputs: tuple[Signal, ...]) -> T:
     """
     total: T | None = None
     for signal in inputs:
-        zero = signals[signal] * 0.0
-        row = zero if signal.startswith("p:") else xp.sum(zero)
+        row = signals[signal] * 0.0 if signal.startswith("p:") else xp.zero(signals[signal])
         total = row if total is None else total + row
     assert total is not None  # noqa: S101 - a score reads something
     return total

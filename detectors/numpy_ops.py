@@ -39,6 +39,9 @@ class NumpyOps:
     def min(self, x: Array, *, keepdims: bool = False) -> Array:
         return np.asarray(np.min(x, axis=-1, keepdims=keepdims))
 
+    def zero(self, x: Array) -> Array:
+        return self.sum(x * _f32(0))
+
     def logsumexp(self, x: Array) -> Array:
         return self.max(x) - self.max(self.log_softmax(x))
 

@@ -59,7 +59,7 @@ class Sym:
         return self.ops.node("MatMul", self, other, width=other.width)
 
     def __neg__(self) -> Sym:
-        return self.ops.node("Neg", self)
+        return self.ops.negative(self)
 
 
 class OnnxOps:
@@ -71,6 +71,14 @@ class OnnxOps:
         self.initializers: dict[str, ir.Value] = {}
         self._arrays: dict[str, NDArray[Any]] = {}
         self._recorded: dict[tuple[Any, ...], list[Sym]] = {}
+
+    def negative(self, x: Sym) -> Sym:
+        """-x; of a difference, the difference the other way round: a node costs 0.5 to 0.9 µs at N = 1."""
+        maker = x.value.producer()
+        if maker is not None and maker.op_type == "Sub":
+            left, right = (Sym(v, self, x.width) for v in maker.inputs if v is not None)
+            return self.node("Sub", right, left, width=x.width)
+        return self.node("Neg", x)
 
     def constant(self, name: str, value: Any) -> Sym:
         """A named initializer, made once.
@@ -119,9 +127,9 @@ class OnnxOps:
         ones = self.constant(f"ones.{x.width}", np.ones((x.width, 1), np.float32))
         return self.node("MatMul", x, ones, width=int(keepdims))
 
-    def count(self, flags: Sym) -> Sym:
-        """How many flags of the last axis are set, (..., K) bool -> (...) float32: exact up to 2^24 in any order."""
-        return self.node("ReduceSum", self.node("Cast", flags, to=1), self.integers(-1), width=0, keepdims=0)
+    def count(self, flags: Sym, dtype: ir.DataType = ir.DataType.FLOAT) -> Sym:
+        """How many flags of the last axis are set, (..., K) bool -> (...); in float32 exact up to 2^24, in any order."""
+        return self.node("ReduceSum", self.node("Cast", flags, to=int(dtype)), self.integers(-1), width=0, keepdims=0)
 
     def sum_parts(self, x: Sym, parts: int) -> Sym:
         each = x.width // parts
@@ -136,6 +144,11 @@ class OnnxOps:
 
     def min(self, x: Sym, *, keepdims: bool = False) -> Sym:
         return self.node("ReduceMin", x, self.integers(-1), width=int(keepdims), keepdims=1)
+
+    def zero(self, x: Sym) -> Sym:
+        # One MatMul instead of Mul and ReduceSum: 0 * NaN and 0 * inf are NaN in it too.
+        zeros = self.constant(f"zeros.{x.width}", np.zeros((x.width, 1), np.float32))
+        return self.node("MatMul", x, zeros, width=0)
 
     def logsumexp(self, x: Sym) -> Sym:
         # lse(x) = max x - max log_softmax(x). ReduceLogSumExp takes 484 µs against 49 µs (C=1000, N=64) and is less

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from demur.detectors.numpy_ops import Array
@@ -49,6 +50,12 @@ class Tables:
     @property
     def per_table(self) -> int:
         return len(self.blocks) // len(self.rows)
+
+    @property
+    def rows_after(self) -> Array:
+        """(T * K,) float32: one plus the scores in the blocks after each block of its table."""
+        behind = np.arange(self.per_table - 1, -1, -1, dtype=np.float32) * np.float32(self.blocks.shape[-1])
+        return np.tile(behind + np.float32(1), len(self.rows))
 
 
 def lay_out(columns: Sequence[Column], classes: int) -> Tables:
@@ -111,41 +118,40 @@ def p_values(tables: Sequence[Sequence[Array]], scores: Array, predicted: NDArra
     return result
 
 
-def count_in_graph(xp: OnnxOps, scores: Sym, tables: Tables, name: str, predicted: Sym | None) -> Sym:
-    """Nodes for the p-values (N, S) of poisoned scores (N, S); `predicted` (N,) int64 when a column is sliced."""
+def count_in_graph(xp: OnnxOps, scores: Sym, zero: Sym, tables: Tables, name: str, predicted: Sym | None) -> Sym:
+    """Nodes for the p-values (N, S) of scores (N, S); `zero` (N, S) is NaN where the score is not finite, else 0.
+
+    `predicted` (N,) int64 chooses the table when a column is sliced. The block a score falls into is found among the
+    knots; what lies in the blocks after it is known, and the rest is counted in that one block.
+    """
     table: Sym | None = None
     if tables.of.ndim == 2:
         table = xp.node("Gather", xp.constant(f"{name}.table_of_class", tables.of), predicted, width=0, axis=0)
     point = xp.node("Unsqueeze", scores, xp.integers(-1), width=0)
-    block, below = _find_block(xp, point, tables, name, table)
-    found = xp.count(xp.node("GreaterOrEqual", block, point))
-    at_least = found if below is None else found - below
-    blocks, width = tables.per_table, tables.blocks.shape[-1]
     rows = _per_column(xp, tables.rows, tables, f"{name}.rows", table)
-    exact = (at_least + float((blocks - 1) * width + 1)) / rows
-    return Sym((exact + scores * 0.0).value, xp, scores.width)
-
-
-def _find_block(xp: OnnxOps, point: Sym, tables: Tables, name: str, table: Sym | None) -> tuple[Sym, Sym | None]:
-    """The one block that the scores fall into, and how many scores of the table lie in the blocks before it."""
-    blocks = xp.constant(f"{name}.blocks", tables.blocks)
     if tables.per_table == 1:
-        return _per_column(xp, blocks, tables, name, table), None
-    knots = _per_column(xp, xp.constant(f"{name}.knots", tables.knots), tables, name, table)
-    passed = xp.count(xp.node("Less", knots, point))
-    first = np.arange(len(tables.rows), dtype=np.float32) * tables.per_table
-    row = passed + _per_column(xp, first, tables, f"{name}.first_block", table)
-    block = xp.node("Gather", blocks, xp.node("Cast", row, to=7), width=0, axis=0)
-    return block, passed * float(tables.blocks.shape[-1])
+        block, after = (
+            _per_column(xp, tables.blocks, tables, f"{name}.blocks", table),
+            xp.constant("const.1.0", np.float32(1.0)),
+        )
+    else:
+        place = _find_block(xp, point, tables, name, table)
+        block = xp.node("Gather", xp.constant(f"{name}.blocks", tables.blocks), place, width=0, axis=0)
+        after = xp.node("Gather", xp.constant(f"{name}.rows_after", tables.rows_after), place, width=0, axis=0)
+    at_least = xp.count(xp.node("GreaterOrEqual", block, point)) + after
+    return Sym((at_least / rows + zero).value, xp, scores.width)
 
 
-def _per_column(xp: OnnxOps, values: Any, tables: Tables, name: str, table: Sym | None) -> Sym:
+def _find_block(xp: OnnxOps, point: Sym, tables: Tables, name: str, table: Sym | None) -> Sym:
+    """(N, S) int32, the block that each score falls into."""
+    knots = _per_column(xp, tables.knots, tables, f"{name}.knots", table)
+    passed = xp.count(xp.node("Less", knots, point), ir.DataType.INT32)
+    first = np.arange(len(tables.rows), dtype=np.int32) * tables.per_table
+    return passed + _per_column(xp, first, tables, f"{name}.first_block", table)
+
+
+def _per_column(xp: OnnxOps, values: NDArray[Any], tables: Tables, name: str, table: Sym | None) -> Sym:
     """Per-table values (T, ...) as seen by each column: (S, ...), or (N, S, ...) by predicted class."""
-    if isinstance(values, np.ndarray):
-        values = xp.constant(name, values if table is not None else values[tables.of])
-        return values if table is None else xp.node("Gather", values, table, axis=0)
     if table is not None:
-        return xp.node("Gather", values, table, width=0, axis=0)
-    if tables.of.tolist() == list(range(len(tables.rows))):
-        return values  # type: ignore[no-any-return]
-    return xp.node("Gather", values, xp.constant(f"{name}.table_of_column", tables.of), width=0, axis=0)
+        return xp.node("Gather", xp.constant(name, values), table, width=0, axis=0)
+    return xp.constant(name, values[tables.of])

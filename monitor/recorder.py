@@ -81,9 +81,9 @@ class AuditTrail:
 
         Raises: InvalidObservation for a record that is not in the log, AuditUnavailable when it cannot be written.
         """
-        if label.sequence >= self._log.size + self._log.queued:
+        if label.sequence >= self._log.next:
             raise InvalidObservation(
-                f"sequence: the log has no record {label.sequence} yet; it ends at {self._log.size - 1}"
+                f"sequence: the log has no record {label.sequence} yet; it ends at {self._log.next - 1}"
             )
         said = {"label": label.label, "correct": label.correct, "reviewer": label.reviewer, "note": label.note}
         note = json.dumps({k: v for k, v in said.items() if v not in ("", None)}, ensure_ascii=False)

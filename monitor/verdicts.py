@@ -51,7 +51,9 @@ class PolicyView:
     rules: tuple[RuleView, ...]
 
 
-@dataclass(slots=True, eq=False)  # not frozen: setting fifteen fields through object.__setattr__ costs 3 of 35 µs at N = 1
+@dataclass(
+    slots=True, eq=False
+)  # not frozen: setting fifteen fields through object.__setattr__ costs 3 of 35 µs at N = 1
 class Verdicts:
     """Verdicts of N units (rows, groups, or the steps of streams), columnar. Read it; the engine alone fills it in.
 

@@ -66,6 +66,11 @@ class Journal:
         self._thread.start()
 
     @property
+    def next(self) -> int:
+        """The sequence number that the next record gets: behind the durable, the written and the waiting ones."""
+        return self._next
+
+    @property
     def queued(self) -> int:
         """Records waiting for the writer."""
         return len(self._queue)

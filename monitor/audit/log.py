@@ -125,6 +125,11 @@ class AuditLog:
         return self._journal.synced
 
     @property
+    def next(self) -> int:
+        """The sequence number that the next record gets; every smaller one was given to somebody."""
+        return self._journal.next
+
+    @property
     def queued(self) -> int:
         """Records waiting for the writer."""
         return self._journal.queued

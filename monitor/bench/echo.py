@@ -12,7 +12,7 @@ METHOD = "/echo/Echo"
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-class Echo(grpc.GenericRpcHandler):
+class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     """Any method, bytes in, the same bytes out."""
 
     def service(self, handler_call_details: Any) -> Any:  # noqa: ARG002

@@ -54,9 +54,12 @@ def sidecar(material: Material, *, metrics: bool, audit: bool) -> Iterator[Peer]
     """`demur serve` on this bundle, traces unsampled."""
     with TemporaryDirectory() as folder:
         config = _configuration(material, Path(folder), metrics=metrics, audit=audit)
-        with _started(
-            [sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(config), "--announce"]
-        ) as (process, line), grpc.insecure_channel(json.loads(line)["listen"][0], options=OPTIONS) as channel:
+        with (
+            _started(
+                [sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(config), "--announce"]
+            ) as (process, line),
+            grpc.insecure_channel(json.loads(line)["listen"][0], options=OPTIONS) as channel,
+        ):
             yield Peer(process, channel.unary_unary(ASSESS))
 
 

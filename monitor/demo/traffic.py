@@ -54,7 +54,8 @@ def corrupt(images: Images, kind: str, strength: int, seed: int = 0) -> Images:
             image[row : row + strength + 1, column : column + strength + 1] = 0
     else:
         raise ValueError(f"expected blur, noise or occlusion, got {kind!r}")
-    return np.clip(out, 0, 1).reshape(len(images), -1).astype(np.float32)
+    damaged: Images = np.clip(out, 0, 1).reshape(len(images), -1).astype(np.float32)
+    return damaged
 
 
 def photograph_patches(count: int, seed: int = 0) -> Images:

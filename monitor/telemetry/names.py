@@ -190,7 +190,7 @@ SUPPLIED = {metric.name: metric for metric in METRICS if metric.supplied}
 
 PROTOCOLS = ("python", "grpc", "oip")
 STAGES = ("decode", "score", "audit", "encode")
-REFUSAL_KINDS = ("invalid", "unknown", "overloaded", "draining", "deadline", "audit", "internal")
+REFUSAL_KINDS = ("invalid", "unknown", "unmapped", "overloaded", "draining", "deadline", "audit", "internal")
 
 SPAN = "demur.assess"
 EVALUATION = "gen_ai.evaluation.result"

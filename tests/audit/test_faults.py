@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -122,8 +123,10 @@ def test_serve_and_count_never_raises_never_waits_and_counts_everything(
     disk.code = 0
     until(lambda: not log.failure)
     log.close()
-    drops = {r.monitor: r.count for r in records(tmp_path) if r.kind == "drop"}
-    assert drops == {"first": 1, "a": 1000, "b": 1000}
+    drops: Counter[str] = Counter()
+    for record in records(tmp_path):  # several drop records a monitor when the disk comes and goes
+        drops[record.monitor] += record.count if record.kind == "drop" else 0
+    assert +drops == {"first": 1, "a": 1000, "b": 1000}
     assert verify_log(tmp_path, [signer.verifier]).ok
 
 

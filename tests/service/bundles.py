@@ -84,9 +84,12 @@ def _bundle(
         version=version,
         demur="0.0.0",
         signals=[{"name": n, "width": feed[n].shape[1], "kind": "logits"} for n in signals],
-        scores=[],
+        scores=[
+            {"name": n, "type": "max_logit", "settings": {}, "parameters": [], "source": "test", "scales": "exact_merge"}
+            for n in ("weak", "nll")
+        ],
         columns=[
-            {"name": n, "score": n, "unit": u, "aggregate": a if u == "group" else None, "units": [51]}
+            {"name": n, "score": "weak" if n == "crowd" else n, "unit": u, "aggregate": a if u == "group" else None, "units": [51]}
             for n, u, a in columns
         ],
         rules=[

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.service.bundles import GOOD
 from tests.service.conftest import accepted, refused, rows
 
 TOKEN = "correct-horse-battery-staple"
-NOW = datetime.datetime.now(datetime.UTC)
+NOW = dt.datetime.now(dt.UTC)
 
 
 def _name(text: str) -> x509.Name:
@@ -54,7 +54,7 @@ class Authority:
         return paths
 
     def _builder(self, name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        day = datetime.timedelta(days=1)
+        day = dt.timedelta(days=1)
         builder = x509.CertificateBuilder().subject_name(_name(name)).issuer_name(_name(self.name)).public_key(key)
         return builder.serial_number(x509.random_serial_number()).not_valid_before(NOW - day).not_valid_after(NOW + day)
 
