@@ -34,7 +34,7 @@ test-slow: $(VENV)/.installed  ## long simulations and soaks
 	@touch $@
 
 test-peers: .venv-peers/.installed  ## beside tritonclient, in its environment
-	.venv-peers/bin/python -m pytest -q -m peers $(PYTEST_ARGS)
+	.venv-peers/bin/python -m pytest -q -m "not slow and not helm" tests/adapters tests/client tests/service/test_assess.py $(PYTEST_ARGS)
 
 .venv-oldest/.installed: requirements/oldest.lock
 	$(PYTHON) -m venv .venv-oldest

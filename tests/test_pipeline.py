@@ -68,7 +68,7 @@ def test_calibrate_refuses_rows_the_scores_were_fitted_on(bundle, sample):
 
 def test_fit_refuses_shared_rows(policy, sample):
     table = sample(400, 1)
-    with pytest.raises(demur.DemurError, match="shared|share"):
+    with pytest.raises(demur.DemurError, match=r"shared|share"):
         demur.fit(policy, reference=table, calibration=table)
 
 

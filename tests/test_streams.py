@@ -114,7 +114,7 @@ def test_streams_are_bounded_and_expire(monitor):
     pool = StreamPool(monitor.engine, capacity=2, idle_seconds=0.05)
     first = pool.open()
     pool.open()
-    with pytest.raises(Overloaded, match="limits.streams"):
+    with pytest.raises(Overloaded, match=r"limits.streams"):
         pool.open()
     until = time.monotonic() + 5
     while pool.live and time.monotonic() < until:

@@ -23,7 +23,8 @@ def main(threads: int) -> None:
     server = grpc.server(ThreadPoolExecutor(threads), handlers=(Echo(),), options=OPTIONS)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    print(port, flush=True)
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
     sys.stdin.read()  # until the parent closes the pipe
     server.stop(0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy
+import numpy as np
 
 from demur.monitor.bench import inprocess, sidecar
 from demur.monitor.bench.material import Material, material
@@ -45,7 +45,7 @@ def run(*, quick: bool, note: Note) -> dict[str, Any]:
         for metrics, audit in _combinations(n, quick=quick)
     ]
     return {
-        "environment": {**environment(), "numpy": numpy.__version__},
+        "environment": {**environment(), "numpy": np.__version__},
         "targets": TARGETS,
         "in_process": inside,
         "sidecar": outside,

@@ -44,7 +44,8 @@ class Peer:
 @contextmanager
 def echo() -> Iterator[Peer]:
     """A bare gRPC server with as many threads."""
-    with _started([sys.executable, "-m", "demur.monitor.bench.echo", str(THREADS)]) as (process, line):
+    command = [sys.executable, "-m", "demur.monitor.bench.echo", str(THREADS)]
+    with _started(command) as (process, line):
         with grpc.insecure_channel(f"127.0.0.1:{int(line)}", options=OPTIONS) as channel:
             yield Peer(process, channel.unary_unary(METHOD))
 
