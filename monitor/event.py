@@ -25,7 +25,9 @@ class DecisionEvent:
 
 @dataclass(frozen=True, slots=True)
 class RefusalEvent:
-    """A request that got no verdicts: its kind is one of invalid, unknown, unmapped (a proxied model without a monitor), overloaded, draining, deadline, audit, internal."""
+    """A request that got no verdicts: its kind is one of invalid, unknown, unmapped (a proxied model without a monitor),
+    overloaded, draining, deadline, audit, internal.
+    """
 
     monitor: str
     kind: str

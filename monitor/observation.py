@@ -84,7 +84,9 @@ def group_rows(group_id: Any, groups: Any, rows: int) -> Grouping:
 
     Raises: InvalidObservation when ids are not (N,) integers, or a row's group is not among `groups`.
     """
-    ids = np.asarray(group_id)
+    ids = _array("group_id", group_id)
+    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise InvalidObservation(f"group_id: expected ids below 2**63, got {ids.max()}")
     if ids.shape != (rows,) or not (np.issubdtype(ids.dtype, np.integer) or ids.size == 0):
         raise InvalidObservation(
             f"group_id: expected ({rows},) integers, one for each row, got {ids.shape} {ids.dtype}"
@@ -93,7 +95,10 @@ def group_rows(group_id: Any, groups: Any, rows: int) -> Grouping:
     if groups is None or len(groups) == 0:
         names, index = np.unique(ids, return_inverse=True)
         return Grouping(index.astype(np.int64), names)
-    names = np.asarray(groups, np.int64)
+    names = _array("groups", groups)
+    if names.ndim != 1 or not np.issubdtype(names.dtype, np.integer):
+        raise InvalidObservation(f"groups: expected (G,) integers, got {names.shape} {names.dtype}")
+    names = names.astype(np.int64)
     if len(np.unique(names)) != len(names):
         raise InvalidObservation("groups: each id may appear once; remove the duplicates")
     order = np.argsort(names, kind="stable")
@@ -106,8 +111,15 @@ def group_rows(group_id: Any, groups: Any, rows: int) -> Grouping:
     return Grouping(order[place].astype(np.int64), names)
 
 
+def _array(name: str, value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidObservation(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+
+
 def _checked(name: str, array: Any, width: int) -> NDArray[np.float32]:
-    value = array if isinstance(array, np.ndarray) else np.asarray(array)
+    value = array if isinstance(array, np.ndarray) else _array(name, array)
     if value.ndim != 2 or value.shape[1] != width:
         raise InvalidObservation(
             f"{name}: expected (N, {width}) float32, got {value.shape} {value.dtype}; a single input is one row, shape (1, {width})"

@@ -105,7 +105,7 @@ class Manifest(Section):
         """Raises: UnsupportedSchema for another schema version, BundleError for anything that is not a manifest."""
         try:
             document = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"manifest.json is not JSON: {error}; the bundle is damaged, build it again") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
         if version != SCHEMA:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from demur.monitor.errors import ConfigurationError
 
 PREFIX = "DEMUR_"
 RESERVED = frozenset({"DEMUR_DATA", "DEMUR_CONFIG"})
+# What Kubernetes sets in every pod beside a Service whose name starts with `demur`.
+SERVICE_LINK = re.compile(r"^DEMUR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
 LARGEST_BYTES = 4 << 20
 
 
@@ -60,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path}: expected a mapping of keys at the top, got {type(document).__name__}")
@@ -68,8 +71,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
-    """Set keys from `DEMUR_A__B=value` in place; returns how many."""
-    names = sorted(n for n in environment if n.startswith(PREFIX) and n not in RESERVED)
+    """Set keys from `DEMUR_A__B=value` in place; returns how many. Raises: ConfigurationError naming the variable."""
+    names = sorted(n for n in environment if n.startswith(PREFIX) and n not in RESERVED and not SERVICE_LINK.match(n))
     for name in names:
         *parents, last = name[len(PREFIX) :].lower().split("__")
         place = document
@@ -77,10 +80,14 @@ def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 raise ConfigurationError(f"{name}: {key} is not a section, so nothing under it can be set")
-        place[last] = yaml.safe_load(environment[name])
+        try:
+            place[last] = yaml.safe_load(environment[name])
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{name}: its value is not valid YAML ({type(error).__name__}); quote it") from error
     return len(names)
 
 
 def _came(error: Any) -> str:
     value = error.get("input")
-    return "" if isinstance(value, (dict, list)) or error["type"] == "missing" else f", got {value!r}"
+    unnamed = error["type"] in ("missing", "extra_forbidden")  # an unknown key may hold a secret: its name is enough
+    return "" if unnamed or isinstance(value, (dict, list)) else f", got {value!r}"

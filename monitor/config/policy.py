@@ -110,6 +110,8 @@ def _score(entry: Any) -> Any:
         return {"name": entry, "type": entry}
     if isinstance(entry, dict) and len(entry) == 1:
         name, hyper = next(iter(entry.items()))
+        if not isinstance(hyper, dict | None):
+            raise ValueError(f"score {name}: expected a mapping of hyper-parameters, got {hyper!r}")
         hyper = dict(hyper or {})
         return {"name": name, "type": hyper.pop("type", name), "hyper": hyper}
     return entry
@@ -162,6 +164,10 @@ class PolicyConfig(Section):
             if twice:
                 raise ValueError(f"{what} name used twice: {', '.join(sorted(twice))}")
         known = {s.name for s in self.scores}
+        for score in self.scores:
+            members = score.hyper.get("of", [])
+            if not isinstance(members, list) or not set(members) <= known - {score.name}:
+                raise ValueError(f"score {score.name}: `of` must list other scores of this policy, got {members!r}")
         for rule in self.rules:
             if rule.when not in known:
                 raise ValueError(
