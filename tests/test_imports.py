@@ -1,0 +1,62 @@
+"""Assessing in process stays light."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import demur
+from demur.detectors.scores import SCORES, STREAM_SCORES
+
+GOLDEN = Path(__file__).parent / "golden" / "sliced.demur"
+HEAVY = (
+    "grpc",
+    "demur.proto",
+    "opentelemetry",
+    "prometheus_client",
+    "pyarrow",
+    "sklearn",
+    "scipy",
+    "rich",
+    "typer",
+    "torch",
+    "pandas",
+)
+
+
+def test_assessing_in_process_loads_no_transport_and_little_memory():
+    program = f"""
+import json, sys
+import numpy as np
+import demur
+verdicts = demur.Monitor.load({str(GOLDEN)!r}).assess(logits=np.zeros((1, 4), np.float32))
+assert len(verdicts) == 1
+resident = int(open("/proc/self/statm").read().split()[1]) * 4096
+print(json.dumps([sorted(sys.modules), resident]))
+"""
+    modules, resident = json.loads(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    )
+    assert [h for h in HEAVY if any(m == h or m.startswith(h + ".") for m in modules)] == []
+    assert resident <= 200e6
+
+
+@pytest.mark.parametrize("name", demur.__all__)
+def test_the_public_interface_is_there_and_documented(name):
+    assert inspect.getdoc(getattr(demur, name))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Monitr'"):
+        _ = demur.Monitr
+
+
+@pytest.mark.parametrize("name", [*SCORES, *STREAM_SCORES])
+def test_scores_say_shapes_range_source_and_sign(name):
+    text = inspect.getdoc({**SCORES, **STREAM_SCORES}[name])
+    assert all(part in text for part in ("Shapes:", "Range:", "Source:", "Higher is less trustworthy"))
