@@ -115,7 +115,9 @@ def _array(name: str, value: Any) -> NDArray[Any]:
     try:
         return np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidObservation(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+        raise InvalidObservation(
+            f"{name}: expected an array of numbers, got {type(value).__name__} ({error})"
+        ) from None
 
 
 def _checked(name: str, array: Any, width: int) -> NDArray[np.float32]:

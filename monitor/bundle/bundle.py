@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from demur.monitor.bundle import archive, signature
 from demur.monitor.bundle.archive import MANIFEST, SIGNATURE
-from demur.monitor.bundle.manifest import Manifest, MemberEntry
+from demur.monitor.bundle.manifest import Manifest, MemberEntry, RuleEntry, rules_digest
 from demur.monitor.errors import BundleError, DigestMismatch
 
 GRAPH = "monitor.onnx"
@@ -34,7 +34,8 @@ class Bundle:
     def build(members: Mapping[str, bytes], **fields: Any) -> Bundle:
         """A bundle of these members; `fields` are the manifest's."""
         listed = {n: MemberEntry(sha256=_sha256(b), size=len(b)) for n, b in members.items()}
-        manifest = Manifest(members=listed, **fields)
+        rules = [r if isinstance(r, RuleEntry) else RuleEntry.model_validate(r) for r in fields.pop("rules")]
+        manifest = Manifest(members=listed, **{**fields, "rules": rules, "rules_digest": rules_digest(rules)})
         return Bundle(manifest, manifest.encode(), dict(members))
 
     @staticmethod

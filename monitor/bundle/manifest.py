@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -60,6 +62,15 @@ class RuleEntry(Section):
     level: float | None = None
 
 
+def rules_digest(rules: Sequence[RuleEntry]) -> str:
+    """SHA-256 (hex) over the ordered rules as promised and as calibrated.
+
+    A selective-risk promise is about what the whole policy accepts: it holds only together with exactly these rules.
+    """
+    document = [r.model_dump(mode="json") for r in rules]
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 class MemberEntry(Section):
     """A file of the bundle."""
 
@@ -84,6 +95,7 @@ class Manifest(Section):
     cautions: list[str]
     policy: dict[str, Any]
     policy_digest: str
+    rules_digest: str
     digests: dict[str, str]
     counts: dict[str, int]
     findings: list[str] = Field(default_factory=list)
@@ -113,6 +125,11 @@ class Manifest(Section):
                 f"expected schema_version {SCHEMA}, got {version!r}; use a demur that writes and reads the same schema"
             )
         try:
-            return Manifest.model_validate(document)
+            manifest = Manifest.model_validate(document)
         except ValidationError as error:
             raise BundleError(f"manifest.json does not follow schema {SCHEMA}: {error}") from None
+        if manifest.rules_digest != rules_digest(manifest.rules):
+            raise BundleError(
+                "the rules are not those the promises were calibrated under; run `demur calibrate` after changing a rule"
+            )
+        return manifest

@@ -34,8 +34,8 @@ def serve(
     )
     settings = configuration(config, bundle or [], listen)
     running = build(settings)
-    running.start()
     try:
+        running.start()
         if announce:
             print(json.dumps(running.addresses()), flush=True)
         else:

@@ -83,7 +83,9 @@ def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
         try:
             place[last] = yaml.safe_load(environment[name])
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigurationError(f"{name}: its value is not valid YAML ({type(error).__name__}); quote it") from error
+            raise ConfigurationError(
+                f"{name}: its value is not valid YAML ({type(error).__name__}); quote it"
+            ) from error
     return len(names)
 
 

@@ -154,7 +154,11 @@ def restore_scores(bundle: Bundle) -> dict[str, Any]:
 
 def _reference(policy: PolicyConfig, table: SignalsTable) -> Reference:
     weight, bias = table.head_weight, table.head_bias
-    if weight is None and any(s.type in NEEDS_HEAD for s in policy.scores):
+    if (
+        weight is None
+        and any(s.type in NEEDS_HEAD for s in policy.scores)
+        and {"features", "logits"} <= set(table.signals)
+    ):
         weight, bias, _ = recover_head(table.signals["features"], table.signals["logits"])
     correct = None if table.loss is None else table.loss == 0
     return Reference(table.signals, table.label, weight, bias, correct)

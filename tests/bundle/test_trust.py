@@ -184,3 +184,10 @@ def test_the_manifest_is_what_is_signed(good, key):
 def test_every_golden_graph_passes():
     for path in GOLDEN.parent.glob("*.demur"):
         assert isinstance(graph.check(Bundle.load(path).graph), onnx.ModelProto)
+
+
+def test_rules_changed_after_calibration_are_refused(good):
+    changed = json.loads(good.raw_manifest)
+    changed["rules"][0]["thresholds"] = [None] * len(changed["rules"][0]["thresholds"])
+    with pytest.raises(BundleError, match="demur calibrate"):
+        Bundle.assemble({"manifest.json": json.dumps(changed).encode(), **good.members})
