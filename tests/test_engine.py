@@ -13,7 +13,6 @@ from onnx.reference import ReferenceEvaluator
 
 import demur
 from demur.detectors.reason import Reason
-from demur.monitor.bundle import Bundle
 from demur.monitor.engine import Conduct, Engine
 from demur.monitor.errors import InvalidObservation
 from demur.monitor.loaded import Loaded
@@ -225,4 +224,3 @@ def test_reasons_read_as_sentences(monitor, sample):
     assert 'rule "novel" refuses at p <= 0.05' in verdicts.reasons[0][0]
     assert len(verdicts.reasons[1:3]) == 2
     assert len(list(verdicts.reasons)) == len(verdicts) == 4
-    assert Bundle is not None

@@ -30,78 +30,42 @@ def bench(
         out().print(f"\nwritten to {output}")
 
 
+INSIDE = ("C", "N", "p50 µs", "µs a row", "metrics off", "graph alone", "x graph", "x NumPy scores alone")
+OUTSIDE = ("C", "N", "metrics", "audit", "p50 x echo", "CPU x echo", "p50 µs", "CPU µs", "echo p50", "echo CPU", "MB")
+
+
 def show(found: dict[str, Any]) -> None:
     """Two tables."""
+    _table("in process, one thread", INSIDE, [_inside(row) for row in found["in_process"]])
+    out().print()
+    _table("sidecar over a bare gRPC echo", OUTSIDE, [_outside(row) for row in found["sidecar"]])
+
+
+def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     from rich.table import Table
 
-    inside = Table(
-        "C",
-        "N",
-        "p50 µs",
-        "µs a row",
-        "metrics off",
-        "graph alone",
-        "x graph",
-        "x NumPy scores alone",
-        box=None,
-        header_style="bold",
-        title="in process, one thread",
-        title_justify="left",
+    table = Table(*heads, box=None, header_style="bold", title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    out().print(table, soft_wrap=False)
+
+
+def _inside(row: dict[str, Any]) -> tuple[Any, ...]:
+    p50 = {name: times["p50"] for name, times in row["microseconds"].items()}
+    ratios = (row["ratio_to_graph"], row["ratio_to_numpy_scores"])
+    return (
+        row["classes"],
+        row["rows"],
+        p50["assess"],
+        row["microseconds_per_row"],
+        p50["metrics_off"],
+        p50["graph"],
+        *ratios,
     )
-    for row in found["in_process"]:
-        times = row["microseconds"]
-        inside.add_row(
-            *map(
-                str,
-                (
-                    row["classes"],
-                    row["rows"],
-                    times["assess"]["p50"],
-                    row["microseconds_per_row"],
-                    times["metrics_off"]["p50"],
-                    times["graph"]["p50"],
-                    row["ratio_to_graph"],
-                    row["ratio_to_numpy_scores"],
-                ),
-            )
-        )
-    outside = Table(
-        "C",
-        "N",
-        "metrics",
-        "audit",
-        "p50 x echo",
-        "CPU x echo",
-        "p50 µs",
-        "CPU µs",
-        "echo p50",
-        "echo CPU",
-        "MB",
-        box=None,
-        header_style="bold",
-        title="sidecar over a bare gRPC echo",
-        title_justify="left",
-    )
-    for row in found["sidecar"]:
-        mine, bare = row["sidecar_microseconds"], row["echo_microseconds"]
-        flags = ("on" if row["metrics"] else "off", "on" if row["audit"] else "off")
-        outside.add_row(
-            *map(
-                str,
-                (
-                    row["classes"],
-                    row["rows"],
-                    *flags,
-                    row["p50_ratio"],
-                    row["cpu_ratio"],
-                    mine["p50"],
-                    mine["cpu"],
-                    bare["p50"],
-                    bare["cpu"],
-                    row["resident_megabytes"],
-                ),
-            )
-        )
-    out().print(inside, soft_wrap=False)
-    out().print()
-    out().print(outside, soft_wrap=False)
+
+
+def _outside(row: dict[str, Any]) -> tuple[Any, ...]:
+    mine, bare = row["sidecar_microseconds"], row["echo_microseconds"]
+    flags = ("on" if row["metrics"] else "off", "on" if row["audit"] else "off")
+    times = (mine["p50"], mine["cpu"], bare["p50"], bare["cpu"])
+    return (row["classes"], row["rows"], *flags, row["p50_ratio"], row["cpu_ratio"], *times, row["resident_megabytes"])
