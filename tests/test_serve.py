@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -46,12 +45,12 @@ def configuration(home: Path, **sections) -> Path:
 
 @contextmanager
 def serving(path: Path, *, file_bytes: int | None = None):
-    def limit():
-        if file_bytes is not None:  # a disk that is full: no file may grow beyond this
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
     command = [sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(path), "--announce"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=limit) as process:
+    if file_bytes is not None:  # a disk that is full: no file may grow beyond this
+        limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({file_bytes},) * 2); os.execv(sys.argv[1], sys.argv[1:])"
+        command = [sys.executable, "-c", limit, *command]
+    # No preexec_fn: it would fork this process and gRPC's threads with it.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process, json.loads(process.stdout.readline())
         finally:

@@ -23,8 +23,8 @@ class OnnxScore:
 
     The model is inlined into the monitor's graph (opset 18, default domain, no control flow, weights inside); its
     inputs are named like signals. Its reference in NumPy is `onnx.reference.ReferenceEvaluator`.
-    Shapes: the model's inputs, (N, width) float32 each -> (N,) or (N, 1). Range: the model's. Higher is less
-    trustworthy: give a model whose output already is a risk.
+    Shapes: the model's inputs, (N, width) float32 each -> (N,) or (N, 1). Range: the model's.
+    Higher is less trustworthy: give a model whose output already is a risk.
     Raises: ValueError in fit, saying what cannot be inlined, which input is no signal, or that rows are not independent.
     Source: the model's authors; the name is recorded with the file's digest in the bundle.
     """
