@@ -24,7 +24,14 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
             model = onnx.version_converter.convert_version(model, OPSET)
         except Exception as error:  # the converter raises RuntimeError, IndexError or C++ errors
             raise ValueError(f"onnx_score: no conversion from opset {version} to {OPSET}: {error}") from error
-    onnx.checker.check_model(model)
+    return _valid(model)
+
+
+def _valid(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"onnx_score: not a valid ONNX model: {error}") from error
     return model
 
 

@@ -85,9 +85,6 @@ class NumpyOps:
     def maximum(self, a: Array, b: Any) -> Array:
         return np.asarray(np.maximum(a, _f32(b)))
 
-    def sqrt(self, x: Array) -> Array:
-        return np.sqrt(x)
-
     def exp(self, x: Array) -> Array:
         return np.exp(x)
 

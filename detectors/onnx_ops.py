@@ -159,7 +159,7 @@ class OnnxOps:
         # Not ReduceL2: twice as slow, six times the rounding error (onnxruntime#3236), and it overflows at 1e20.
         scale = self._scale(x)
         scaled = x / scale
-        return self.column(scale) * self.sqrt(self.sum(scaled * scaled))
+        return self.column(scale) * self.node("Sqrt", self.sum(scaled * scaled))
 
     def _scale(self, x: Sym) -> Sym:
         return self.maximum(self.max(self.abs(x), keepdims=True), TINY)
@@ -177,7 +177,7 @@ class OnnxOps:
     def unit(self, x: Sym) -> Sym:
         # Not LpNormalization: it divides by a norm that overflows at 1e20 and is NaN for the zero vector.
         y = x / self._scale(x)
-        return y / self.maximum(self.sqrt(self.sum(y * y, keepdims=True)), TINY)
+        return y / self.maximum(self.node("Sqrt", self.sum(y * y, keepdims=True)), TINY)
 
     def linear(self, x: Sym, weight: Any, bias: Any = None, *, scale: float = 1.0) -> Sym:
         # Gemm keeps tables as (rows, D), so that `take` gathers whole rows of the same initializer.
@@ -199,9 +199,6 @@ class OnnxOps:
 
     def maximum(self, a: Sym, b: Any) -> Sym:
         return self.node("Max", a, b)
-
-    def sqrt(self, x: Sym) -> Sym:
-        return self.node("Sqrt", x)
 
     def exp(self, x: Sym) -> Sym:
         return self.node("Exp", x)

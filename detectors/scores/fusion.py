@@ -33,7 +33,7 @@ class Fused:
 
     @classmethod
     def fit(cls, reference: Reference, *, of: Sequence[str], by: str = "min_p") -> Self:  # noqa: ARG003
-        names = tuple(map(str, of)) if not isinstance(of, str) else (of,)
+        names = tuple(map(str, of)) if isinstance(of, Sequence) and not isinstance(of, str) else (str(of),)
         if len(set(names)) < 2 or len(set(names)) < len(names):
             raise ValueError(f"fused: `of` must name at least 2 different columns, got {list(names)}")
         return cls(names, one_of("fused", "by", by, ("fisher", "min_p")))

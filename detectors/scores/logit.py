@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from demur.detectors.hyper import between
 from demur.detectors.score import EXACT_MERGE, Reference, Scaling
 from demur.detectors.tensor import Ops, Signal, Signals, T
+
+HOTTEST = 1e6  # beyond it float32 logits differ by less than their rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +68,7 @@ class Energy:
 
     @classmethod
     def fit(cls, reference: Reference, *, temperature: float = 1.0) -> Self:  # noqa: ARG003 - nothing to learn
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"energy: temperature must be positive and finite, got {temperature}")
-        return cls(float(temperature))
+        return cls(between("energy", "temperature", temperature, 0.0, HOTTEST))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         if self.temperature == 1.0:

@@ -40,7 +40,7 @@ class OnnxScore:
 
     @classmethod
     def fit(cls, reference: Reference, *, path: str) -> Self:
-        file = Path(path)
+        file = Path(str(path))
         if not file.is_file() or file.stat().st_size > MOST_BYTES:
             raise ValueError(f"onnx_score: {path!r} is not a file of at most {MOST_BYTES} bytes")
         return cls.of(file.read_bytes(), reference)
