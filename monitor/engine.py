@@ -123,18 +123,22 @@ class Engine:
 
     def cause(self, loaded: Loaded, observation: Observation, began: float, deadline: float | None) -> str:
         """Why this observation cannot be assessed now, or ""."""
-        return why_not(loaded, observation) or _late(self._limit(began, deadline))
+        return why_not(loaded, observation) or self.late(began, deadline)
+
+    def late(self, began: float, deadline: float | None) -> str:
+        """Why an answer would come too late now, or ""."""
+        return _late(self._limit(began, deadline))
 
     def _judge(self, loaded: Loaded, observation: Observation, began: float, deadline: float | None) -> Verdicts:
         cause = self.cause(loaded, observation, began, deadline)
         if not cause:
             try:
-                columns = loaded.session.run_columns(_feed(loaded, observation))
+                columns = _run(loaded, observation)
             except Exception:
                 LOG.exception("monitor %s: the graph failed on %d rows", loaded.policy.monitor, observation.rows)
                 cause = FAILED
             else:
-                cause = _late(self._limit(began, deadline))
+                cause = self.late(began, deadline)
         return _none(loaded, observation, cause) if cause else batch_verdicts(loaded, observation, columns)
 
     def _limit(self, began: float, deadline: float | None) -> float | None:
@@ -160,7 +164,7 @@ class Engine:
         call: Call,
     ) -> None:
         self._turn += 1
-        looked = self._turn % RANGE_EVERY == 0
+        looked = self._turn % RANGE_EVERY == 0 and not (observation.missing or observation.cause)
         strange, checked = (out_of_range(loaded, observation), observation.rows) if looked else (0, 0)
         policy = loaded.policy
         event = DecisionEvent(
@@ -177,15 +181,17 @@ def why_not(loaded: Loaded, observation: Observation) -> str:
     """Why these rows cannot be assessed with this bundle, or ""."""
     if observation.cause:
         return observation.cause
-    if observation.missing:
-        return f"missing signal: {', '.join(observation.missing)}"
-    model = loaded.manifest.model
+    missing = [n for n in observation.missing if n not in loaded.unread]
+    if missing:
+        return f"missing signal: {', '.join(missing)}"
+    model, compared = loaded.manifest.model, 0
     for key in ("version", "digest"):
         said, known = observation.model.get(key, ""), model.get(key, "")
         if said and known and said != known:
             return f"model {key} {said!r} is not the {known!r} this bundle was fitted for"
-    if model.get("required") and not any(observation.model.get(k) for k in ("version", "digest")):
-        return "this monitor requires the model's version or digest with each request"
+        compared += bool(said and known)
+    if model.get("required") and not compared:
+        return "this monitor requires the model's version or digest with each request, as the bundle names it"
     if loaded.grouped and observation.grouping is None:
         return "group_id is missing: this policy judges groups"
     return ""
@@ -208,14 +214,22 @@ def _late(limit: float | None) -> str:
     return f"not in time: {(now - limit) * 1e3:.1f} ms past the budget or deadline" if now >= limit else ""
 
 
-def _feed(loaded: Loaded, observation: Observation) -> dict[str, NDArray[Any]]:
+def _run(loaded: Loaded, observation: Observation) -> list[NDArray[Any]]:
+    """The graph's outputs. Without rows it judges one blank row in a group of its own, dropped again: ONNX Runtime's
+    reductions give an empty batch the wrong shape.
+    """
     feed: dict[str, NDArray[Any]] = dict(observation.signals)
-    if loaded.grouped and observation.grouping is not None:
-        feed["group_id"] = observation.grouping.index
-        feed["group_count"] = np.array([observation.grouping.count], np.int64)
-        if observation.rows == 0:
-            feed.update({n: np.zeros((0, w), np.float32) for n, w in loaded.widths.items()})
-    return feed
+    for name in loaded.unread:
+        feed.pop(name, None)
+    grouping = observation.grouping
+    if loaded.grouped and grouping is not None:
+        blank = observation.rows == 0
+        feed["group_id"] = np.array([grouping.count], np.int64) if blank else grouping.index
+        feed["group_count"] = np.array([grouping.count + blank], np.int64)
+        if blank:
+            feed |= {n: np.zeros((1, loaded.widths[n]), np.float32) for n in feed if n in loaded.widths}
+            return [c[:-1] for c in loaded.session.run_columns(feed)]
+    return loaded.session.run_columns(feed)
 
 
 def _none(loaded: Loaded, observation: Observation, cause: str) -> Verdicts:

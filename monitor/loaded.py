@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from demur.detectors.reason import Reason
 from demur.monitor.bundle import Bundle, Manifest, graph, selftest
+from demur.monitor.errors import BundleError
 from demur.monitor.session import CPU, Session
 from demur.monitor.verdicts import PolicyView, RuleView
+
+PLUMBING = frozenset({"group_id", "group_count", "state"})  # inputs of a graph that are no signals
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,7 @@ class Loaded:
         """
         graph.check(bundle.graph)
         session = Session(bundle.graph, providers=providers, threads=threads)
+        _check_contract(bundle.manifest, session)
         marginal = selftest.run(bundle, session)
         manifest = bundle.manifest
         return Loaded(
@@ -57,9 +61,31 @@ class Loaded:
         return "group_id" in self.session.inputs
 
     @cached_property
+    def unread(self) -> tuple[str, ...]:
+        """Signals of the contract that no score reads: they may be sent or left out."""
+        return tuple(n for n in self.widths if n not in self.session.inputs)
+
+    @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Per signal, the range over the calibration rows."""
         return {s.name: (s.low, s.high) for s in self.manifest.signals if s.low is not None and s.high is not None}
+
+
+def _check_contract(manifest: Manifest, session: Session) -> None:
+    """Raises: BundleError when the graph reads other signals than the manifest declares, or a rule looks at no column."""
+    widths = {s.name: s.width for s in manifest.signals}
+    for name in session.inputs:
+        if name not in PLUMBING and session.width(name) != widths.get(name):
+            raise BundleError(
+                f"the graph reads {name} of width {session.width(name)}, the manifest declares {widths.get(name, 'none')}; "
+                "build the bundle again"
+            )
+    units = {c.name: c.unit for c in manifest.columns}
+    for rule in manifest.rules:
+        if units.get(rule.column) != rule.unit:
+            raise BundleError(
+                f"rule {rule.name}: expected a {rule.unit} column named {rule.column}, got {units.get(rule.column)}; build the bundle again"
+            )
 
 
 def _view(bundle: Bundle, name: str) -> PolicyView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +29,7 @@ class Monitor:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._streams: StreamPool | None = None
+        self._opening = threading.Lock()
 
     @classmethod
     def load(
@@ -69,6 +71,7 @@ class Monitor:
     ) -> Verdicts:
         """Verdicts for N rows: each signal (N, width) float32, `group_id` (N,) integers for policies that judge groups.
 
+        `model` may carry `version` and `digest`, compared with the bundle's; `deadline` is on `time.perf_counter`'s clock.
         A missing signal, a non-finite value or a failing graph is an abstention in the verdicts.
         Raises: InvalidObservation for an unknown signal, a wrong shape or dtype.
         """
@@ -82,9 +85,17 @@ class Monitor:
         """A fresh token stream on the current bundle. Raises: Overloaded, InvalidObservation for a bundle of rows."""
         if self.engine.loaded.manifest.kind != "stream":
             raise InvalidObservation("this bundle judges rows; use `assess()`")
-        if self._streams is None:
-            self._streams = StreamPool(self.engine)
+        with self._opening:
+            if self._streams is None:
+                self._streams = StreamPool(self.engine)
         return StreamSession(self._streams.open())
+
+    def close(self) -> None:
+        """Forget every open stream and end their thread; a monitor of rows has nothing to close."""
+        with self._opening:
+            pool, self._streams = self._streams, None
+        if pool is not None:
+            pool.close()
 
 
 class StreamSession:

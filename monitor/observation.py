@@ -69,9 +69,13 @@ def observe(
             )
         signal = _checked(name, array, width)
         if rows not in (-1, len(signal)):
-            raise InvalidObservation(f"{name}: expected {rows} rows as in the other signals, got {len(signal)}")
+            raise InvalidObservation(
+                f"{name}: expected {rows} rows as in the other signals, got {len(signal)}; send all signals of the same rows"
+            )
         rows = len(signal)
         signals[name] = signal
+    if group_id is None and groups is not None and len(groups):
+        group_id = ()  # right when there are no rows, refused by its length otherwise
     grouping = None if group_id is None else group_rows(group_id, groups, max(rows, 0))
     if rows < 1 and (grouping is None or grouping.count == 0):
         raise InvalidObservation("expected at least one row of signals, got none; send no request for an empty batch")
@@ -114,10 +118,10 @@ def group_rows(group_id: Any, groups: Any, rows: int) -> Grouping:
 def _array(name: str, value: Any) -> NDArray[Any]:
     try:
         return np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
+    except Exception as error:  # ragged lists, tensors on another device: each library has errors of its own
         raise InvalidObservation(
-            f"{name}: expected an array of numbers, got {type(value).__name__} ({error})"
-        ) from None
+            f"{name}: expected an array of numbers, got {type(value).__name__} ({error}); convert it to NumPy first"
+        ) from error
 
 
 def _checked(name: str, array: Any, width: int) -> NDArray[np.float32]:

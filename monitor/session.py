@@ -72,8 +72,9 @@ class Session:
         return self._call(self._names, feed, None)  # type: ignore[no-any-return]
 
     def width(self, name: str) -> int:
-        """The last, static dimension of an input."""
-        return int(next(i.shape[-1] for i in self._session.get_inputs() if i.name == name))
+        """The last dimension of an input; 0 when it is not static."""
+        last = next(i.shape[-1] for i in self._session.get_inputs() if i.name == name)
+        return last if isinstance(last, int) else 0
 
     @property
     def providers(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from demur.monitor.verdicts import Verdicts, unavailable
 
 LOG = logging.getLogger("demur.streams")
 LARGEST_BATCH = 256
+INCOMPLETE = "an earlier step of this stream could not be assessed"
 
 
 @dataclass(eq=False)
@@ -34,6 +35,7 @@ class TokenStream:
     state: NDArray[np.float32]
     touched: float
     steps: int = 0
+    broken: str = ""  # why no later step can be accepted, when the graph's own state does not say so
     closed: bool = False
     waiting: deque[_Step] = field(default_factory=deque)
 
@@ -158,12 +160,14 @@ class StreamPool:
     def _judge(self, steps: list[_Step]) -> None:
         """Score one batch of steps and answer each; whatever fails answers, and the worker lives on."""
         loaded, began = steps[0].stream.loaded, time.perf_counter()
-        causes = [self.engine.cause(loaded, s.observation, s.began, s.deadline) for s in steps]
+        causes = [s.stream.broken or self.engine.cause(loaded, s.observation, s.began, s.deadline) for s in steps]
         try:
             columns = loaded.session.run_columns(_feed(loaded, steps, causes))
         except Exception:
             LOG.exception("monitor %s: the stream graph failed on %d steps", loaded.policy.monitor, len(steps))
             columns, causes = [], [FAILED] * len(steps)
+            for step in steps:
+                step.stream.broken = INCOMPLETE
         for number, step in enumerate(steps):
             self._answer(step, columns, number, causes[number], began)
 
@@ -174,7 +178,7 @@ class StreamPool:
             if columns:
                 row = [c[number : number + 1].copy() for c in columns]
                 stream.state = row[loaded.positions["next_state"]][0]
-                verdicts = _judged(loaded, step.observation, row, cause)
+                verdicts = _judged(loaded, step.observation, row, cause or self.engine.late(step.began, step.deadline))
             else:
                 verdicts = unavailable(loaded.policy, 1, cause)
             step.settle(self.engine.finish(loaded, step.observation, verdicts, began, step.call))
@@ -186,6 +190,8 @@ def _feed(loaded: Loaded, steps: list[_Step], causes: list[str]) -> dict[str, ND
     """States and signals of the batch; a step that cannot be assessed is NaN, so that the graph latches its stream as incomplete."""
     feed: dict[str, NDArray[Any]] = {"state": np.stack([s.stream.state for s in steps])}
     for name, width in loaded.widths.items():
+        if name in loaded.unread:
+            continue
         hole = np.full((1, width), np.nan, np.float32)
         feed[name] = np.concatenate(
             [hole if c else s.observation.signals[name] for s, c in zip(steps, causes, strict=True)]
@@ -196,6 +202,6 @@ def _feed(loaded: Loaded, steps: list[_Step], causes: list[str]) -> dict[str, ND
 def _judged(loaded: Loaded, observation: Observation, row: list[NDArray[Any]], cause: str) -> Verdicts:
     verdicts = batch_verdicts(loaded, observation, row)
     if not cause:
-        return replace(verdicts, cause="an earlier step of this stream could not be assessed")
+        return replace(verdicts, cause=INCOMPLETE)
     bits = (verdicts.reason_bits & ~np.int64(Reason.INVALID)) | np.int64(Reason.UNAVAILABLE)
-    return replace(verdicts, reason_bits=bits, cause=cause)
+    return replace(verdicts, reason_bits=bits, accept=np.zeros(1, np.bool_), cause=cause)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from demur.monitor.bundle.archive import install
 from demur.monitor.bundle.bundle import Bundle
@@ -40,12 +40,15 @@ def path_for(bundle: str | Path) -> Path:
 
 
 def allow(path: str | Path, bundle: Bundle, *, by: str = "", reason: str = "") -> Activation:
-    """Write the activation file for `bundle` beside `path`; what `demur bundle activate --allow-rollback` does."""
+    """Write the activation file for `bundle` beside `path`; what `demur bundle activate --allow-rollback` does.
+
+    Raises: BundleError when it cannot be written.
+    """
     activation = Activation(
         digest=bundle.digest,
         version=bundle.manifest.version,
-        by=by,
-        reason=reason,
+        by=by[:256],
+        reason=reason[:1024],
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     install(path_for(path), (json.dumps(activation.model_dump(), indent=2, sort_keys=True) + "\n").encode())
@@ -61,7 +64,7 @@ def read(path: str | Path) -> Activation | None:
         return Activation.model_validate(json.loads(place.read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # a ValidationError is a ValueError
         raise BundleError(
             f"{place}: not an activation file ({error}); write it with `demur bundle activate --allow-rollback`"
         ) from error

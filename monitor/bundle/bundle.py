@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +52,19 @@ class Bundle:
 
     @staticmethod
     def parse(raw: bytes, *, trusted: Sequence[Ed25519PublicKey] | None = None) -> Bundle:
-        """As `load`, from bytes."""
+        """As `load`, from bytes. Raises: as `load`."""
         return Bundle.assemble(archive.read(raw), trusted=trusted)
 
     @staticmethod
     def assemble(members: Mapping[str, bytes], *, trusted: Sequence[Ed25519PublicKey] | None = None) -> Bundle:
-        """A verified bundle from its members, as read from a file or an unpacked folder."""
+        """A verified bundle from its members, as read from a file or an unpacked folder.
+
+        Raises: BundleError, DigestMismatch, UnsupportedSchema.
+        """
         rest = dict(members)
-        raw = rest.pop(MANIFEST)
+        raw = rest.pop(MANIFEST, None)
+        if raw is None:
+            raise BundleError(f"{MANIFEST} is missing; expected the members of a bundle written by `demur fit`")
         signed = rest.pop(SIGNATURE, None)
         if trusted is not None:
             signature.verify(raw, signed, trusted)
@@ -85,7 +91,7 @@ class Bundle:
         return archive.write({MANIFEST: self.raw_manifest, **signed, **self.members})
 
     def save(self, path: str | Path) -> None:
-        """Install the bundle file: write beside, fsync, rename."""
+        """Install the bundle file: write beside, fsync, rename. Raises: BundleError when it cannot be written."""
         archive.install(Path(path), self.encode())
 
     def sign(self, key: Ed25519PrivateKey) -> Bundle:
@@ -93,7 +99,7 @@ class Bundle:
         return Bundle(self.manifest, self.raw_manifest, self.members, signature.sign(self.raw_manifest, key))
 
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """The `.npy` members under `prefix/`, by name without it."""
+        """The `.npy` members under `prefix/`, by name without it. Raises: BundleError for one that is no plain array."""
         found = [n for n in self.members if n.startswith(f"{prefix}/") and n.endswith(".npy")]
         return {n[len(prefix) + 1 : -4]: _array(n, self.members[n]) for n in found}
 
@@ -106,11 +112,21 @@ def npy(array: NDArray[Any]) -> bytes:
 
 
 def _array(name: str, raw: bytes) -> NDArray[Any]:
+    """Never by `read_array`: it allocates what the header claims before it looks at the size of the data."""
     try:
-        array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        file = io.BytesIO(raw)
+        version = np.lib.format.read_magic(file)
+        shape, column_major, dtype = np.lib.format.read_array_header_1_0(file)
+        data = raw[file.tell() :]
+    except (ValueError, EOFError, TypeError, RecursionError, MemoryError) as error:
         raise BundleError(f"{name}: not a plain array ({error}); build the bundle again") from error
-    return array
+    plain = version == (1, 0) and dtype.kind in "biuf" and not column_major and min(shape, default=0) >= 0
+    if not plain or math.prod(shape) * dtype.itemsize != len(data):
+        raise BundleError(
+            f"{name}: expected a row-major array of numbers, got a header of {shape} {dtype} before {len(data)} bytes; "
+            "build the bundle again"
+        )
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _sha256(raw: bytes) -> str:

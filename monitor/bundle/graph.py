@@ -24,21 +24,32 @@ def check(raw: bytes) -> onnx.ModelProto:
     """
     try:
         model = onnx.load_from_string(raw)
+    except Exception as error:
+        raise BundleError(f"monitor.onnx is not an ONNX model: {error}; build the bundle again") from error
+    _check_allowed(model)  # before the checker, which follows references to files
+    try:
         onnx.checker.check_model(model)
     except Exception as error:
         raise BundleError(f"monitor.onnx is not a valid ONNX graph: {error}; build the bundle again") from error
+    return model
+
+
+def _check_allowed(model: onnx.ModelProto) -> None:
     versions = {o.domain: o.version for o in model.opset_import}
     if versions != {"": OPSET} or model.ir_version != IR_VERSION:
         raise BundleError(
             f"expected opset {OPSET} of the default domain and IR version {IR_VERSION}, got {versions} and {model.ir_version}"
         )
-    if model.functions or any(
-        i.data_location == onnx.TensorProto.EXTERNAL or i.external_data for i in model.graph.initializer
-    ):
-        raise BundleError("monitor.onnx uses functions or external data; a bundle must be self-contained")
+    if model.functions or model.training_info or model.graph.sparse_initializer:
+        raise BundleError("monitor.onnx has functions, training graphs or sparse weights, which bundles may not")
+    if any(map(_external, model.graph.initializer)):
+        raise BundleError("monitor.onnx keeps weights in other files; a bundle must be self-contained")
     for node in model.graph.node:
         _check_node(node)
-    return model
+
+
+def _external(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data)
 
 
 def _check_node(node: onnx.NodeProto) -> None:
@@ -47,8 +58,10 @@ def _check_node(node: onnx.NodeProto) -> None:
             f"node {node.name}: operator {node.domain or 'ai.onnx'}::{node.op_type} is not on the allow-list of bundles"
         )
     for attribute in node.attribute:
-        subgraph = attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-        if subgraph or (attribute.t.external_data or attribute.t.data_location == onnx.TensorProto.EXTERNAL):
+        nested = attribute.HasField("g") or attribute.graphs
+        sparse = attribute.HasField("sparse_tensor") or attribute.sparse_tensors
+        if nested or sparse or any(map(_external, (attribute.t, *attribute.tensors))):
             raise BundleError(
-                f"node {node.name}: attribute {attribute.name} holds a subgraph or external data, which bundles may not"
+                f"node {node.name}: attribute {attribute.name} holds a subgraph, a sparse tensor or external data, "
+                "which bundles may not"
             )

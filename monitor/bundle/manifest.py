@@ -54,9 +54,9 @@ class RuleEntry(Section):
     name: str
     column: str
     unit: Literal["row", "group", "stream"]
-    reason: int
-    thresholds: list[float | None]
-    pooled: list[bool]
+    reason: Literal[1, 2, 4, 8, 16, 32]
+    thresholds: list[float | None] = Field(min_length=1)
+    pooled: list[bool] = Field(min_length=1)
     promise: dict[str, Any]
     statement: str
     level: float | None = None
@@ -83,14 +83,14 @@ class Manifest(Section):
 
     schema_version: Literal[1] = 1
     kind: Literal["rows", "stream"]
-    monitor: str
+    monitor: str = Field(min_length=1, max_length=63)
     version: int = Field(ge=1)
     demur: str
     model: dict[str, Any]
     signals: list[SignalEntry]
     scores: list[ScoreEntry]
     columns: list[ColumnEntry]
-    rules: list[RuleEntry]
+    rules: list[RuleEntry] = Field(max_length=62)
     statements: list[str]
     cautions: list[str]
     policy: dict[str, Any]
@@ -99,9 +99,9 @@ class Manifest(Section):
     digests: dict[str, str]
     counts: dict[str, int]
     findings: list[str] = Field(default_factory=list)
-    state_size: int = 0
+    state_size: int = Field(0, ge=0)
     on_failure: Literal["block", "pass"] = "block"
-    tolerance: float = 1e-5
+    tolerance: float = Field(1e-5, gt=0, le=1e-3)
     environment: dict[str, str]
     members: dict[str, MemberEntry]
 
@@ -116,7 +116,7 @@ class Manifest(Section):
     def decode(raw: bytes) -> Manifest:
         """Raises: UnsupportedSchema for another schema version, BundleError for anything that is not a manifest."""
         try:
-            document = json.loads(raw)
+            document = json.loads(raw, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"manifest.json is not JSON: {error}; the bundle is damaged, build it again") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
@@ -133,3 +133,7 @@ class Manifest(Section):
                 "the rules are not those the promises were calibrated under; run `demur calibrate` after changing a rule"
             )
         return manifest
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.detectors.reason import Reason
 from demur.monitor.bundle.bundle import Bundle
 from demur.monitor.bundle.manifest import Manifest
 from demur.monitor.errors import SelfTestFailed
 from demur.monitor.session import Session
 
 INPUTS, OUTPUTS = "selftest/inputs", "selftest/outputs"
+REQUIRED = frozenset({"scores", "p_values", "rule_hits", "reasons", "accept"})
 BROKEN_ROWS = 2  # the last two rows of every vector hold a NaN and an infinity
 
 
@@ -31,6 +33,7 @@ def run(bundle: Bundle, session: Session) -> int:
         found = session.run(bundle.arrays(INPUTS))
     except Exception as error:
         raise SelfTestFailed(f"the graph fails on its own self-test vectors: {error}") from error
+    _expect_outputs(expected, found)
     _expect_broken_rows_refused(found)
     marginal = _compare_scores(bundle.manifest, expected, found, "scores", "row")
     _compare_verdicts(expected, found, marginal, ("accept", "reasons", "rule_hits"))
@@ -40,8 +43,26 @@ def run(bundle: Bundle, session: Session) -> int:
     return int(marginal.sum())
 
 
+def _expect_outputs(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> None:
+    """The same outputs of the same shapes, and no unit accepted against a reason."""
+    if set(expected) != set(found) or not set(found) >= REQUIRED:
+        raise SelfTestFailed(f"expected the outputs {sorted(expected)}, got {sorted(found)}; build the bundle again")
+    for name, want in expected.items():
+        if want.shape != found[name].shape:
+            raise SelfTestFailed(
+                f"{name}: expected shape {want.shape}, got {found[name].shape}; build the bundle again"
+            )
+    for unit in ("", "group_"):
+        if f"{unit}accept" in found and (found[f"{unit}accept"] != (found[f"{unit}reasons"] == 0)).any():
+            raise SelfTestFailed(
+                f"{unit}accept: a unit is accepted against a reason, or refused without one; build the bundle again"
+            )
+
+
 def _expect_broken_rows_refused(found: Mapping[str, NDArray[Any]]) -> None:
-    if found["accept"][-BROKEN_ROWS:].any() or np.isfinite(found["scores"][-BROKEN_ROWS:]).all():
+    last = slice(-BROKEN_ROWS, None)
+    marked = (found["reasons"][last] & Reason.INVALID) != 0
+    if found["accept"][last].any() or not marked.all() or np.isfinite(found["scores"][last]).any():
         raise SelfTestFailed(
             "a row holding NaN or infinity was accepted or scored as ordinary: this runtime folds 0*x away; choose another execution provider"
         )
@@ -51,8 +72,6 @@ def _compare_scores(
     manifest: Manifest, expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]], name: str, unit: str
 ) -> NDArray[np.bool_]:
     want, got = expected[name], found[name]
-    if want.shape != got.shape:
-        raise SelfTestFailed(f"{name}: expected shape {want.shape}, got {got.shape}")
     close = np.isclose(got, want, rtol=manifest.tolerance, atol=manifest.tolerance, equal_nan=True)
     jumped = _jumped(manifest, close, unit)
     close |= jumped[:, None]

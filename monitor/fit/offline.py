@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.errors import InvalidObservation
-from demur.monitor.fit.scoring import parts
+from demur.monitor.fit.scoring import parts, stream_index
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.monitor import Monitor
 from demur.monitor.observation import observe
@@ -22,7 +22,7 @@ def assess_table(monitor: Monitor, table: SignalsTable) -> Verdicts:
     """Verdicts for every row of the table, in its order; group verdicts in the order of group ids.
 
     A stream monitor judges each group id as one stream, a row as one step.
-    Raises: InvalidObservation for an empty table.
+    Raises: InvalidObservation for an empty table, or one of streams without group ids.
     """
     if not len(table):
         raise InvalidObservation(f"{table.source}: expected at least one row, got none")
@@ -43,12 +43,13 @@ def assess_table(monitor: Monitor, table: SignalsTable) -> Verdicts:
 
 
 def _streams(monitor: Monitor, table: SignalsTable) -> Verdicts:
-    index = np.zeros(len(table), np.int64) if table.grouping is None else table.grouping.index
+    index = stream_index(table)
     found: list[Verdicts] = [None] * len(table)  # type: ignore[list-item]
     signals = table.arrays()
-    for stream in range(int(index.max()) + 1):
+    order = np.argsort(index, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
         with monitor.open_stream() as session:
-            for row in np.flatnonzero(index == stream):
+            for row in rows:
                 found[row] = session.step(**{n: a[row : row + 1] for n, a in signals.items()})
     return joined(found, np.arange(len(table)))
 

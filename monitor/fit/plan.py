@@ -8,7 +8,9 @@ from typing import Literal
 from demur.detectors.policy import Aggregate, Unit
 from demur.detectors.promises.promise import ErrorWhenAcceptedAtMost, Promise, RefuseGoodAtMost, RuleSpec
 from demur.detectors.reason import Reason
+from demur.detectors.scores import STREAM_SCORES
 from demur.monitor.config.policy import PolicyConfig, PromiseConfig, RuleConfig
+from demur.monitor.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,12 @@ class Plan:
 
 
 def plan(config: PolicyConfig) -> Plan:
-    """The columns of every score, one more for each rule that slices or aggregates, and a rule specification each."""
+    """The columns of every score, one more for each rule that slices or aggregates, and a rule specification each.
+
+    Raises: ConfigurationError for units that one monitor cannot mix, and fusions of fusions.
+    """
     members = frozenset(m for s in config.scores for m in s.hyper.get("of", ()))
+    _check(config, members)
     stream = any(r.unit == "stream" for r in config.rules)
     unit: Unit = "stream" if stream else "row"
     columns = {
@@ -54,6 +60,27 @@ def plan(config: PolicyConfig) -> Plan:
         wanted = _column(rule, members)
         columns.setdefault(wanted.name, wanted)
     return Plan(tuple(columns.values()), tuple(_spec(r, members) for r in config.rules), members)
+
+
+def _check(config: PolicyConfig, members: frozenset[str]) -> None:
+    for score in config.scores:
+        if score.name in members and "of" in score.hyper:
+            raise ConfigurationError(f"score {score.name}: a fusion cannot feed another; list its members instead")
+    steps = {s.name for s in config.scores if s.type in STREAM_SCORES}
+    if steps and len(steps) < len(config.scores):
+        raise ConfigurationError(
+            f"{', '.join(sorted(steps))} judge token streams and cannot share a monitor with scores of rows; use two monitors"
+        )
+    for rule in config.rules:
+        if (rule.unit == "stream") != (rule.when in steps):
+            wanted = "stream" if rule.when in steps else "row or group"
+            raise ConfigurationError(
+                f"rule {rule.name}: expected unit: {wanted} for {rule.when}, got {rule.unit}; change the unit or the score"
+            )
+        if rule.slice and rule.unit != "row":
+            raise ConfigurationError(
+                f"rule {rule.name}: slices are predicted classes of rows, but the unit is {rule.unit}; leave one out"
+            )
 
 
 def _column(rule: RuleConfig, members: frozenset[str]) -> PlannedColumn:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.session import Session
 
@@ -52,14 +53,23 @@ def _joined(rows: NDArray[np.int64], found: list[dict[str, NDArray[Any]]]) -> di
     return {n: a if n.startswith("group_") else a[back] for n, a in joined.items()}
 
 
+def stream_index(table: SignalsTable) -> NDArray[np.int64]:
+    """(N,) the number of the stream that each row is a step of. Raises: TableError without group ids."""
+    if table.grouping is None:
+        raise TableError(
+            f"{table.source}: expected group_id, the stream that each row is a step of, got none; add that column"
+        )
+    return table.grouping.index
+
+
 def score_streams(session: Session, table: SignalsTable, state_size: int) -> NDArray[np.float32]:
     """The running maximum of every column over each whole stream: (streams, S) float32.
 
     Rows of one group id, in their order, are the steps of one stream; streams advance together, one step a batch. A stream
     with a step that is not finite has NaN.
+    Raises: TableError without group ids.
     """
-    grouping = table.grouping
-    index = np.arange(len(table)) if grouping is None else grouping.index
+    index = stream_index(table)
     steps = _steps(index)
     signals = {n: a for n, a in table.arrays().items() if n in session.inputs}
     count = int(index.max()) + 1
@@ -82,4 +92,5 @@ def _steps(index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     order = np.argsort(index, kind="stable")
     starts = np.searchsorted(index[order], index[order])
     place = np.arange(len(index)) - starts
-    return [order[place == t] for t in range(int(place.max()) + 1)]
+    by_step = order[np.argsort(place, kind="stable")]
+    return np.split(by_step, np.cumsum(np.bincount(place))[:-1])

@@ -133,7 +133,7 @@ def test_external_data_is_refused():
 
 
 def test_bytes_that_are_no_graph_are_refused(good):
-    with pytest.raises(BundleError, match="not a valid ONNX graph"):
+    with pytest.raises(BundleError, match="not an ONNX model"):
         Loaded.open(rebuilt(good, **{"monitor.onnx": b"\x00" * 100}))
 
 
