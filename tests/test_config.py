@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -10,6 +11,7 @@ from demur.monitor.config.document import load, parse
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.config.server import ServerConfig
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.fit.plan import plan
 
 SERVER = {"monitors": [{"name": "a", "bundle": "a.demur"}]}
 
@@ -143,3 +145,194 @@ def test_wrong_scores_are_refused_in_words(policy, key, value, says):
             {**policy, key: value, "rules": [{"a": {"when": "msp", "promise": {"refuse_good_at_most": 0.1}}}]},
             "monitor.yaml",
         )
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="given twice: monitors"):
+        load(
+            ServerConfig, written(tmp_path, "monitors: [{name: a, bundle: a}]\nmonitors: [{name: b, bundle: b}]\n"), {}
+        )
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path):
+    text = "monitors:\n- &a {name: a, bundle: a}\n- {<<: *a, name: b}\n"
+    config = load(ServerConfig, written(tmp_path, text), {})
+    assert [(m.name, str(m.bundle)) for m in config.monitors] == [("a", "a"), ("b", "a")]
+
+
+def test_an_empty_section_can_be_overridden(tmp_path):
+    file = written(tmp_path, "monitors: [{name: a, bundle: a}]\nlimits:\n")
+    assert load(ServerConfig, file, {"DEMUR_LIMITS__ROWS": "5"}).limits.rows == 5
+
+
+def test_a_long_value_is_shortened():
+    with pytest.raises(ConfigurationError) as caught:
+        parse(ServerConfig, {**SERVER, "drain_seconds": "x " * 5000}, "demur.yaml")
+    assert len(str(caught.value)) < 600
+
+
+BASE = {
+    "monitor": "m",
+    "signals": {"logits": 4},
+    "scores": ["msp"],
+    "rules": [{"a": {"when": "msp", "promise": {"refuse_good_at_most": 0.1}}}],
+}
+REFUSED = {
+    "a signal named as an argument": ({"signals": {"group_id": 4}}, "group_id means something else"),
+    "required without anything to compare": ({"model": {"required": True}}, "needs a version or a digest"),
+    "a fusion of itself": ({"scores": ["msp", {"f": {"type": "fused", "of": ["f"]}}]}, "`of` must list"),
+    "a fusion of mappings": ({"scores": ["msp", {"f": {"type": "fused", "of": [{"msp": 1}]}}]}, "`of` must list"),
+    "a rule named twice": ({"rules": [{"a": {**BASE["rules"][0]["a"], "name": "b"}}]}, r"rules\.0"),
+    "both promises": (
+        {
+            "rules": [
+                {"a": {"when": "msp", "promise": {"refuse_good_at_most": 0.1, "error_when_accepted_at_most": 0.1}}}
+            ]
+        },
+        "exactly one",
+    ),
+    "an aggregate of rows": ({"rules": [{"a": {**BASE["rules"][0]["a"], "aggregate": "max"}}]}, "unit: group"),
+    "no rules": ({"rules": []}, "rules"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_policy_that_cannot_mean_anything_is_refused(case):
+    change, says = REFUSED[case]
+    with pytest.raises(ConfigurationError, match=says):
+        parse(PolicyConfig, {**BASE, **change}, "monitor.yaml")
+
+
+UNMIXABLE = {
+    "streams of a row score": ({"rules": [{"a": {**BASE["rules"][0]["a"], "unit": "stream"}}]}, "unit: row or group"),
+    "rows of a stream score": (
+        {"scores": ["mean_nll"], "rules": [{"a": {"when": "mean_nll", "promise": {"refuse_good_at_most": 0.1}}}]},
+        "unit: stream",
+    ),
+    "both kinds": ({"scores": ["msp", "mean_nll"]}, "two monitors"),
+    "a sliced group": (
+        {"rules": [{"a": {**BASE["rules"][0]["a"], "unit": "group", "slice": "predicted_class"}}]},
+        "slices are predicted classes",
+    ),
+    "a fusion of a fusion": (
+        {
+            "scores": [
+                "msp",
+                "energy",
+                {"f": {"type": "fused", "of": ["msp", "energy"]}},
+                {"g": {"type": "fused", "of": ["f", "energy"]}},
+            ]
+        },
+        "cannot feed another",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNMIXABLE)
+def test_units_that_one_monitor_cannot_mix_are_refused(case):
+    change, says = UNMIXABLE[case]
+    with pytest.raises(ConfigurationError, match=says):
+        plan(parse(PolicyConfig, {**BASE, **change}, "monitor.yaml"))
+
+
+def reads(schema, value, whole):
+    """Whether a JSON Schema of the kind pydantic writes takes the value."""
+    if "$ref" in schema:
+        return reads(whole["$defs"][schema["$ref"].rsplit("/", 1)[1]], value, whole)
+    if "anyOf" in schema and not any(reads(s, value, whole) for s in schema["anyOf"]):
+        return False
+    if not suits(schema, value):
+        return False
+    if isinstance(value, dict):
+        return reads_object(schema, value, whole)
+    if isinstance(value, list):
+        size = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 10**9)
+        return size and all(reads(schema.get("items", {}), v, whole) for v in value)
+    return True
+
+
+KINDS = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
+
+
+def suits(schema, value):
+    """Type, listed values, pattern and bounds."""
+    kind = schema.get("type")
+    if kind and (not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind != "boolean")):
+        return False
+    if ("enum" in schema and value not in schema["enum"]) or ("const" in schema and value != schema["const"]):
+        return False
+    if isinstance(value, str):
+        return "pattern" not in schema or re.search(schema["pattern"], value) is not None
+    return not isinstance(value, (int, float)) or (
+        schema.get("minimum", value) <= value <= schema.get("maximum", value)
+        and schema.get("exclusiveMinimum", value - 1) < value < schema.get("exclusiveMaximum", value + 1)
+    )
+
+
+def reads_object(schema, value, whole):
+    properties, extra = schema.get("properties", {}), schema.get("additionalProperties", True)
+    if not set(schema.get("required", ())) <= set(value):
+        return False
+    if not schema.get("minProperties", 0) <= len(value) <= schema.get("maxProperties", 10**9):
+        return False
+    patterns = schema.get("patternProperties", {})
+    for key, item in value.items():
+        names = schema.get("propertyNames", {})
+        if names and not reads(names, key, whole):
+            return False
+        found = properties.get(key) or next((s for p, s in patterns.items() if re.search(p, key)), extra)
+        if found is False or (isinstance(found, dict) and not reads(found, item, whole)):
+            return False
+    return True
+
+
+SAME = {
+    "short forms": (PolicyConfig, BASE, True),
+    "long forms": (
+        PolicyConfig,
+        {
+            **BASE,
+            "signals": {"logits": {"width": 4, "kind": "logits"}},
+            "scores": [{"name": "msp", "type": "msp"}],
+            "rules": [{"name": "a", "when": "msp", "promise": {"refuse_good_at_most": 0.1}}],
+        },
+        True,
+    ),
+    "hyper-parameters": (PolicyConfig, {**BASE, "scores": ["msp", {"knn": {"k": 5}}]}, True),
+    "unknown key": (PolicyConfig, {**BASE, "rule": []}, False),
+    "unknown key of a rule": (PolicyConfig, {**BASE, "rules": [{"a": {**BASE["rules"][0]["a"], "whn": 1}}]}, False),
+    "share above one": (
+        PolicyConfig,
+        {**BASE, "rules": [{"a": {"when": "msp", "promise": {"refuse_good_at_most": 5}}}]},
+        False,
+    ),
+    "width of nothing": (PolicyConfig, {**BASE, "signals": {"logits": 0}}, False),
+    "no monitor": (PolicyConfig, {k: v for k, v in BASE.items() if k != "monitor"}, False),
+    "a name with spaces": (PolicyConfig, {**BASE, "monitor": "a b"}, False),
+    "a server": (ServerConfig, SERVER, True),
+    "a server with a typo": (ServerConfig, {**SERVER, "limits": {"row": 1}}, False),
+    "a server without monitors": (ServerConfig, {"monitors": []}, False),
+    "another mode": (ServerConfig, {"monitors": [{"name": "a", "bundle": "b", "mode": "off"}]}, False),
+    "a ratio": (ServerConfig, {**SERVER, "telemetry": {"trace_ratio": 1.5}}, False),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_the_schema_takes_what_the_model_takes(case):
+    model, document, good = SAME[case]
+    schema = model.model_json_schema()
+    assert reads(schema, document, schema) == good
+    try:
+        parse(model, document, "here")
+    except ConfigurationError:
+        assert not good
+    else:
+        assert good

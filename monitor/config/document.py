@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,19 @@ RESERVED = frozenset({"DEMUR_DATA", "DEMUR_CONFIG"})
 # What Kubernetes sets in every pod beside a Service whose name starts with `demur`.
 SERVICE_LINK = re.compile(r"^DEMUR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
 LARGEST_BYTES = 4 << 20
+MERGE = "tag:yaml.org,2002:merge"
+LONGEST_VALUE = 80
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and no key twice: the first of two `rules` would be dropped in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode) and k.tag != MERGE]
+        twice = sorted(k for k, n in Counter(keys).items() if n > 1)
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
 
 
 class Section(BaseModel):
@@ -56,17 +71,20 @@ def parse(model: type[M], document: Mapping[str, Any], where: str) -> M:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping. Raises: ConfigurationError for a missing, oversized or malformed file, or one that is not a mapping."""
     try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise ConfigurationError(
-                f"{path}: larger than {LARGEST_BYTES} bytes; this does not look like a configuration"
-            )
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    if len(raw) > LARGEST_BYTES:
+        raise ConfigurationError(f"{path}: larger than {LARGEST_BYTES} bytes; this does not look like a configuration")
+    try:
+        document = yaml.load(raw.decode(), _Loader)  # noqa: S506  a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
-        raise ConfigurationError(f"{path}: expected a mapping of keys at the top, got {type(document).__name__}")
+        raise ConfigurationError(
+            f"{path}: expected a mapping of keys at the top, got {type(document).__name__}; write `key: value` lines"
+        )
     return document
 
 
@@ -77,11 +95,15 @@ def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
         *parents, last = name[len(PREFIX) :].lower().split("__")
         place = document
         for key in parents:
-            place = place.setdefault(key, {})
+            if place.get(key) is None:  # absent, or a section left empty
+                place[key] = {}
+            place = place[key]
             if not isinstance(place, dict):
-                raise ConfigurationError(f"{name}: {key} is not a section, so nothing under it can be set")
+                raise ConfigurationError(
+                    f"{name}: {key} is not a section, so nothing under it can be set; set {key} as a whole"
+                )
         try:
-            place[last] = yaml.safe_load(environment[name])
+            place[last] = yaml.load(environment[name], _Loader)  # noqa: S506  a SafeLoader
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigurationError(
                 f"{name}: its value is not valid YAML ({type(error).__name__}); quote it"
@@ -92,4 +114,4 @@ def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
 def _came(error: Any) -> str:
     value = error.get("input")
     unnamed = error["type"] in ("missing", "extra_forbidden")  # an unknown key may hold a secret: its name is enough
-    return "" if unnamed or isinstance(value, (dict, list)) else f", got {value!r}"
+    return "" if unnamed or isinstance(value, (dict, list)) else f", got {textwrap.shorten(repr(value), LONGEST_VALUE)}"

@@ -13,6 +13,12 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 
 
+# What stands beside signals in a table, in a graph, or among the arguments of `Monitor.assess`.
+RESERVED = frozenset(
+    """group_id group_count groups state model deadline label prediction loss slice weight id head_weight head_bias""".split()
+)
+
+
 class SignalConfig(Section):
     """One named tensor of the model: its width and what its numbers are."""
 
@@ -29,6 +35,12 @@ class ModelConfig(Section):
     version: str = Field("", description="requests that carry another version are UNAVAILABLE")
     digest: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="SHA-256 of the model file")
     required: bool = Field(False, description="requests must carry the version or digest")
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> ModelConfig:
+        if self.required and not (self.version or self.digest):
+            raise ValueError("`required` needs a version or a digest to compare requests with")
+        return self
 
 
 class ScoreConfig(Section):
@@ -122,7 +134,10 @@ def _rules(value: Any) -> Any:
         return value
     return [
         {"name": next(iter(v)), **next(iter(v.values()))}
-        if isinstance(v, dict) and len(v) == 1 and isinstance(next(iter(v.values())), dict)
+        if isinstance(v, dict)
+        and len(v) == 1
+        and isinstance(body := next(iter(v.values())), dict)
+        and "name" not in body
         else v
         for v in value
     ]
@@ -158,6 +173,13 @@ class PolicyConfig(Section):
     seed: int = Field(0, description="of samples and folds")
 
     @model_validator(mode="after")
+    def _signals_are_free(self) -> PolicyConfig:
+        taken = sorted(RESERVED & set(self.signals))
+        if taken:
+            raise ValueError(f"signals: {', '.join(taken)} means something else beside signals; choose another name")
+        return self
+
+    @model_validator(mode="after")
     def _names_meet(self) -> PolicyConfig:
         for what, names in (("score", [s.name for s in self.scores]), ("rule", [r.name for r in self.rules])):
             twice = {n for n in names if names.count(n) > 1}
@@ -165,8 +187,8 @@ class PolicyConfig(Section):
                 raise ValueError(f"{what} name used twice: {', '.join(sorted(twice))}")
         known = {s.name for s in self.scores}
         for score in self.scores:
-            members = score.hyper.get("of", [])
-            if not isinstance(members, list) or not set(members) <= known - {score.name}:
+            members, others = score.hyper.get("of", []), known - {score.name}
+            if not isinstance(members, list) or not all(isinstance(m, str) and m in others for m in members):
                 raise ValueError(f"score {score.name}: `of` must list other scores of this policy, got {members!r}")
         for rule in self.rules:
             if rule.when not in known:
