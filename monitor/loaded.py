@@ -49,6 +49,7 @@ class Loaded:
 
     @property
     def manifest(self) -> Manifest:
+        """What the bundle says about itself."""
         return self.bundle.manifest
 
     @cached_property
@@ -58,6 +59,7 @@ class Loaded:
 
     @cached_property
     def grouped(self) -> bool:
+        """Whether the policy judges groups, and requests need a group id for each row."""
         return "group_id" in self.session.inputs
 
     @cached_property

@@ -24,6 +24,7 @@ class Grouping:
 
     @property
     def count(self) -> int:
+        """How many groups, those without rows included."""
         return len(self.names)
 
 

@@ -103,7 +103,7 @@ class StreamPool:
         return stream
 
     def submit(self, step: _Step) -> Future[Verdicts]:
-        """Queue a step behind the earlier ones of its stream."""
+        """Queue a step behind the earlier ones of its stream. Raises: InvalidObservation when the stream has ended."""
         stream = step.stream
         with self._wake:
             if stream.closed:

@@ -12,6 +12,8 @@ import demur
 from demur.detectors.reason import Reason
 from demur.monitor.engine import Conduct
 from demur.monitor.errors import InvalidObservation, Overloaded
+from demur.monitor.fit.offline import assess_table
+from demur.monitor.fit.table import SignalsTable
 from demur.monitor.observation import observe
 from demur.monitor.streams import StreamPool
 
@@ -168,6 +170,59 @@ def test_the_worker_survives_a_failing_graph(monitor):
         assert stream.step(step).result(5).kinds(0) == Reason.UNAVAILABLE
     finally:
         session.run_columns = original
+    after = stream.step(step).result(5)
+    assert after.kinds(0) & Reason.UNAVAILABLE
+    assert not after.accept[0]
+    assert "earlier step" in after.reasons[0][0]
     assert pool.open().step(step).result(5).accept[0]
     assert threading.active_count() < 50
     pool.close()
+
+
+def test_a_step_judged_too_late_is_not_accepted(monitor):
+    engine = demur.Monitor.of(monitor.bundle, conduct=Conduct(budget_seconds=0.05)).engine
+    pool = StreamPool(engine)
+    original = engine.loaded.session.run_columns
+
+    def slow(feed):
+        time.sleep(0.06)
+        return original(feed)
+
+    step = observe({"token_logprob": 1}, {"token_logprob": np.full((1, 1), -1, np.float32)})
+    engine.loaded.session.run_columns = slow
+    late = pool.open().step(step).result(5)
+    assert late.kinds(0) == Reason.UNAVAILABLE
+    assert not late.accept[0]
+    assert "not in time" in late.reasons[0][0]
+    pool.close()
+
+
+def test_streams_need_to_be_told_apart(monitor):
+    rows = tokens(50, 20, 1)
+    alone = {"token_logprob": tokens(50, 20, 2)["token_logprob"]}
+    with pytest.raises(InvalidObservation, match="group_id"):
+        demur.fit(POLICY, reference=rows, calibration=alone)
+    with pytest.raises(InvalidObservation, match="group_id"):
+        assess_table(monitor, SignalsTable.from_columns(alone, {"token_logprob": 1}))
+
+
+def test_a_table_of_streams_is_judged_stream_by_stream(monitor):
+    rows = tokens(6, 9, 4)
+    order = np.random.default_rng(0).permutation(54)
+    order = order[np.argsort(order % 9, kind="stable")]  # interleaved, but each stream's steps in their order
+    mixed = {n: a[order] for n, a in rows.items()}
+    found = assess_table(monitor, SignalsTable.from_columns(mixed, {"token_logprob": 1}))
+    for stream in range(6):
+        alone = run(monitor, mixed["token_logprob"][mixed["group_id"] == stream].ravel())
+        np.testing.assert_array_equal(found.scores[mixed["group_id"] == stream, 0], [v.scores[0, 0] for v in alone])
+
+
+def test_a_closed_monitor_opens_streams_again(monitor):
+    own = demur.Monitor.of(monitor.bundle)
+    session = own.open_stream()
+    own.close()
+    with pytest.raises(InvalidObservation, match="ended"):
+        session.step(token_logprob=np.zeros((1, 1), np.float32))
+    with own.open_stream() as fresh:
+        assert len(fresh.step(token_logprob=np.full((1, 1), -1, np.float32))) == 1
+    own.close()

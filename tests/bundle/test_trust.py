@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper
 
-from demur.monitor.bundle import Bundle, graph, selftest
+from demur.detectors.reason import Reason
+from demur.monitor.bundle import Bundle, activation, graph, selftest
 from demur.monitor.bundle.bundle import npy
 from demur.monitor.bundle.signature import generate, load_private, load_public
 from demur.monitor.errors import BundleError, ConfigurationError, DigestMismatch, SelfTestFailed
@@ -102,6 +103,22 @@ def branch():
     return helper.make_graph([const], "b", [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, [1])])
 
 
+def outside():
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return tensor
+
+
+def sparse():
+    made = model([helper.make_node("Add", ["x", "w"], ["y"])])
+    values = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    places = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    made.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [2]))
+    return made
+
+
 BAD_GRAPHS = {
     "operator": model([helper.make_node("RandomNormalLike", ["x"], ["y"])]),
     "opset": model([helper.make_node("Relu", ["x"], ["y"])], opset=17),
@@ -115,6 +132,19 @@ BAD_GRAPHS = {
     ),
 }
 
+BAD_GRAPHS["nested in an allowed operator"] = model([helper.make_node("Relu", ["x"], ["y"], body=branch())])
+BAD_GRAPHS["function"] = model(
+    [helper.make_node("Relu", ["x"], ["y"])],
+    functions=[
+        helper.make_function(
+            "", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", 18)]
+        )
+    ],
+)
+BAD_GRAPHS["custom operator of the default domain"] = model([helper.make_node("Evil", ["x"], ["y"])])
+BAD_GRAPHS["external constant"] = model([helper.make_node("Constant", [], ["y"], value=outside())])
+BAD_GRAPHS["sparse"] = sparse()
+
 
 @pytest.mark.parametrize("name", BAD_GRAPHS)
 def test_graphs_off_the_list_are_refused(name):
@@ -122,13 +152,9 @@ def test_graphs_off_the_list_are_refused(name):
         graph.check(BAD_GRAPHS[name].SerializeToString())
 
 
-def test_external_data_is_refused():
-    tensor = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
-    tensor.ClearField("float_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="/etc/passwd")
-    made = model([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[tensor])
-    with pytest.raises(BundleError):
+def test_external_data_is_refused_before_anything_follows_it():
+    made = model([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[outside()])
+    with pytest.raises(BundleError, match="other files"):
         graph.check(made.SerializeToString())
 
 
@@ -191,3 +217,93 @@ def test_rules_changed_after_calibration_are_refused(good):
     changed["rules"][0]["thresholds"] = [None] * len(changed["rules"][0]["thresholds"])
     with pytest.raises(BundleError, match="demur calibrate"):
         Bundle.assemble({"manifest.json": json.dumps(changed).encode(), **good.members})
+
+
+def test_a_key_file_is_not_left_without_its_public_half(tmp_path):
+    (tmp_path / "k.pub").write_bytes(b"another")
+    with pytest.raises(ConfigurationError, match="never overwritten"):
+        generate(tmp_path / "k")
+    assert not (tmp_path / "k").exists()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        generate(tmp_path / "none" / "k")
+
+
+class Changed:
+    """A session whose outputs are changed before anybody sees them."""
+
+    def __init__(self, bundle, change):
+        self._session, self._change = Session(bundle.graph), change
+
+    def run(self, feed):
+        outputs = {n: a.copy() for n, a in self._session.run(feed).items()}
+        self._change(outputs)
+        return outputs
+
+
+CHANGES = {
+    "an output is missing": (lambda o: o.pop("accept"), "expected the outputs"),
+    "another shape": (lambda o: o.update(reasons=o["reasons"][:1]), "expected shape"),
+    "accepted against a reason": (lambda o: o.update(accept=~o["accept"]), "against a reason"),
+    "one broken row scored as ordinary": (lambda o: o["scores"].__setitem__((-1, 0), 0.5), "NaN or infinity"),
+    "a broken row refused by a rule alone": (
+        lambda o: o["reasons"].__setitem__(slice(-2, None), int(Reason.NOVEL)),
+        "NaN or infinity",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_a_runtime_may_not_answer(good, case):
+    change, says = CHANGES[case]
+    with pytest.raises(SelfTestFailed, match=says):
+        selftest.run(good, Changed(good, change))
+
+
+def test_a_row_on_its_threshold_may_be_judged_either_way(good):
+    """A score a hair from the threshold: another machine's last bit decides it, and the row is counted as marginal."""
+    inputs = good.arrays(selftest.INPUTS)
+    found = Session(good.graph).run(inputs)
+    column = next(i for i, c in enumerate(good.manifest.columns) if c.name == good.manifest.rules[0].column)
+    document = json.loads(good.raw_manifest)
+    document["rules"][0]["thresholds"] = [float(found["scores"][0, column])] * len(document["rules"][0]["thresholds"])
+    fields = {k: v for k, v in document.items() if k not in ("members", "schema_version", "rules_digest")}
+    moved = Bundle.build(good.members, **fields)
+
+    def turn(outputs):
+        hit = outputs["rule_hits"][0] == 0
+        outputs["rule_hits"][0], outputs["reasons"][0], outputs["accept"][0] = int(hit), int(hit), not hit
+
+    assert selftest.run(moved, Changed(good, turn)) >= 1
+    with pytest.raises(SelfTestFailed, match=r"\[0\]"):
+        selftest.run(good, Changed(good, turn))
+
+
+CONTRACTS = {
+    "another width": (lambda m: m["signals"][0].update(width=5), "of width 4, the manifest declares 5"),
+    "no such signal": (lambda m: m.update(signals=[]), "declares none"),
+    "no such column": (lambda m: m["rules"][0].update(column="nothing"), "expected a row column named nothing"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRACTS)
+def test_a_manifest_that_is_not_about_its_graph_is_refused(good, case):
+    change, says = CONTRACTS[case]
+    document = json.loads(good.raw_manifest)
+    change(document)
+    fields = {k: v for k, v in document.items() if k not in ("members", "schema_version", "rules_digest")}
+    with pytest.raises(BundleError, match=says):
+        Loaded.open(Bundle.build(good.members, **fields))
+
+
+@pytest.mark.parametrize("raw", [b"{}", b"[" * 30_000, b'{"digest": "zz"}', b"\xff", b"x" * (65 << 10)])
+def test_a_file_that_is_no_activation_is_refused(tmp_path, raw):
+    activation.path_for(tmp_path / "a.demur").write_bytes(raw)
+    with pytest.raises(BundleError, match="activation"):
+        activation.read(tmp_path / "a.demur")
+
+
+def test_an_activation_names_one_digest(tmp_path, good):
+    assert activation.read(tmp_path / "a.demur") is None
+    written = activation.allow(tmp_path / "a.demur", good, by="o" * 1000, reason="r")
+    assert activation.read(tmp_path / "a.demur") == written
+    assert written.digest == good.digest
