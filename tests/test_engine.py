@@ -16,12 +16,13 @@ from onnx.reference import ReferenceEvaluator
 import demur
 from demur.detectors.reason import Reason
 from demur.monitor.engine import Conduct, Engine, out_of_range
-from demur.monitor.errors import AuditUnavailable, InvalidObservation
+from demur.monitor.errors import InvalidObservation
 from demur.monitor.loaded import Loaded
-from demur.monitor.observation import group_rows, observe
-from demur.monitor.verdicts import act
+from demur.monitor.observation import observe
 
 COLUMNS = ("scores", "p_values", "rule_hits", "reason_bits", "accept")
+
+
 HOSTILE = [np.nan, np.inf, -np.inf, 1e20, -1e20, 3.4e38, -3.4e38, 1e-45, 0.0]
 
 
@@ -91,63 +92,6 @@ def test_hostile_values_never_raise_never_pass_and_stay_in_their_row(monitor, si
         np.testing.assert_array_equal(getattr(verdicts, name)[untouched], getattr(before, name)[untouched])
 
 
-WRONG = {
-    "unknown name": ({"logit": np.zeros((1, 4), np.float32)}, "no such signal; expected features, logits"),
-    "width": ({"logits": np.zeros((2, 5), np.float32)}, r"expected \(N, 4\) float32, got \(2, 5\)"),
-    "one dimension": ({"logits": np.zeros(4, np.float32)}, "a single input is one row"),
-    "integers": ({"logits": np.zeros((1, 4), np.int64)}, "got int64"),
-    "no rows": ({"logits": np.zeros((0, 4), np.float32)}, "at least one row"),
-    "unequal": ({"logits": np.zeros((1, 4), np.float32), "features": np.zeros((2, 8), np.float32)}, "expected 1 rows"),
-    "ragged": ({"logits": [[1.0], [1.0, 2.0]]}, "expected an array of numbers"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_arrays_are_refused_in_words(monitor, case):
-    arrays, says = WRONG[case]
-    with pytest.raises(InvalidObservation, match=says):
-        monitor.assess(**arrays)
-
-
-def test_other_floats_and_layouts_are_taken(monitor, signals):
-    want = monitor.assess(**signals)
-    equal(monitor.assess(**{n: a.astype(np.float64) for n, a in signals.items()}), want)
-    equal(monitor.assess(**{n: np.asfortranarray(a) for n, a in signals.items()}), want)
-
-
-@pytest.mark.parametrize(
-    ("model", "required", "says"),
-    [
-        ({"version": "8"}, False, "'8' is not the '7'"),
-        ({"version": "7"}, True, ""),
-        ({}, False, ""),
-        ({}, True, "requires the model's version"),
-        ({"digest": "f" * 64}, True, "requires the model's version"),  # the bundle knows no digest to compare it with
-    ],
-)
-def test_the_model_contract(policy, sample, signals, model, required, says):
-    made = demur.fit(
-        {**policy, "model": {"name": "m", "version": "7", "required": required}},
-        reference=sample(400, 1),
-        calibration=sample(600, 2),
-    )
-    verdicts = demur.Monitor.of(made).assess(model=model, **signals)
-    if says:
-        assert (verdicts.reason_bits == Reason.UNAVAILABLE).all()
-        assert says in verdicts.reasons[0][0]
-    else:
-        assert not (verdicts.reason_bits & Reason.UNAVAILABLE).any()
-
-
-@pytest.mark.parametrize(
-    ("mode", "choice"), [("observe", "block"), ("observe", "pass"), ("enforce", "block"), ("enforce", "pass")]
-)
-def test_actions_follow_the_operator_and_verdicts_do_not(mode, choice):
-    bits = np.array([0, Reason.NOVEL, Reason.INVALID, Reason.UNAVAILABLE, Reason.NOVEL | Reason.INVALID])
-    want = {("enforce", "block"): [0, 2, 2, 2, 2], ("enforce", "pass"): [0, 2, 0, 0, 2]}.get((mode, choice), [0] * 5)
-    np.testing.assert_array_equal(act(bits, mode, choice), want)
-
-
 GROUPED = {
     "monitor": "boxes",
     "signals": {"logits": 4},
@@ -185,18 +129,6 @@ def test_groups_empty_broken_and_oddly_named(sample, empty):
         monitor.assess(logits=logits, group_id=ids, groups=[9])
     missing = monitor.assess(logits=logits)
     assert (missing.reason_bits == Reason.UNAVAILABLE).all()
-
-
-def test_a_listener_that_fails_changes_no_answer(bundle, signals):
-    heard = []
-
-    def listener(event):
-        heard.append(event)
-        raise RuntimeError("no")
-
-    monitor = demur.Monitor.of(bundle, listeners=[listener])
-    equal(monitor.assess(**signals), demur.Monitor.of(bundle).assess(**signals))
-    assert len(heard) == 1
 
 
 def test_a_request_keeps_one_bundle_while_another_is_activated(bundle, policy, signals):
@@ -253,87 +185,12 @@ def test_a_signal_that_no_score_reads_may_be_sent_or_left_out(sample):
     assert (monitor.assess(features=rows["features"]).reason_bits == Reason.UNAVAILABLE).all()
 
 
-def test_a_missing_signal_is_named(monitor, signals):
-    verdicts = monitor.assess(logits=signals["logits"])
-    assert (verdicts.reason_bits == Reason.UNAVAILABLE).all()
-    assert np.isnan(verdicts.scores).all()
-    assert verdicts.scores.shape == verdicts.p_values.shape == (64, len(verdicts.columns))
-    assert verdicts.reasons[0] == ("UNAVAILABLE: missing signal: features",)
-
-
-def test_a_deadline_that_has_passed_is_not_scored(bundle, signals, monkeypatch):
-    monitor = demur.Monitor.of(bundle)
-    calls = []
-    monkeypatch.setattr(monitor.engine.loaded.session, "run_columns", calls.append)
-    verdicts = monitor.assess(deadline=time.perf_counter() - 0.01, **signals)
-    assert not calls
-    assert (verdicts.reason_bits == Reason.UNAVAILABLE).all()
-    assert "not in time" in verdicts.reasons[0][0]
-
-
-def test_an_answer_that_took_too_long_is_not_used(bundle, signals, monkeypatch):
-    monitor = demur.Monitor.of(bundle, conduct=Conduct(budget_seconds=0.05))
-    session = monitor.engine.loaded.session
-    run = session.run_columns
-
-    def slow(feed):
-        time.sleep(0.06)
-        return run(feed)
-
-    assert monitor.assess(**signals).accept.any()
-    monkeypatch.setattr(session, "run_columns", slow)
-    late = monitor.assess(**signals)
-    assert (late.reason_bits == Reason.UNAVAILABLE).all()
-    assert "past the budget" in late.cause
-    assert (monitor.assess(deadline=time.perf_counter() + 60, **signals).reason_bits == Reason.UNAVAILABLE).all()
-
-
-@pytest.mark.parametrize("mode", ["observe", "enforce"])
-@pytest.mark.parametrize("choice", ["block", "pass", None])
-@pytest.mark.parametrize("fault", ["crash", "missing", "late", "model"])
-def test_nothing_turns_a_fault_into_an_acceptance(bundle, signals, monkeypatch, mode, choice, fault):
-    monitor = demur.Monitor.of(bundle, conduct=Conduct(mode=mode, on_failure=choice))
-
-    def broken(_feed):
-        raise MemoryError
-
-    if fault == "crash":
-        monkeypatch.setattr(monitor.engine.loaded.session, "run_columns", broken)
-    sent = {n: a for n, a in signals.items() if fault != "missing" or n != "features"}
-    about = {"late": {"deadline": 0.0}, "model": {"model": {"version": "other"}}}.get(fault, {})
-    verdicts = monitor.assess(**sent, **about)
-    assert not verdicts.accept.any()
-    assert (verdicts.reason_bits == Reason.UNAVAILABLE).all()
-    want = 2 if mode == "enforce" and choice != "pass" else 0  # the bundle's own choice is block
-    assert set(verdicts.actions.tolist()) == {want}
-    assert verdicts.mode == mode
-
-
 def test_a_request_without_groups_of_a_policy_that_judges_them_says_so(sample):
     made = [
         {k: v for k, v in sample(240, s).items() if k != "features"} | {"group_id": np.arange(240) // 4} for s in (1, 2)
     ]
     monitor = demur.Monitor.of(demur.fit(GROUPED, reference=made[0], calibration=made[1]))
     assert "group_id is missing" in monitor.assess(logits=made[0]["logits"][:3]).cause
-
-
-class Failing:
-    """A recorder that cannot record."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def record(self, loaded, observation, verdicts):
-        raise self.error
-
-
-@pytest.mark.parametrize("error", [AuditUnavailable("the log is full"), RuntimeError("a defect")])
-def test_a_recorder_that_fails_lets_no_verdict_out(bundle, signals, error):
-    heard = []
-    monitor = demur.Monitor.of(bundle, recorder=Failing(error), listeners=[heard.append])
-    with pytest.raises(type(error)):
-        monitor.assess(**signals)
-    assert not heard
 
 
 def test_rows_outside_the_calibration_range_are_counted(bundle, signals):
@@ -344,42 +201,3 @@ def test_rows_outside_the_calibration_range_are_counted(bundle, signals):
     far["logits"][5:9, 0] = -1e6
     near = out_of_range(loaded, observe(loaded.widths, {n: a[9:] for n, a in signals.items()}))
     assert out_of_range(loaded, observe(loaded.widths, far)) == 9 + near
-
-
-ODD_GROUPS = {
-    "floats": ({"group_id": [1.0]}, "integers"),
-    "too many": ({"group_id": [1, 2]}, r"\(1,\) integers"),
-    "beyond 64 bits": ({"group_id": np.array([2**63], np.uint64)}, r"below 2\*\*63"),
-    "ragged": ({"group_id": [[1], [1, 2]]}, "array of numbers"),
-    "twice": ({"group_id": [1], "groups": [1, 1]}, "only|once"),
-    "named in floats": ({"group_id": [1], "groups": [1.5]}, "integers"),
-    "named in words": ({"group_id": [1], "groups": ["a"]}, "integers"),
-    "named but not given": ({"groups": [1]}, "group_id"),
-}
-
-
-@pytest.mark.parametrize("case", ODD_GROUPS)
-def test_groups_that_make_no_sense_are_refused(case):
-    given_groups, says = ODD_GROUPS[case]
-    with pytest.raises(InvalidObservation, match=says):
-        observe({"logits": 4}, {"logits": np.zeros((1, 4), np.float32)}, **given_groups)
-
-
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
-def test_group_ids_are_numbered_and_named_back(ids):
-    array = np.array(ids, np.int64)
-    found = group_rows(array, None, len(ids))
-    np.testing.assert_array_equal(found.names[found.index], array)
-    ordered = list(dict.fromkeys(ids))
-    listed = group_rows(array, ordered, len(ids))
-    assert listed.names.tolist() == ordered
-    np.testing.assert_array_equal(listed.names[listed.index], array)
-
-
-def test_what_cannot_become_an_array_is_refused_in_words():
-    class Elsewhere:
-        def __array__(self, dtype=None, copy=None):
-            raise RuntimeError("on another device")
-
-    with pytest.raises(InvalidObservation, match=r"logits: .*Elsewhere.*on another device.*convert"):
-        observe({"logits": 4}, {"logits": Elsewhere()})
