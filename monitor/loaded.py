@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from demur.detectors.reason import Reason
 from demur.monitor.bundle import Bundle, Manifest, graph, selftest
+from demur.monitor.bundle.manifest import RuleEntry
 from demur.monitor.errors import BundleError
 from demur.monitor.session import CPU, Session
 from demur.monitor.verdicts import PolicyView, RuleView
 
+GROUPS = "calibration/group.npy"
 PLUMBING = frozenset({"group_id", "group_count", "state"})  # inputs of a graph that are no signals
 
 
@@ -93,12 +95,29 @@ def _check_contract(manifest: Manifest, session: Session) -> None:
 def _view(bundle: Bundle, name: str) -> PolicyView:
     manifest = bundle.manifest
     rules = tuple(
-        RuleView(r.name, r.column, Reason(r.reason), r.unit, _thresholds(r.thresholds), r.statement, r.level)
+        RuleView(
+            r.name,
+            r.column,
+            Reason(r.reason),
+            r.unit,
+            _thresholds(r.thresholds),
+            r.statement,
+            r.level,
+            _by_p(bundle, r),
+        )
         for r in manifest.rules
     )
     rows = tuple(c.name for c in manifest.columns if c.unit != "group")
     groups = tuple(c.name for c in manifest.columns if c.unit == "group")
     return PolicyView(name, bundle.digest, manifest.version, rows, groups, rules)
+
+
+def _by_p(bundle: Bundle, rule: RuleEntry) -> bool:
+    """Whether exceeding the threshold and p <= level are the same event: not for a tolerance limit (`confidence`), nor
+    where the rows of a group share one weight.
+    """
+    weighed = rule.unit == "row" and GROUPS in bundle.members
+    return rule.level is not None and "confidence" not in rule.promise and not weighed
 
 
 def _thresholds(values: list[float | None]) -> NDArray[np.float32]:

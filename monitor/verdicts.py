@@ -36,7 +36,8 @@ class RuleView:
     unit: str
     threshold: NDArray[np.float32]
     promise: str
-    level: float | None = None  # refuses at p <= level, for refusal promises
+    level: float | None = None  # the promised share, for refusal promises
+    by_p: bool = False  # whether it refuses exactly at p <= level
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,9 @@ def _sentence(verdicts: Verdicts, unit: int, number: int) -> str:
     rule = verdicts.policy.rules[number]
     place = verdicts.columns.index(rule.column)
     score, p = float(verdicts.scores[unit, place]), float(verdicts.p_values[unit, place])
-    limit = f"at p <= {rule.level:g}" if rule.level is not None else f"above {float(rule.threshold[0]):.4g}"
-    measured = f"{rule.column} p = {p:.3g}" if rule.level is not None else f"{rule.column} = {score:.4g}"
+    above = "above the threshold of its class" if len(rule.threshold) > 1 else f"above {float(rule.threshold[0]):.4g}"
+    limit = f"at p <= {rule.level:g}" if rule.by_p else above
+    measured = f"{rule.column} p = {p:.3g}" if rule.by_p else f"{rule.column} = {score:.4g}"
     pooled = (
         " (threshold of the pooled table: too few calibration units of this slice)"
         if int(verdicts.pooled[unit]) >> number & 1

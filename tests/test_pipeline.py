@@ -193,3 +193,40 @@ def test_the_contract_travels(bundle):
 def test_a_wrong_policy_says_where(document, says):
     with pytest.raises(ConfigurationError, match=says):
         parse(PolicyConfig, document, "monitor.yaml")
+
+
+@pytest.mark.parametrize(
+    ("promise", "grouped", "by_p"),
+    [
+        ({"refuse_good_at_most": 0.1}, False, True),
+        ({"refuse_good_at_most": 0.1, "good": "correct"}, False, True),
+        ({"refuse_good_at_most": 0.1, "confidence": 0.9}, False, False),
+        ({"refuse_good_at_most": 0.1}, True, False),
+    ],
+)
+def test_a_reason_names_the_p_value_only_where_it_decides(sample, promise, grouped, by_p):
+    """A tolerance limit is stricter than its level, and weighed rows have other thresholds: there the score decides."""
+    policy = {
+        "monitor": "m",
+        "signals": {"logits": 4},
+        "scores": ["energy"],
+        "rules": [{"novel": {"when": "energy", "promise": promise}}],
+    }
+
+    def rows(seed):
+        table = {k: v for k, v in sample(900, seed).items() if k != "features"}
+        table["label"] = np.where(
+            np.random.default_rng(seed).random(900) < 0.1, (table["label"] + 1) % 4, table["label"]
+        )
+        return table | ({"group_id": np.arange(900) // 3} if grouped else {})
+
+    bundle = demur.fit(policy, reference=rows(1), calibration=rows(2))
+    assert demur.calibrate(bundle).encode() == bundle.encode()
+    verdicts = demur.Monitor.of(demur.Bundle.parse(bundle.encode())).assess(logits=sample(3000, 5)["logits"])
+    hit = verdicts.rule_hits == 1
+    assert ("refuses at p <= 0.1" in verdicts.reasons[int(np.flatnonzero(hit)[0])][0]) == by_p
+    if by_p:
+        np.testing.assert_array_equal(hit, verdicts.p_values[:, 0] <= np.float32(0.1))
+    else:
+        np.testing.assert_array_equal(hit, verdicts.scores[:, 0] > bundle.manifest.rules[0].thresholds[0])
+        assert "refuses above" in verdicts.reasons[int(np.flatnonzero(hit)[0])][0]

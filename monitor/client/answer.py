@@ -102,6 +102,7 @@ def view(info: pb.MonitorInfo) -> PolicyView:
             np.array(rule.thresholds, np.float32),
             rule.promise,
             rule.level if rule.HasField("level") else None,
+            by_p=rule.HasField("level"),
         )
         for rule in info.rules
     )

@@ -40,5 +40,5 @@ def _rule(rule: RuleView) -> pb.RuleInfo:
         reason=pb.Reason.Name(int(rule.reason)),
         promise=rule.promise,
         thresholds=rule.threshold.tolist(),
-        level=rule.level,
+        level=rule.level if rule.by_p else None,
     )
