@@ -29,7 +29,7 @@ class Recorder(Protocol):
     """Where verdicts are recorded before they are answered."""
 
     def record(self, loaded: Loaded, observation: Observation, verdicts: Verdicts) -> tuple[int, bool]:
-        """The record's sequence number and whether it is in the log (False: counted or spilled).
+        """The record's sequence number and whether it is in, or on its way to, the log (False: lost, and counted).
 
         Raises: AuditUnavailable when the operator chose to block.
         """

@@ -26,7 +26,7 @@ class DecisionEvent:
 @dataclass(frozen=True, slots=True)
 class RefusalEvent:
     """A request that got no verdicts: its kind is one of invalid, unknown, unmapped (a proxied model without a monitor),
-    overloaded, draining, deadline, audit, internal.
+    unauthenticated, bundle (none is good to serve), overloaded, draining, deadline, audit, internal.
     """
 
     monitor: str

@@ -77,6 +77,10 @@ def test_verdicts_are_answered_recorded_counted_and_proved(home, signals):
         ]
         assert sum(s.value for s in counted) == len(verdicts)
         assert sum(s.value for s in counted if s.labels["decision"] == "accept") == verdicts.accept.sum()
+        gauges = {s.name: s.value for f in text_string_to_metric_families(page) for s in f.samples if not s.labels}
+        assert gauges["demur_queue_depth"] == 0
+        assert gauges["demur_audit_queued"] == 0
+        assert 0 <= gauges["demur_audit_lag"] <= labelled + 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     report = verify_log(home / "audit")

@@ -109,11 +109,12 @@ class Running:
         registry, watch = self._server.registry, self._telemetry.watch
         watch("demur.ready", lambda: {s.name: float(s.engine is not None) for s in registry})
         watch("demur.streams.live", lambda: {s.name: float(s.live_streams) for s in registry})
+        watch("demur.queue.depth", lambda: float(self._server.waiting))
         if self._log is not None:
             log = self._log
             watch("demur.audit.lag", lambda: float(log.lag))
             watch("demur.audit.drops", lambda: float(log.dropped))
-            watch("demur.queue.depth", lambda: float(log.queued))
+            watch("demur.audit.queued", lambda: float(log.queued))
 
 
 def build(config: ServerConfig) -> Running:

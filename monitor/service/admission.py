@@ -18,7 +18,7 @@ class Admission:
     """
 
     def __init__(self, running: int, queue: int, streams: int) -> None:
-        self._limit, self._streams_limit = running + queue, streams
+        self._running, self._limit, self._streams_limit = running, running + queue, streams
         self._slots = threading.Semaphore(running)
         self._change = threading.Lock()
         self._inside = self._streams = 0
@@ -28,6 +28,11 @@ class Admission:
     def inside(self) -> int:
         """Requests being scored or waiting."""
         return self._inside
+
+    @property
+    def waiting(self) -> int:
+        """Requests waiting for a place to be scored."""
+        return max(0, self._inside - self._running)
 
     @contextmanager
     def request(self, limit: float | None) -> Iterator[None]:

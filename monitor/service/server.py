@@ -113,6 +113,11 @@ class Server:
             sleep(POLL_SECONDS)
         return not self._busy()
 
+    @property
+    def waiting(self) -> int:
+        """Requests waiting for a scoring thread."""
+        return self._admission.waiting
+
     def _busy(self) -> bool:
         return self._admission.inside > 0 or any(s.live_streams for s in self.registry)
 

@@ -156,7 +156,10 @@ TELEMETRY_ERRORS = Metric(
     ("signal",),
 )
 READY = Metric("demur.ready", "gauge", "", "1 when requests are admitted.", ("monitor",), supplied=True)
-AUDIT_LAG = Metric("demur.audit.lag", "gauge", "s", "Age of the oldest record not yet on disk.", supplied=True)
+AUDIT_LAG = Metric(
+    "demur.audit.lag", "gauge", "{record}", "Records on disk that no checkpoint covers yet.", supplied=True
+)
+AUDIT_QUEUED = Metric("demur.audit.queued", "gauge", "{record}", "Records waiting for the disk.", supplied=True)
 AUDIT_DROPS = Metric("demur.audit.drops", "counter", "{record}", "Records the audit log could not take.", supplied=True)
 QUEUE_DEPTH = Metric("demur.queue.depth", "gauge", "{request}", "Requests waiting for a scoring thread.", supplied=True)
 STREAMS_LIVE = Metric("demur.streams.live", "gauge", "{stream}", "Streams alive.", ("monitor",), supplied=True)
@@ -182,6 +185,7 @@ METRICS = (
     TELEMETRY_ERRORS,
     READY,
     AUDIT_LAG,
+    AUDIT_QUEUED,
     AUDIT_DROPS,
     QUEUE_DEPTH,
     STREAMS_LIVE,
@@ -190,7 +194,9 @@ SUPPLIED = {metric.name: metric for metric in METRICS if metric.supplied}
 
 PROTOCOLS = ("python", "grpc", "oip")
 STAGES = ("decode", "score", "audit", "encode")
-REFUSAL_KINDS = ("invalid", "unknown", "unmapped", "overloaded", "draining", "deadline", "audit", "internal")
+REFUSAL_KINDS = (
+    "invalid", "unknown", "unmapped", "unauthenticated", "bundle", "overloaded", "draining", "deadline", "audit", "internal",
+)  # fmt: skip
 
 SPAN = "demur.assess"
 EVALUATION = "gen_ai.evaluation.result"
