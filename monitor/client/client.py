@@ -132,6 +132,8 @@ class Client:
         self.close()
 
     def _ask(self, request: pb.AssessRequest, until: float) -> pb.AssessResponse | Failure:
+        if monotonic() >= until:  # gRPC rounds a timeout of 0 up and may still ask
+            return Failure("deadline", "DEADLINE_EXCEEDED: no time is left for this call; raise timeout_seconds")
         pause = FIRST_PAUSE_SECONDS
         for attempt in range(self._retries + 1):
             try:
