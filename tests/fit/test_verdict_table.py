@@ -16,7 +16,7 @@ from demur.monitor.fit import verdict_table
 from demur.monitor.fit.verdict_table import VerdictTableError, terminal_rows, verdict_rows, write_verdicts
 from demur.monitor.verdicts import PolicyView, RuleView, Verdicts
 
-RULE = RuleView("novel", "energy", Reason.NOVEL, "row", np.array([2.0], np.float32), "at most 5 %", 0.05)
+RULE = RuleView("novel", "energy", Reason.NOVEL, "row", np.array([2.0], np.float32), "at most 5 %", 0.05, by_p=True)
 POLICY = PolicyView("digits", "ab" * 32, 3, ("energy", "msp"), ("worst",), (RULE,))
 
 
