@@ -62,6 +62,8 @@ def sentence(report: Any) -> str:
         if report.checkpoint
         else f"{report.size} records, no checkpoint"
     )
+    if not report.ok:
+        return f"do not rely on this log: {len(report.problems)} problems in {report.size} readable records"
     return f"{head}, {report.blocks} verdict blocks match their digests, {report.drops} drops accounted for"
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,6 +147,7 @@ def _close(folder: Path, board: Board, console: Console, seconds: float) -> bool
     )
     console.print(f"{'[green]✓[/]' if board.kept else '[red]✗[/]'} {board.sentence}")
     console.print(f"\nNext, look at what was refused and why ({seconds:.0f} s so far):")
-    console.print(f"  [bold]demur audit ls {audit} --abstained --limit 20[/]")
-    console.print(f"  [bold]demur inspect {folder / 'digits.demur'}[/]")
+    command = "demur" if which("demur") else sys.argv[0]  # `make demo` does not put it on the path
+    console.print(f"  [bold]{command} audit ls {audit} --abstained --limit 20[/]")
+    console.print(f"  [bold]{command} inspect {folder / 'digits.demur'}[/]")
     return bool(report.ok) and board.kept and board.unanswered == 0
