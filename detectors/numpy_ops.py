@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -52,6 +52,16 @@ class NumpyOps:
     def argkth_smallest(self, x: Array, k: int) -> Any:
         return np.argmin(x, axis=-1) if k == 1 else np.argsort(x, axis=-1, kind="stable")[..., k - 1]
 
+    def argmax(self, x: Array) -> Any:
+        return np.argmax(x, axis=-1)
+
+    def top(self, x: Array, k: int) -> Array:
+        return -np.sort(-x, axis=-1)[..., :k]
+
+    def bottom(self, x: Array, k: int) -> tuple[Array, Any]:
+        places = np.argsort(x, axis=-1, kind="stable")[..., :k]
+        return np.take_along_axis(x, places, axis=-1), places
+
     def log_softmax(self, x: Array) -> Array:
         shifted = x - self.max(x, keepdims=True)
         return np.asarray(shifted - np.log(self.sum(np.exp(shifted), keepdims=True)))
@@ -70,8 +80,32 @@ class NumpyOps:
     def take(self, rows: Any, index: Any) -> Array:
         return np.asarray(rows[index])
 
+    def pick(self, x: Array, index: Any) -> Array:
+        if index.ndim == 1:
+            return np.asarray(np.take_along_axis(x, index[:, None], axis=-1)[:, 0])
+        return np.take_along_axis(x, index, axis=-1)
+
+    def index(self, x: Array) -> Any:
+        return np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0).astype(np.int64)
+
+    def rank(self, x: Array, points: Any, *, equal: bool = False) -> Array:
+        below = np.less_equal if equal else np.less
+        return _f32(below(points, x[..., None]).sum(axis=-1))  # type: ignore[no-any-return]
+
+    def fold(self, x: Array, parts: int) -> Array:
+        return x.reshape(x.shape[0], parts, x.shape[1] // parts)
+
+    def unfold(self, x: Array) -> Array:
+        return x.reshape(x.shape[0], -1)
+
+    def swap(self, x: Array) -> Array:
+        return np.ascontiguousarray(x.transpose(0, 2, 1))
+
+    def one_part(self, x: Array) -> Array:
+        return x[:, None, :]
+
     def sum_parts(self, x: Array, parts: int) -> Array:
-        return self.sum(x.reshape(x.shape[0], parts, x.shape[1] // parts))
+        return self.sum(self.fold(x, parts))
 
     def greater(self, a: Array, b: Any) -> Any:
         return np.greater(a, _f32(b))
@@ -96,6 +130,22 @@ class NumpyOps:
 
     def floor(self, x: Array) -> Array:
         return np.floor(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return np.sqrt(x)
+
+    def tanh(self, x: Array) -> Array:
+        return np.tanh(x)
+
+    def tan(self, x: Array) -> Array:
+        return np.tan(x)
+
+    def sigmoid(self, x: Array) -> Array:
+        small = np.exp(-np.abs(x))  # never overflows
+        return np.asarray(np.where(x < 0, small, _f32(1)) / (_f32(1) + small))
+
+    def concat(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate([p if p.ndim == 2 else p[:, None] for p in parts], axis=1)
 
     def column(self, x: Array) -> Array:
         return x[:, 0]

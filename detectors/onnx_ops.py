@@ -22,14 +22,14 @@ class Sym:
     """A traced tensor. Arithmetic records nodes.
 
     `width` is the static last dimension K of (N, K). 0 marks a per-row value, logically (N,): it is held as (N, 1), so
-    that scores stack with one Concat and no Unsqueeze.
+    that scores stack with one Concat and no Unsqueeze. `parts` is P of folded rows (N, P, K), 0 of plain ones.
     """
 
     __array_ufunc__ = None  # NumPy defers to the reflected operators below
-    __slots__ = ("fixed", "ops", "value", "width")
+    __slots__ = ("fixed", "ops", "parts", "value", "width")
 
-    def __init__(self, value: ir.Value, ops: OnnxOps, width: int, *, fixed: bool = False) -> None:
-        self.value, self.ops, self.width, self.fixed = value, ops, width, fixed
+    def __init__(self, value: ir.Value, ops: OnnxOps, width: int, *, parts: int = 0, fixed: bool = False) -> None:
+        self.value, self.ops, self.width, self.parts, self.fixed = value, ops, width, parts, fixed
 
     def __add__(self, other: Any) -> Sym:
         return self.ops.node("Add", self, other)
@@ -70,7 +70,7 @@ class OnnxOps:
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self._arrays: dict[str, NDArray[Any]] = {}
-        self._recorded: dict[tuple[Any, ...], list[Sym]] = {}
+        self._recorded: dict[tuple[Any, ...], list[ir.Value]] = {}
 
     def negative(self, x: Sym) -> Sym:
         """-x; of a difference, the difference the other way round: a node costs 0.5 to 0.9 µs at N = 1."""
@@ -93,10 +93,20 @@ class OnnxOps:
             raise ValueError(f"two different arrays are named {name!r} in the graph; rename a score")
         return Sym(self.initializers[name], self, array.shape[-1] if array.ndim else 0, fixed=True)
 
-    def node(self, op: str, *inputs: Any, width: int | None = None, **attributes: Any) -> Sym:
-        return self.nodes_out(op, 1, *inputs, width=width, **attributes)[0]
+    def node(
+        self, op: str, *inputs: Any, width: int | None = None, parts: int | None = None, **attributes: Any
+    ) -> Sym:
+        return self.nodes_out(op, 1, *inputs, width=width, parts=parts, **attributes)[0]
 
-    def nodes_out(self, op: str, count: int, *inputs: Any, width: int | None = None, **attributes: Any) -> list[Sym]:
+    def nodes_out(
+        self,
+        op: str,
+        count: int,
+        *inputs: Any,
+        width: int | None = None,
+        parts: int | None = None,
+        **attributes: Any,
+    ) -> list[Sym]:
         """Record one operator, or return the recorded one: scores share what they have in common."""
         symbols = [self._symbol(x) for x in inputs]
         key = (op, *(id(s.value) for s in symbols), *sorted((k, str(v)) for k, v in attributes.items()))
@@ -105,9 +115,10 @@ class OnnxOps:
             outputs = [ir.Value(name=f"{name}:{i}") for i in range(count)]
             converted = ir.convenience.convert_attributes(attributes)
             self.nodes.append(ir.Node("", op, [s.value for s in symbols], converted, outputs=outputs, name=name))
-            width = _broadcast(symbols) if width is None else width
-            self._recorded[key] = [Sym(o, self, width) for o in outputs]
-        return self._recorded[key]
+            self._recorded[key] = outputs
+        width = _broadcast(symbols) if width is None else width
+        parts = max((s.parts for s in symbols), default=0) if parts is None else parts
+        return [Sym(o, self, width, parts=parts) for o in self._recorded[key]]
 
     def _symbol(self, x: Any) -> Sym:
         if isinstance(x, Sym):
@@ -125,30 +136,50 @@ class OnnxOps:
         # the last bit depends on the row's place in the batch (K=7: 320 of 2100 sums). MatMul by ones gave the same
         # bits at every batch size tried, at the same speed.
         ones = self.constant(f"ones.{x.width}", np.ones((x.width, 1), np.float32))
-        return self.node("MatMul", x, ones, width=int(keepdims))
+        return self._reduced(self.node("MatMul", x, ones, width=int(keepdims)), keepdims=keepdims)
+
+    def _reduced(self, x: Sym, *, keepdims: bool) -> Sym:
+        """(N, P, 1) of folded rows as (N, P)."""
+        if not x.parts or keepdims:
+            return x
+        return self.node("Reshape", x, self.integers(0, x.parts), width=x.parts, parts=0)
 
     def count(self, flags: Sym, dtype: ir.DataType = ir.DataType.FLOAT) -> Sym:
         """How many flags of the last axis are set, (..., K) bool -> (...); in float32 exact up to 2^24, in any order."""
         return self.node("ReduceSum", self.node("Cast", flags, to=int(dtype)), self.integers(-1), width=0, keepdims=0)
 
-    def sum_parts(self, x: Sym, parts: int) -> Sym:
+    def fold(self, x: Sym, parts: int) -> Sym:
         each = x.width // parts
-        apart = self.node("Reshape", x, self.integers(0, parts, each), width=each)
-        return self.node("Reshape", self.sum(apart), self.integers(0, parts), width=parts)
+        return self.node("Reshape", x, self.integers(0, parts, each), width=each, parts=parts)
+
+    def unfold(self, x: Sym) -> Sym:
+        width = x.parts * x.width
+        return self.node("Reshape", x, self.integers(0, width), width=width, parts=0)
+
+    def swap(self, x: Sym) -> Sym:
+        return self.node("Transpose", x, width=x.parts, parts=x.width, perm=[0, 2, 1])
+
+    def one_part(self, x: Sym) -> Sym:
+        return self.node("Unsqueeze", x, self.integers(1), width=x.width, parts=1)
+
+    def sum_parts(self, x: Sym, parts: int) -> Sym:
+        return self.sum(self.fold(x, parts))
 
     def mean(self, x: Sym, *, keepdims: bool = False) -> Sym:
         return self.sum(x, keepdims=keepdims) / float(x.width)
 
     def max(self, x: Sym, *, keepdims: bool = False) -> Sym:
-        return self.node("ReduceMax", x, self.integers(-1), width=int(keepdims), keepdims=1)
+        found = self.node("ReduceMax", x, self.integers(-1), width=int(keepdims), keepdims=1)
+        return self._reduced(found, keepdims=keepdims)
 
     def min(self, x: Sym, *, keepdims: bool = False) -> Sym:
-        return self.node("ReduceMin", x, self.integers(-1), width=int(keepdims), keepdims=1)
+        found = self.node("ReduceMin", x, self.integers(-1), width=int(keepdims), keepdims=1)
+        return self._reduced(found, keepdims=keepdims)
 
     def zero(self, x: Sym) -> Sym:
         # One MatMul instead of Mul and ReduceSum: 0 * NaN and 0 * inf are NaN in it too.
         zeros = self.constant(f"zeros.{x.width}", np.zeros((x.width, 1), np.float32))
-        return self.node("MatMul", x, zeros, width=0)
+        return self._reduced(self.node("MatMul", x, zeros, width=0), keepdims=False)
 
     def logsumexp(self, x: Sym) -> Sym:
         # lse(x) = max x - max log_softmax(x). ReduceLogSumExp takes 484 µs against 49 µs (C=1000, N=64) and is less
@@ -159,7 +190,7 @@ class OnnxOps:
         # Not ReduceL2: twice as slow, six times the rounding error (onnxruntime#3236), and it overflows at 1e20.
         scale = self._scale(x)
         scaled = x / scale
-        return self.column(scale) * self.node("Sqrt", self.sum(scaled * scaled))
+        return self._reduced(self.column(scale), keepdims=False) * self.sqrt(self.sum(scaled * scaled))
 
     def _scale(self, x: Sym) -> Sym:
         return self.maximum(self.max(self.abs(x), keepdims=True), TINY)
@@ -177,7 +208,7 @@ class OnnxOps:
     def unit(self, x: Sym) -> Sym:
         # Not LpNormalization: it divides by a norm that overflows at 1e20 and is NaN for the zero vector.
         y = x / self._scale(x)
-        return y / self.maximum(self.node("Sqrt", self.sum(y * y, keepdims=True)), TINY)
+        return y / self.maximum(self.sqrt(self.sum(y * y, keepdims=True)), TINY)
 
     def linear(self, x: Sym, weight: Any, bias: Any = None, *, scale: float = 1.0) -> Sym:
         # Gemm keeps tables as (rows, D), so that `take` gathers whole rows of the same initializer.
@@ -185,8 +216,34 @@ class OnnxOps:
         rows = weight.value.const_value.shape[0]
         return self.node("Gemm", *inputs, width=rows, alpha=float(scale), transB=1)
 
+    def argmax(self, x: Sym) -> Sym:
+        return self.node("ArgMax", x, width=0, axis=-1, keepdims=0)
+
+    def top(self, x: Sym, k: int) -> Sym:
+        return self.nodes_out("TopK", 2, x, self.integers(k), width=k, axis=-1)[0]
+
+    def bottom(self, x: Sym, k: int) -> tuple[Sym, Sym]:
+        values, places = self.nodes_out("TopK", 2, x, self.integers(k), width=k, axis=-1, largest=0)
+        return values, places
+
     def take(self, rows: Any, index: Sym) -> Sym:
-        return self.node("Gather", rows, index, width=rows.width, axis=0)
+        if len(rows.value.const_value.shape) > 1:
+            return self.node("Gather", rows, index, width=rows.width, parts=index.width, axis=0)
+        found = self.node("Gather", rows, index, width=index.width, parts=0, axis=0)
+        return found if index.width else self.node("Unsqueeze", found, self.integers(-1), width=0)
+
+    def pick(self, x: Sym, index: Sym) -> Sym:
+        places = index if index.width else self.node("Unsqueeze", index, self.integers(-1), width=0)
+        return self.node("GatherElements", x, places, width=index.width, axis=-1)
+
+    def index(self, x: Sym) -> Sym:
+        whole = self.node("Cast", x, to=int(ir.DataType.INT64))
+        return whole if x.width else self.node("Squeeze", whole, self.integers(-1), width=0)
+
+    def rank(self, x: Sym, points: Any, *, equal: bool = False) -> Sym:
+        each = self.node("Unsqueeze", x, self.integers(-1), width=1)
+        found = self.count(self.node("LessOrEqual" if equal else "Less", points, each))
+        return Sym(found.value, self, x.width)
 
     def greater(self, a: Sym, b: Any) -> Sym:
         return self.node("Greater", a, b)
@@ -217,8 +274,20 @@ class OnnxOps:
     def floor(self, x: Sym) -> Sym:
         return self.node("Floor", x)
 
+    def sqrt(self, x: Sym) -> Sym:
+        return self.node("Sqrt", x)
+
+    def tanh(self, x: Sym) -> Sym:
+        return self.node("Tanh", x)
+
+    def tan(self, x: Sym) -> Sym:
+        return self.node("Tan", x)
+
+    def sigmoid(self, x: Sym) -> Sym:
+        return self.node("Sigmoid", x)
+
     def column(self, x: Sym) -> Sym:
-        return Sym(x.value, self, 0)
+        return Sym(x.value, self, 0, parts=x.parts)
 
     def inline(self, model: bytes, signals: Mapping[str, Sym]) -> Sym:
         inputs = {name: s.value for name, s in signals.items()}

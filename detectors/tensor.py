@@ -2,12 +2,13 @@
 
 A score is written once against `Ops` and evaluated twice: by `numpy_ops` on arrays (the reference) and by `onnx_ops`
 on symbols (the deployed graph). Tensors are float32; reductions run over the last axis; every operation lowers to at
-most five ONNX nodes, or is one inlined model.
+most five ONNX nodes, or is one inlined model. A row may be folded into parts, (N, P * K) -> (N, P, K): reductions then
+give (N, P).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 Signal: TypeAlias = str  # "logits", "features", ..., or "p:<column>" for another column's p-value
@@ -52,6 +53,18 @@ class Ops(Protocol[T]):
         """Position of the k-th smallest entry (k = 1 is the smallest; the first among equals); only `take` accepts it."""
         ...
 
+    def argmax(self, x: T) -> T:
+        """Position of the largest entry, the first among equals, (N, K) -> (N,); only `take` and `pick` accept it."""
+        ...
+
+    def top(self, x: T, k: int) -> T:
+        """The k largest entries, descending, (..., K) -> (..., k)."""
+        ...
+
+    def bottom(self, x: T, k: int) -> tuple[T, T]:
+        """The k smallest entries, ascending, and their positions (the first among equals), (N, K) -> (N, k) each."""
+        ...
+
     def log_softmax(self, x: T) -> T:
         """(..., K) -> (..., K)."""
         ...
@@ -65,7 +78,35 @@ class Ops(Protocol[T]):
         ...
 
     def take(self, rows: Any, index: T) -> T:
-        """One row of a table per index: (M, D), (N,) -> (N, D)."""
+        """Rows of a table by position: (M, D), (N,) -> (N, D) or (N, k) -> (N, k, D); (M,), (N,) -> (N,) or (N, k) -> (N, k)."""
+        ...
+
+    def pick(self, x: T, index: T) -> T:
+        """Entries of each row by position: (N, K), (N,) -> (N,), or (N, K), (N, k) -> (N, k)."""
+        ...
+
+    def index(self, x: T) -> T:
+        """Whole numbers as positions; only `take` and `pick` accept them."""
+        ...
+
+    def rank(self, x: T, points: Any, *, equal: bool = False) -> T:
+        """How many points lie below each entry (with `equal`: at or below): (N, K) against (P,) or (K, P) -> (N, K)."""
+        ...
+
+    def fold(self, x: T, parts: int) -> T:
+        """Equal consecutive parts of a row, (N, parts * K) -> (N, parts, K)."""
+        ...
+
+    def unfold(self, x: T) -> T:
+        """(N, P, K) -> (N, P * K)."""
+        ...
+
+    def swap(self, x: T) -> T:
+        """(N, P, K) -> (N, K, P)."""
+        ...
+
+    def one_part(self, x: T) -> T:
+        """(N, K) -> (N, 1, K), to stand against folded rows."""
         ...
 
     def sum_parts(self, x: T, parts: int) -> T:
@@ -83,6 +124,14 @@ class Ops(Protocol[T]):
     def log(self, x: T) -> T: ...
     def abs(self, x: T) -> T: ...
     def floor(self, x: T) -> T: ...
+    def sqrt(self, x: T) -> T: ...
+    def tanh(self, x: T) -> T: ...
+    def tan(self, x: T) -> T: ...
+    def sigmoid(self, x: T) -> T: ...
+    def concat(self, parts: Sequence[T]) -> T:
+        """Per-row values (N,) and rows (N, K) side by side, (N, sum of widths)."""
+        ...
+
     def column(self, x: T) -> T:
         """(N, 1) -> (N,)."""
         ...

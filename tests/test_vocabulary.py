@@ -1,0 +1,79 @@
+"""Every operation of the vocabulary: the graph in ONNX Runtime gives what NumPy gives, with the shapes that are promised."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from demur.detectors.compile import FLOAT, model_of
+from demur.detectors.numpy_ops import NumpyOps
+from demur.detectors.onnx_ops import OnnxOps, Sym
+from tests.contract.entries import session
+
+RNG = np.random.default_rng(0)
+N, K, P = 5, 12, 4
+TABLES = {
+    "rows": RNG.normal(size=(K, 3)),
+    "line": RNG.normal(size=K),
+    "bank": RNG.normal(size=(K, K)),
+    "points": np.sort(RNG.normal(size=9)),
+    "grid": np.sort(RNG.normal(size=(K, 9)), axis=1),
+    "square": RNG.normal(size=(K, 7)),
+}
+TABLES = {name: array.astype(np.float32) for name, array in TABLES.items()}
+
+
+def nearest(xp, x, t):
+    away = xp.take(t["bank"], xp.bottom(x, 4)[1]) - xp.one_part(x)
+    return xp.sum(away * away)
+
+
+CASES = {
+    "top": lambda xp, x, t: xp.top(x, 3),
+    "bottom": lambda xp, x, t: xp.bottom(x, 4)[0],
+    "take_rows": lambda xp, x, t: xp.take(t["rows"], xp.argmax(x)),
+    "take_row_each": lambda xp, x, t: xp.sum(xp.take(t["rows"], xp.bottom(x, 4)[1])),
+    "take_values": lambda xp, x, t: xp.take(t["line"], xp.bottom(x, 4)[1]),
+    "take_value": lambda xp, x, t: xp.take(t["line"], xp.argmax(x)),
+    "pick": lambda xp, x, t: xp.pick(x, xp.bottom(x, 4)[1]),
+    "pick_one": lambda xp, x, t: xp.pick(x, xp.argmax(x)),
+    "rank": lambda xp, x, t: xp.rank(x, t["points"]),
+    "rank_equal": lambda xp, x, t: xp.rank(x, t["grid"], equal=True),
+    "index": lambda xp, x, t: xp.take(t["line"], xp.index(xp.rank(x, t["points"]))),
+    "index_row": lambda xp, x, t: xp.take(t["line"], xp.index(xp.floor(xp.abs(xp.max(x))))),
+    "fold_max": lambda xp, x, t: xp.max(xp.fold(x, P)),
+    "fold_min_keep": lambda xp, x, t: xp.unfold(xp.fold(x, P) - xp.min(xp.fold(x, P), keepdims=True)),
+    "fold_logsumexp": lambda xp, x, t: xp.logsumexp(xp.fold(x, P)),
+    "fold_norm": lambda xp, x, t: xp.norm(xp.fold(x, P)),
+    "fold_unit": lambda xp, x, t: xp.unfold(xp.unit(xp.fold(x, P))),
+    "fold_zero": lambda xp, x, t: xp.zero(xp.fold(x, P)),
+    "fold_mean_across": lambda xp, x, t: xp.mean(xp.swap(xp.exp(xp.log_softmax(xp.fold(x, P))))),
+    "sum_parts": lambda xp, x, t: xp.sum_parts(x, P),
+    "distances": nearest,
+    "matmul": lambda xp, x, t: x @ t["square"],
+    "sqrt": lambda xp, x, t: xp.sqrt(xp.abs(x)),
+    "tanh": lambda xp, x, t: xp.tanh(x),
+    "tan": lambda xp, x, t: xp.tan(0.3 * x),
+    "sigmoid": lambda xp, x, t: xp.sigmoid(40 * x),
+    "concat": lambda xp, x, t: xp.concat([xp.sum(x), x, xp.top(x, 2)]),
+    "sum_both_ways": lambda xp, x, t: xp.concat([xp.sum(x), x - xp.sum(x, keepdims=True)]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_graph_equals_numpy(case):
+    x = RNG.normal(size=(N, K)).astype(np.float32)
+    want = CASES[case](NumpyOps(), x, TABLES)
+    xp, value = OnnxOps(), ir.val("x", FLOAT, ["N", K])
+    got = CASES[case](xp, Sym(value, xp, K), {name: xp.constant(name, array) for name, array in TABLES.items()})
+    assert (got.width, got.parts) == (want.shape[1] if want.ndim > 1 else 0, 0)
+    kind = {"y": (FLOAT, ["N", max(got.width, 1)])}
+    run = session(model_of(xp, {"x": value}, {"y": got}, kind))
+    for rows in (1, N):
+        found = run.run(["y"], {"x": x[:rows]})[0]
+        np.testing.assert_allclose(found, want.reshape(N, -1)[:rows], rtol=1e-5, atol=1e-6)
+
+
+def test_equal_entries_keep_their_order():
+    x = np.array([[1, 0, 0, 1]], np.float32)
+    np.testing.assert_array_equal(NumpyOps().bottom(x, 3)[1], [[1, 2, 0]])
+    assert NumpyOps().argmax(x) == 0
