@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.detectors.score import Reference
+from demur.detectors.score import Batch, Reference
 from demur.detectors.tensor import Signal
 
 Float64 = NDArray[np.float64]
@@ -102,22 +102,48 @@ class Spread:
         return float(min(noise, spread) / spread) if spread > 0 else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Counts that add up."""
+
+    of: NDArray[np.int64]
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.of + other.of)
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Float64 sums by name, with how many rows they are over."""
+
+    rows: int
+    of: dict[str, Float64]
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.rows + other.rows, {name: total + other.of[name] for name, total in self.of.items()})
+
+    def mean(self, name: str) -> Float64:
+        return self.of[name] / self.rows
+
+
 def order_statistic(reference: Reference, signal: Signal, quantile: float) -> np.float32:
     """The ceil(q n)-th smallest of all n values of a signal, exactly, in two passes and 512 KiB.
 
     The first pass counts the upper 16 bits of the values' order-preserving keys, the second the lower 16 bits of those
     that share the upper half of the answer.
     """
-    upper = np.zeros(1 << 16, np.int64)
-    for batch in reference.batches(signal):
-        upper += np.bincount((_keys(batch.signals[signal]) >> 16).ravel(), minlength=1 << 16)
+    upper = reference.reduce(
+        lambda batch: Counts(np.bincount((_keys(batch.signals[signal]) >> 16).ravel(), minlength=1 << 16)), signal
+    ).of
     rank = max(1, int(np.ceil(quantile * upper.sum())))
     before = np.cumsum(upper)
     half = int(np.searchsorted(before, rank))
-    lower = np.zeros(1 << 16, np.int64)
-    for batch in reference.batches(signal):
+
+    def lower_half(batch: Batch) -> Counts:
         keys = _keys(batch.signals[signal])
-        lower += np.bincount(keys[keys >> 16 == half] & 0xFFFF, minlength=1 << 16)
+        return Counts(np.bincount(keys[keys >> 16 == half] & 0xFFFF, minlength=1 << 16))
+
+    lower = reference.reduce(lower_half, signal).of
     rest = rank - (int(before[half - 1]) if half else 0)
     key = half << 16 | int(np.searchsorted(np.cumsum(lower), rest))
     bits = key ^ 0x80000000 if key & 0x80000000 else key ^ 0xFFFFFFFF

@@ -12,12 +12,18 @@ from demur.detectors.score import Reference, Score, Transform
 def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, reference: Reference) -> Score:
     """The named score fitted on the reference. `name` may be a whole entry, {name: hyper}.
 
+    Any score takes `on`, the signal to read in the place of `features`: {knn: {on: layer3}} is the short form of
+    {shaped: {transforms: [{select: {signal: layer3}}], score: knn}}.
+
     Raises: ValueError for an unknown score or hyper-parameter (listing the known ones), or from the fit.
     """
     from demur.detectors.scores import SCORES, STREAM_SCORES
 
     if not isinstance(name, str):
         name, hyper = _entry("score", name)
+    if hyper and "on" in hyper:
+        rest = {k: v for k, v in hyper.items() if k != "on"}
+        name, hyper = "shaped", {"transforms": [{"select": {"signal": hyper["on"]}}], "score": {name: rest}}
     score: Score = _fit("score", name, {**SCORES, **STREAM_SCORES}, hyper or {}, reference)
     return score
 

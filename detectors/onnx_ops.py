@@ -93,9 +93,7 @@ class OnnxOps:
             raise ValueError(f"two different arrays are named {name!r} in the graph; rename a score")
         return Sym(self.initializers[name], self, array.shape[-1] if array.ndim else 0, fixed=True)
 
-    def node(
-        self, op: str, *inputs: Any, width: int | None = None, parts: int | None = None, **attributes: Any
-    ) -> Sym:
+    def node(self, op: str, *inputs: Any, width: int | None = None, parts: int | None = None, **attributes: Any) -> Sym:
         return self.nodes_out(op, 1, *inputs, width=width, parts=parts, **attributes)[0]
 
     def nodes_out(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,10 @@ class Scaling:
 
 
 EXACT_MERGE = Scaling("exact_merge")
+
+
+def sketch(error: float) -> Scaling:
+    return Scaling("sketch", error=error)
 
 
 def k_pass(passes: int) -> Scaling:
@@ -73,13 +77,34 @@ class Transform(Protocol):
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]: ...
 
 
+class Mergeable(Protocol):
+    """What a pass over the data keeps: bounded, and mergeable with what another part of the rows gave."""
+
+    def merge(self, other: Self, /) -> Self: ...
+
+
+A = TypeVar("A", bound=Mergeable)
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Consecutive rows of a reference: signals (n, width) float32, labels (n,) int64 or None, correct (n,) bool."""
+    """Consecutive rows of a reference: signals (n, width) float32, labels (n,) int64 or None, correct (n,) bool.
+
+    `start` is the number of its first row in the reference.
+    """
 
     signals: Mapping[Signal, Array]
     labels: NDArray[np.int64] | None
     correct: NDArray[np.bool_]
+    start: int = 0
+
+
+class Engine(Protocol):
+    """Runs one pass elsewhere: `part` of every batch of the reference, in the order of the rows."""
+
+    def __call__(
+        self, reference: Reference, part: Callable[[Batch], Any], needs: tuple[Signal, ...]
+    ) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +113,8 @@ class Reference:
 
     signals: name -> (N, width); labels (N,) integers; the model's last layer head_weight (C, D), head_bias (C,);
     correct (N,) bool, whether the model was right on the row (None: every row counts as right);
-    transforms: applied to every batch, in order.
+    transforms: applied to every batch, in order; sides: further data that some fits need, by name: "outliers" known to
+    be foreign, "wild" unlabelled traffic; engine: where passes run (None: here, batch by batch).
 
     Raises: ValueError when the arrays do not have the same number of rows or the wrong rank.
     """
@@ -99,6 +125,8 @@ class Reference:
     head_bias: Array | None = None
     correct: NDArray[np.bool_] | None = None
     transforms: tuple[Transform, ...] = ()
+    sides: Mapping[str, Reference] = field(default_factory=dict)
+    engine: Engine | None = None
 
     def __post_init__(self) -> None:
         for name, array in self.signals.items():
@@ -114,20 +142,49 @@ class Reference:
 
     def shaped(self, *transforms: Transform) -> Self:
         """The same reference, seen through transforms."""
-        return replace(self, transforms=(*self.transforms, *transforms))
+        sides = {name: side.shaped(*transforms) for name, side in self.sides.items()}
+        return replace(self, transforms=(*self.transforms, *transforms), sides=sides)
+
+    def side(self, name: str, wanted_by: str) -> Reference:
+        """Further data by name. Raises: ValueError naming `wanted_by` when it was not given."""
+        if name not in self.sides:
+            raise ValueError(
+                f"{wanted_by}: expected {name}, got none; give them with --{name}, or fit(..., {name}=...)"
+            )
+        return self.sides[name]
+
+    def reduce(self, part: Callable[[Batch], A], *needs: Signal) -> A:
+        """One pass: `part` of every batch, merged in the order of the rows, so every engine gives the same bits.
+
+        `part` must not depend on anything but its batch and what it closes over, which an engine may send elsewhere.
+        Raises: ValueError as `batches`.
+        """
+        self._check_needs(needs)
+        if self.engine is not None:
+            parts = self.engine(self, part, needs)
+        else:
+            parts = (part(batch) for batch in self.batches(*needs))
+        total: A = next(parts)
+        for found in parts:
+            total = total.merge(found)
+        return total
 
     def batches(self, *needs: Signal, size: int = BATCH_ROWS) -> Iterator[Batch]:
         """The rows in order, at most `size` at a time, with the signals named in `needs`.
 
         Raises: ValueError when there are no rows, or a needed signal is not among the signals.
         """
+        sources = self._check_needs(needs)
+        for start in range(0, self.rows, size):
+            yield self._batch(sources, slice(start, start + size))
+
+    def _check_needs(self, needs: tuple[Signal, ...]) -> tuple[Signal, ...]:
         sources = required(self.transforms, needs)
         missing = [s for s in sources if s not in self.signals]
         if missing or not self.rows:
             held = f"{sorted(self.signals)} with {self.rows} rows"
             raise ValueError(f"reference: expected signals {sorted(sources)}, got {held}; add {missing or 'rows'}")
-        for start in range(0, self.rows, size):
-            yield self._batch(sources, slice(start, start + size))
+        return sources
 
     def _batch(self, sources: tuple[Signal, ...], rows: slice) -> Batch:
         signals: Mapping[Signal, Array] = {s: np.asarray(self.signals[s][rows], np.float32) for s in sources}
@@ -136,7 +193,7 @@ class Reference:
         count = len(next(iter(signals.values())))
         labels = None if self.labels is None else np.asarray(self.labels[rows], np.int64)
         correct = np.ones(count, np.bool_) if self.correct is None else np.asarray(self.correct[rows], np.bool_)
-        return Batch(signals, labels, correct)
+        return Batch(signals, labels, correct, rows.start)
 
     def head(self, wanted_by: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The last layer in float64: (C, D), (C,).

@@ -43,6 +43,11 @@ def restore(
     return cast("Score", _rebuilt(name, stored, {**arrays, **(files or {})}, ""))
 
 
+def kind_of(score: object) -> str:
+    """The name of the score's class in the catalogue."""
+    return next(name for name, cls in _kinds().items() if cls is type(score))
+
+
 def _kinds() -> dict[str, type[Any]]:
     from demur.detectors.scores import SCORES, STREAM_SCORES
     from demur.detectors.transforms import TRANSFORMS
@@ -70,8 +75,7 @@ def _is_setting(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        kind = next(name for name, cls in _kinds().items() if cls is type(value))
-        return {"kind": kind, **settings(cast("Score", value))}
+        return {"kind": kind_of(value), **settings(cast("Score", value))}
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 

@@ -56,4 +56,32 @@ class LinearHead:
         return {**signals, "logits": xp.linear(signals["features"], self.weight, self.bias)}
 
 
-TRANSFORMS: dict[str, type[Any]] = {"react": ReAct, "linear_head": LinearHead}
+@dataclass(frozen=True, eq=False)
+class Select:
+    """Another signal in the place that a score reads: an inner layer, a table's row, a projection as `features`.
+
+    Shapes: signal (N, K) -> name (N, K).
+    Raises: ValueError in fit when the reference has no such signal.
+    """
+
+    signal: str
+    name: str
+
+    @property
+    def inputs(self) -> tuple[Signal, ...]:
+        return (self.signal,)
+
+    @property
+    def outputs(self) -> tuple[Signal, ...]:
+        return (self.name,)
+
+    @classmethod
+    def fit(cls, reference: Reference, *, signal: str, name: str = "features") -> Self:
+        next(reference.batches(str(signal), size=1))
+        return cls(str(signal), str(name))
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:  # noqa: ARG002 - nothing to compute
+        return {**signals, self.name: signals[self.signal]}
+
+
+TRANSFORMS: dict[str, type[Any]] = {"react": ReAct, "linear_head": LinearHead, "select": Select}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from demur.detectors.accumulate import ClassMoments, Float64, Spread
 from demur.detectors.hyper import between
 from demur.detectors.numpy_ops import Array
-from demur.detectors.score import Reference, Scaling, k_pass
+from demur.detectors.score import Batch, Reference, Scaling, k_pass
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
 
@@ -49,27 +48,22 @@ class ClassFit:
 
 
 def _first_pass(reference: Reference, classes: NDArray[np.int64]) -> ClassMoments:
-    total: ClassMoments | None = None
-    for rows, places in _correct(reference, classes):
-        part = ClassMoments.of(rows, places, len(classes))
-        total = part if total is None else total.merge(part)
-    assert total is not None  # noqa: S101 - batches refuse an empty reference
-    return total
+    return reference.reduce(lambda batch: ClassMoments.of(*_correct(batch, classes), len(classes)), "features")
 
 
 def _second_pass(reference: Reference, classes: NDArray[np.int64], means: Float64) -> Spread:
-    total = Spread(0, np.zeros((means.shape[1], means.shape[1])), 0.0)
-    for rows, places in _correct(reference, classes):
-        total = total.merge(Spread.of(rows - means[places]))
-    return total
+    def part(batch: Batch) -> Spread:
+        rows, places = _correct(batch, classes)
+        return Spread.of(rows - means[places])
+
+    return reference.reduce(part, "features")
 
 
-def _correct(reference: Reference, classes: NDArray[np.int64]) -> Iterator[tuple[Float64, NDArray[np.int64]]]:
+def _correct(batch: Batch, classes: NDArray[np.int64]) -> tuple[Float64, NDArray[np.int64]]:
     """Correctly answered rows (n, D) in float64 and the positions of their labels among the classes."""
-    for batch in reference.batches("features"):
-        assert batch.labels is not None  # noqa: S101 - refused above
-        rows = batch.signals["features"][batch.correct].astype(np.float64)
-        yield rows, np.searchsorted(classes, batch.labels[batch.correct])
+    assert batch.labels is not None  # noqa: S101 - refused above
+    rows = batch.signals["features"][batch.correct].astype(np.float64)
+    return rows, np.searchsorted(classes, batch.labels[batch.correct])
 
 
 def _f32(x: Float64) -> Array:

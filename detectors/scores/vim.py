@@ -7,10 +7,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from demur.detectors.accumulate import Float64
+from demur.detectors.accumulate import Float64, Sums
 from demur.detectors.hyper import whole
 from demur.detectors.numpy_ops import Array
-from demur.detectors.score import Reference, Scaling, k_pass
+from demur.detectors.score import Batch, Reference, Scaling, k_pass
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
 
@@ -58,19 +58,21 @@ def _paper_dim(rank: int) -> int:
 
 
 def _second_moment(reference: Reference, origin: Float64) -> Float64:
-    total = np.zeros((len(origin), len(origin)))
-    for batch in reference.batches("features"):
+    def part(batch: Batch) -> Sums:
         rows = batch.signals["features"].astype(np.float64) - origin
-        total += rows.T @ rows
-    return total / reference.rows
+        return Sums(len(rows), {"squares": rows.T @ rows})
+
+    return reference.reduce(part, "features").mean("squares")
 
 
 def _matching_scale(reference: Reference, origin: Float64, residual: Float64) -> float:
-    logit = norm = 0.0
-    for batch in reference.batches("features", "logits"):
+    def part(batch: Batch) -> Sums:
         rows = batch.signals["features"].astype(np.float64) - origin
-        norm += float(np.linalg.norm(rows @ residual, axis=1).sum())
-        logit += float(batch.signals["logits"].max(axis=1).astype(np.float64).sum())
+        largest = batch.signals["logits"].max(axis=1).astype(np.float64)
+        return Sums(len(rows), {"norm": np.linalg.norm(rows @ residual, axis=1).sum(), "logit": largest.sum()})
+
+    total = reference.reduce(part, "features", "logits")
+    logit, norm = float(total.of["logit"]), float(total.of["norm"])
     if logit <= 0:
         raise ValueError("vim: the mean largest logit of the reference is not positive, so no scale matches it")
     return logit / norm

@@ -12,7 +12,7 @@ from demur.detectors.build import build_score
 from demur.detectors.policy import Column
 from demur.detectors.score import Reference
 from demur.detectors.scores import STREAM_SCORES
-from demur.detectors.storage import restore
+from demur.detectors.storage import kind_of, restore
 from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import check
 from demur.monitor.bundle.selftest import INPUTS
@@ -21,7 +21,7 @@ from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import scoring, vectors
 from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble, graph_of, widths
-from demur.monitor.fit.checks import ContractViolation, check_tables, inspect_table
+from demur.monitor.fit.checks import ContractViolation, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
 from demur.monitor.fit.head import recover_head
@@ -53,7 +53,7 @@ def fit(config: Config, *, reference: Source, calibration: Source) -> Bundle:
     evidence = gather(policy, planned, scores, *folds)
     fitted = Fitted(
         scores=scores,
-        types={s.name: s.type for s in policy.scores},
+        types={n: kind_of(s) for n, s in scores.items()},
         ranges=_ranges(cal),
         digests={"reference": ref.digest(), "calibration": cal.digest()},
         counts={"reference": len(ref), "calibration": len(cal)},
@@ -96,7 +96,8 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
 
 def _check_calibration(bundle: Bundle, policy: PolicyConfig, table: SignalsTable) -> None:
     """Raises: ContractViolation for tables that break the contract or share rows with the bundle's reference set."""
-    findings = inspect_table(table, "calibration", {n: policy.kind(n) for n in policy.signals})
+    kinds = {n: policy.kind(n) for n in policy.signals}
+    findings = kept_for_evaluation(table, "calibration") + inspect_table(table, "calibration", kinds)
     shared = int(np.isin(table.row_hashes(), bundle.arrays(ROWS)["reference"]).sum())
     if shared:
         findings.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,8 @@ class Entry:
     needs: Mapping[str, Score] = field(default_factory=dict)
     ordinary: Any = near
     far: Any = between_classes
+    most_nodes: int = 30
+    tolerance: float = 2e-5
 
     @functools.cached_property
     def columns(self) -> list[Column]:
@@ -163,40 +165,31 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
 
 
-def build(kind: str, **hyper: Any) -> Score:
-    return build_score(kind, hyper, reference())
+@dataclass(frozen=True)
+class Case:
+    """A score under contract: its kind, hyper-parameters, rows it must find ordinary and rows it must find strange."""
+
+    kind: str
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    ordinary: Any = near
+    far: Any = between_classes
+    most_nodes: int = 30
+    tolerance: float = 2e-5
+
+    def entry(self, name: str) -> Entry:
+        score = build_score(self.kind, self.hyper, reference())
+        return Entry(name, self.kind, score, {}, self.ordinary, self.far, self.most_nodes, self.tolerance)
 
 
 @functools.cache
 def entries() -> dict[str, Entry]:
-    shaped = {"transforms": [{"react": {"quantile": 0.8}}, "linear_head"], "score": {"energy": {"temperature": 2.0}}}
-    plain: dict[str, tuple[str, dict[str, Any]]] = {
-        "msp": ("msp", {}),
-        "max_logit": ("max_logit", {}),
-        "energy": ("energy", {}),
-        "energy_warm": ("energy", {"temperature": 3.0}),
-        "entropy": ("entropy", {}),
-        "mahalanobis": ("mahalanobis", {}),
-        "mahalanobis_fixed": ("mahalanobis", {"shrinkage": 0.1}),
-        "relative_mahalanobis": ("relative_mahalanobis", {}),
-        "knn": ("knn", {"k": 5, "bank": 300}),
-        "knn_nearest": ("knn", {"k": 1}),
-        "vim": ("vim", {"dim": 6}),
-        "react_energy": ("react_energy", {}),
-        "shaped": ("shaped", shaped),
-        "gmm": ("gmm", {"components": 3}),
-        "activation_kurtosis": ("activation_kurtosis", {}),
-    }
-    found = {n: Entry(n, kind, build(kind, **hyper)) for n, (kind, hyper) in plain.items()}
-    for name in ("vim", "shaped"):
-        found[name] = replace(found[name], far=permuted)
-    found["activation_kurtosis"] = Entry(
-        "activation_kurtosis", "activation_kurtosis", build("activation_kurtosis"), ordinary=healthy, far=spiked
-    )
+    from tests.contract.families import CASES
+
+    found = {name: case.entry(name) for name, case in CASES.items()}
     found["onnx_score"] = Entry("onnx_score", "onnx_score", OnnxScore.of(small_network(), reference()))
     members = {n: found[n].score for n in ("energy", "mahalanobis", "knn")}
     for by in ("fisher", "min_p"):
-        fused = build("fused", of=list(members), by=by)
+        fused = build_score("fused", {"of": list(members), "by": by}, reference())
         found[f"fused_{by}"] = Entry(f"fused_{by}", "fused", fused, needs=members)
     return found
 
