@@ -12,7 +12,7 @@ from demur.monitor.fit.order import check_order
 from demur.monitor.fit.profile import SignalProfile, profiles
 from demur.monitor.fit.table import SignalsTable
 
-__all__ = ["ContractViolation", "Finding", "check_tables", "inspect_table", "inspect_tables"]
+__all__ = ["ContractViolation", "Finding", "check_tables", "inspect_table", "inspect_tables", "kept_for_evaluation"]
 
 FEWEST_PER_CLASS = 5
 MANY = 0.5
@@ -39,8 +39,10 @@ def inspect_tables(
     """Everything there is to say about the tables, errors and warnings."""
     findings: list[Finding] = []
     if reference is not None:
+        findings += kept_for_evaluation(reference, "reference")
         findings += inspect_table(reference, "reference", kinds) + _classes(reference)
     if calibration is not None:
+        findings += kept_for_evaluation(calibration, "calibration")
         findings += inspect_table(calibration, "calibration", kinds)
     if reference is not None and calibration is not None:
         findings += _shared(reference, calibration)
@@ -58,6 +60,15 @@ def inspect_table(table: SignalsTable, role: str, kinds: Mapping[str, str] | Non
         findings += _kind(profile, declared, role)
     findings += _twin_signals(found, role) + _labels(table, role) + _predictions(table, role)
     return findings + check_order(table, role)
+
+
+def kept_for_evaluation(table: SignalsTable, role: str) -> list[Finding]:
+    """An error when any row is marked `eval_only`; not part of `inspect_table`, since evaluation takes such rows."""
+    if table.eval_only is None or not table.eval_only.any():
+        return []
+    rows = np.flatnonzero(table.eval_only)
+    message = f"{role}: {len(rows)} of {len(table)} rows of {table.source} are marked eval_only (rows {listed(rows)})"
+    return [error("eval_only", f"{message}; nothing may be fitted, calibrated or chosen on them: leave them out")]
 
 
 def _values(profile: SignalProfile, role: str) -> list[Finding]:

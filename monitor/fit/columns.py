@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from demur.monitor.fit.errors import TableError
 
-INTEGERS = ("label", "prediction", "loss")
+INTEGERS = ("label", "prediction", "loss", "severity", "eval_only")
+FLAGS = {"loss": ("0 (right)", "1 (wrong)"), "eval_only": ("0 (any use)", "1 (evaluation only)")}
 NAMES = ("group_id", "slice", "id")
 ROW_COLUMNS = (*INTEGERS, *NAMES, "weight")
 HEAD = ("head_weight", "head_bias")
@@ -54,7 +55,8 @@ def signal(array: NDArray[Any], width: int | None, where: str) -> NDArray[Any]:
 def row_column(name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
     """One value a row in canonical form: int64, float64 (weight), or strings (group_id, slice, id may be either).
 
-    Raises: TableError for another shape, values that are not whole numbers, losses outside {0, 1}, weights below 0.
+    Raises: TableError for another shape, values that are not whole numbers, loss or eval_only outside {0, 1}, weights
+    or severities below 0.
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -65,9 +67,14 @@ def row_column(name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
     if name in NAMES and array.dtype.kind in "UST":
         return _strings(array, where)
     integers = _integers(array, where)
-    if name == "loss" and not np.isin(integers, (0, 1)).all():
-        stray = integers[~np.isin(integers, (0, 1))][0]
-        raise TableError(f"{where}: expected 0 (right) or 1 (wrong), got {stray}; a graded loss needs a cut-off first")
+    if name in FLAGS and not np.isin(integers, (0, 1)).all():
+        stray, advice = integers[~np.isin(integers, (0, 1))][0], "a graded loss needs a cut-off first"
+        advice = advice if name == "loss" else "mark each row with one of them"
+        raise TableError(f"{where}: expected {' or '.join(FLAGS[name])}, got {stray}; {advice}")
+    if name == "severity" and integers.size and integers.min() < 0:
+        raise TableError(
+            f"{where}: expected levels of at least 0 (0 is as it was), got {integers.min()}; renumber them"
+        )
     return integers
 
 

@@ -128,6 +128,17 @@ class SignalsTable:
         return self.given.get("weight")
 
     @property
+    def severity(self) -> NDArray[np.int64] | None:
+        """(N,) how far each row was perturbed or degraded, at least 0; None when unknown."""
+        return self.given.get("severity")
+
+    @property
+    def eval_only(self) -> NDArray[np.bool_] | None:
+        """(N,) rows made or kept for evaluation, which fit and calibrate refuse; None when no row was marked."""
+        given = self.given.get("eval_only")
+        return None if given is None else given == 1
+
+    @property
     def id(self) -> NDArray[Any] | None:
         """(N,) int64 or strings, the caller's name of each row."""
         return self.given.get("id")
