@@ -27,7 +27,10 @@ class SignalEntry(Section):
 
 
 class ScoreEntry(Section):
-    """A fitted score: its parameters are the graph's initializers of the same name."""
+    """A fitted score: its parameters are the graph's initializers of the same name.
+
+    `state_bytes` of them, `multiply_adds` of matrix products for one row: 0 where the score reads p-values.
+    """
 
     name: str
     type: str
@@ -35,6 +38,8 @@ class ScoreEntry(Section):
     parameters: list[str]
     source: str
     scales: str
+    state_bytes: int = Field(0, ge=0)
+    multiply_adds: int = Field(0, ge=0)
 
 
 class ColumnEntry(Section):

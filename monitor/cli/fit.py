@@ -20,6 +20,10 @@ def fit(
     reference: Annotated[Path, typer.Option(help=f"What the scores are fitted on: {Table}.")],
     calibration: Annotated[Path, typer.Option(help=f"What the thresholds come from, other rows: {Table}.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the bundle goes.")],
+    outliers: Annotated[
+        Path | None, typer.Option(help="Rows known to be foreign, for scores that learn from them.")
+    ] = None,
+    wild: Annotated[Path | None, typer.Option(help="Unlabelled traffic, for scores that learn from it.")] = None,
     sign: Annotated[
         Path | None, typer.Option(help="Sign with this private key, made by `demur bundle keygen`.")
     ] = None,
@@ -31,7 +35,7 @@ def fit(
     from demur.monitor.fit.pipeline import fit as run
 
     with out().status("fitting and calibrating"):
-        bundle = run(config, reference=reference, calibration=calibration)
+        bundle = run(config, reference=reference, calibration=calibration, outliers=outliers, wild=wild)
     _finish(bundle, output, sign)
 
 

@@ -77,13 +77,23 @@ def scores(bundle: Bundle) -> None:
     """A table of scores and their sources."""
     from rich.table import Table
 
-    table = Table("score", "type", "calibration units", "source", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        "score",
+        "type",
+        "calibration units",
+        "bytes",
+        "multiply-adds a row",
+        "source",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     units = {c.score: c.units for c in bundle.manifest.columns}
     for score in bundle.manifest.scores:
         counts = units.get(score.name, [])
-        table.add_row(
-            score.name, score.type, ", ".join(map(str, counts[:4])) + ("…" if len(counts) > 4 else ""), score.source
-        )
+        units_text = ", ".join(map(str, counts[:4])) + ("…" if len(counts) > 4 else "")
+        costs = (f"{score.state_bytes:,}", f"{score.multiply_adds:,}") if score.state_bytes else ("", "")
+        table.add_row(score.name, score.type, units_text, *costs, score.source)
     out().print()
     out().print(table, soft_wrap=False)
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 import demur
 from demur.detectors.compile import compile_monitor, serialize
+from demur.detectors.cost import Cost, cost
 from demur.detectors.policy import Column, Rule
 from demur.detectors.promises import Calibrated, calibrate
 from demur.detectors.promises.promise import ErrorWhenAcceptedAtMost
 from demur.detectors.promises.statement import UNDER_LINES
-from demur.detectors.score import Score
+from demur.detectors.scores import STREAM_SCORES
 from demur.detectors.storage import attachments, parameters, settings
 from demur.detectors.stream import compile_stream, state_size
 from demur.monitor.bundle import Bundle, graph
@@ -113,7 +114,7 @@ def _fields(
         "demur": demur.__version__,
         "model": config.model.model_dump(),
         "signals": [_signal(config, n, fitted) for n in config.signals],
-        "scores": [_score(n, s, fitted.types[n]) for n, s in fitted.scores.items()],
+        "scores": [_score(config, n, s, fitted.types[n]) for n, s in fitted.scores.items()],
         "columns": [_column_entry(c) for c in columns],
         "rules": _rules(config, plan, calibrated),
         "statements": [s.text for s in calibrated.statements] + [calibrated.total.text],
@@ -134,15 +135,18 @@ def _signal(config: PolicyConfig, name: str, fitted: Fitted) -> SignalEntry:
     return SignalEntry(name=name, width=config.signals[name].width, kind=config.kind(name), low=low, high=high)
 
 
-def _score(name: str, score: Score, kind: str) -> ScoreEntry:
-    scaling = score.scales
+def _score(config: PolicyConfig, name: str, score: Any, kind: str) -> ScoreEntry:
+    own = all(s in config.signals for s in score.inputs) and kind not in STREAM_SCORES
+    costs = cost(score, widths(config)) if own else Cost(0, 0, 0)
     return ScoreEntry(
         name=name,
         type=kind,
         settings=settings(score),
         parameters=sorted(parameters(score)),
         source=score.source,
-        scales=scaling.kind,
+        scales=score.scales.kind,
+        state_bytes=costs.state_bytes,
+        multiply_adds=costs.multiply_adds,
     )
 
 

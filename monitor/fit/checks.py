@@ -12,7 +12,15 @@ from demur.monitor.fit.order import check_order
 from demur.monitor.fit.profile import SignalProfile, profiles
 from demur.monitor.fit.table import SignalsTable
 
-__all__ = ["ContractViolation", "Finding", "check_tables", "inspect_table", "inspect_tables", "kept_for_evaluation"]
+__all__ = [
+    "ContractViolation",
+    "Finding",
+    "check_apart",
+    "check_tables",
+    "inspect_table",
+    "inspect_tables",
+    "kept_for_evaluation",
+]
 
 FEWEST_PER_CLASS = 5
 MANY = 0.5
@@ -31,6 +39,19 @@ def check_tables(
     if any(finding.level == "error" for finding in findings):
         raise ContractViolation(findings)
     return findings
+
+
+def check_apart(side: SignalsTable, calibration: SignalsTable, role: str) -> None:
+    """Further data that scores learn from must not hold calibration rows, nor rows kept for evaluation.
+
+    Raises: ContractViolation naming `role`.
+    """
+    findings = kept_for_evaluation(side, role)
+    shared = int(np.isin(side.row_hashes(), calibration.row_hashes()).sum())
+    if shared:
+        findings.append(error("shared_rows", f"{role}: {shared} rows are in the calibration set too; remove them"))
+    if findings:
+        raise ContractViolation(findings)
 
 
 def inspect_tables(

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from demur.detectors.build import build_score
+from demur.detectors.build import accepted, build_score
 from demur.detectors.policy import Column
+from demur.detectors.pvalue import p_value
 from demur.detectors.score import Reference
-from demur.detectors.scores import STREAM_SCORES
+from demur.detectors.scores import SCORES
 from demur.detectors.storage import kind_of, restore
 from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import check
 from demur.monitor.bundle.selftest import INPUTS
 from demur.monitor.config.document import load, parse
-from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.config.policy import PolicyConfig, ScoreConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import scoring, vectors
 from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble, graph_of, widths
-from demur.monitor.fit.checks import ContractViolation, check_tables, inspect_table, kept_for_evaluation
+from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
 from demur.monitor.fit.head import recover_head
@@ -37,30 +40,45 @@ FOLD_A = 0.4  # of the calibration units feed the members of fusions; promises c
 NEEDS_HEAD = frozenset({"vim", "react_energy", "shaped"})
 
 
-def fit(config: Config, *, reference: Source, calibration: Source) -> Bundle:
+def fit(
+    config: Config,
+    *,
+    reference: Source,
+    calibration: Source,
+    outliers: Source | None = None,
+    wild: Source | None = None,
+) -> Bundle:
     """Fit the policy's scores on the reference set and calibrate its promises on the calibration set.
 
     config: a PolicyConfig, a mapping, or the path of a `monitor.yaml`. reference, calibration: a SignalsTable, a path, or a
-    mapping of arrays (signals (N, width), `label` (N,), ...). The two must not share rows.
+    mapping of arrays (signals (N, width), `label` (N,), ...). The two must not share rows. Some scores also learn from
+    `outliers`, rows known to be foreign, or `wild`, unlabelled traffic; neither may share rows with the calibration set.
     Raises: ConfigurationError, TableError, CalibrationRefused (a ValueError), each saying what to change.
     """
     policy = as_config(config)
     planned = plan(policy)
     ref, cal = as_table(reference, policy), as_table(calibration, policy)
+    sides = {n: as_table(s, policy) for n, s in (("outliers", outliers), ("wild", wild)) if s is not None}
     findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
-    scores = fit_scores(policy, ref)
-    folds = split_folds(policy, planned, cal)
-    evidence = gather(policy, planned, scores, *folds)
+    for name, side in sides.items():
+        check_apart(side, cal, name)
+    first, second = split_folds(policy, planned, cal)
+    scores = fit_scores(policy, ref, sides)
+    found = None if first is None else score_members(policy, planned, scores, first)
+    if first is not None and found is not None:
+        scores = fit_fusions(policy, scores, found, first)
+    evidence = gather(policy, planned, scores, found, second)
+    tables = {"reference": ref, "calibration": cal, **sides}
     fitted = Fitted(
         scores=scores,
         types={n: kind_of(s) for n, s in scores.items()},
         ranges=_ranges(cal),
-        digests={"reference": ref.digest(), "calibration": cal.digest()},
-        counts={"reference": len(ref), "calibration": len(cal)},
-        reference_rows=np.unique(ref.row_hashes()),
+        digests={n: t.digest() for n, t in tables.items()},
+        counts={n: len(t) for n, t in tables.items()},
+        reference_rows=np.unique(np.concatenate([t.row_hashes() for n, t in tables.items() if n != "calibration"])),
         findings=[f.message for f in findings],
     )
-    return assemble(policy, planned, fitted, evidence, _feed(folds[1]))
+    return assemble(policy, planned, fitted, evidence, _feed(second))
 
 
 def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Source | None = None) -> Bundle:
@@ -86,8 +104,9 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     else:
         cal = as_table(calibration, policy)
         _check_calibration(bundle, policy, cal)
-        folds = split_folds(policy, planned, cal)
-        evidence, feed, ranges = gather(policy, planned, scores, *folds), _feed(folds[1]), _ranges(cal)
+        first, second = split_folds(policy, planned, cal)
+        found = None if first is None else score_members(policy, planned, scores, first)
+        evidence, feed, ranges = gather(policy, planned, scores, found, second), _feed(second), _ranges(cal)
         digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
     types = {s.name: s.type for s in manifest.scores}
     fitted = Fitted(scores, types, ranges, digests, counts, bundle.arrays(ROWS)["reference"], manifest.findings)
@@ -128,15 +147,35 @@ def as_table(source: Source, policy: PolicyConfig) -> SignalsTable:
     return load_table(source, widths(policy))
 
 
-def fit_scores(policy: PolicyConfig, table: SignalsTable) -> dict[str, Any]:
-    """Every score of the policy, fitted on the reference rows."""
+def fit_scores(policy: PolicyConfig, table: SignalsTable, sides: Mapping[str, SignalsTable]) -> dict[str, Any]:
+    """Every score that reads signals, fitted on the reference rows; fusions come later, `fit_fusions`."""
     reference = _reference(policy, table)
-    stream = {s.type for s in policy.scores} & set(STREAM_SCORES)
-    if stream and len(stream) < len({s.type for s in policy.scores}):
-        raise ConfigurationError(
-            f"{', '.join(sorted(stream))} judge token streams and cannot share a monitor with scores of rows; use two monitors"
-        )
-    return {s.name: build_score(s.type, dict(s.hyper), reference) for s in policy.scores}
+    reference = replace(reference, sides={n: replace(_reference(policy, t), sides={}) for n, t in sides.items()})
+    return {s.name: build_score(s.type, dict(s.hyper), reference) for s in policy.scores if not is_fusion(s)}
+
+
+def fit_fusions(
+    policy: PolicyConfig, scores: Mapping[str, Any], found: Mapping[str, Any], table: SignalsTable
+) -> dict[str, Any]:
+    """All scores in the policy's order. A fusion is fitted on the members' p-values of fold A, each half of the fold
+    judged by the other half's table, with the labels of those rows.
+    """
+    halves = split_units(table, (0.5, 0.5), policy.seed)
+    rows = np.concatenate(halves)
+    crossed = {
+        f"p:{n}": np.concatenate([p_value(np.sort(s[other]), s[own]) for own, other in (halves, halves[::-1])])[:, None]
+        for n, s in found.items()
+    }
+    correct = None if table.loss is None else table.loss[rows] == 0
+    reference = Reference(crossed, None if table.label is None else table.label[rows], correct=correct)
+    return {
+        s.name: build_score(s.type, dict(s.hyper), reference) if is_fusion(s) else scores[s.name] for s in policy.scores
+    }
+
+
+def is_fusion(score: ScoreConfig) -> bool:
+    """Whether a score reads the p-values of others."""
+    return "of" in accepted(SCORES[score.type]) if score.type in SCORES else False
 
 
 def restore_scores(bundle: Bundle) -> dict[str, Any]:
@@ -173,18 +212,27 @@ def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tup
     return table.take(first), table.take(second)
 
 
+def score_members(
+    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable
+) -> dict[str, NDArray[np.float32]]:
+    """What fusions read, scored by the compiled graph on fold A: member -> (n,), in the order of the rows."""
+    alone = [Column(m, m) for m in sorted(planned.members)]
+    session = Session(graph_of(policy, planned, {m: scores[m] for m in planned.members}, alone, ()))
+    found = scoring.score_rows(session, table)["scores"]
+    return {c.name: found[:, i] for i, c in enumerate(alone)}
+
+
 def gather(
-    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], first: SignalsTable | None, table: SignalsTable
+    policy: PolicyConfig,
+    planned: Plan,
+    scores: Mapping[str, Any],
+    found: Mapping[str, NDArray[np.float32]] | None,
+    table: SignalsTable,
 ) -> Evidence:
-    """Run the compiled graph over the calibration rows: `first` (fold A) for what fusions read, `table` for the rest."""
+    """Run the compiled graph over the calibration rows: `found` are the members' scores of fold A, `table` is the rest."""
     if planned.stream:
         return _gather_streams(policy, planned, scores, table)
-    fold_a: dict[str, Any] = {}
-    if first is not None:
-        alone = [Column(m, m) for m in sorted(planned.members)]
-        session = Session(graph_of(policy, planned, {m: scores[m] for m in planned.members}, alone, ()))
-        found = scoring.score_rows(session, first)["scores"]
-        fold_a = {c.name: np.sort(found[:, i]) for i, c in enumerate(alone)}
+    fold_a = {n: np.sort(s) for n, s in (found or {}).items()}
     columns = [
         Column(c.name, c.score, c.unit, c.aggregate, c.sliced, (fold_a[c.name],) if c.name in fold_a else ())
         for c in planned.columns
