@@ -6,6 +6,8 @@ from demur.detectors.promises.promise import (
     ErrorWhenAcceptedAtMost,
     RefuseGoodAtMost,
     RuleSpec,
+    StableAtContamination,
+    WrongAndAcceptedAtMost,
     policy_digest,
 )
 from demur.detectors.promises.sample import CalibrationSample
@@ -18,8 +20,10 @@ __all__ = [
     "ErrorWhenAcceptedAtMost",
     "RefuseGoodAtMost",
     "RuleSpec",
+    "StableAtContamination",
     "Statement",
     "TotalShare",
+    "WrongAndAcceptedAtMost",
     "calibrate",
     "policy_digest",
 ]

@@ -38,12 +38,12 @@ def tolerance_rank(n: int, alpha: Level, confidence: float, inflation: float = 1
 
     Source: Wilks 1941 (tolerance limits); equal to P(Bin(n, alpha) <= n - j) <= 1 - confidence.
     """
-    return n - binomial.most_errors(n, float(alpha), _delta(confidence) / inflation)
+    return n - binomial.most_errors(n, float(alpha), delta(confidence) / inflation)
 
 
 def units_for_tolerance(alpha: Level, confidence: float, inflation: float = 1.0) -> int:
     """The smallest n that carries a promise with confidence: ln(delta) / ln(1 - alpha), rounded up."""
-    return binomial.trials_for_zero_errors(float(alpha), _delta(confidence) / inflation)
+    return binomial.trials_for_zero_errors(float(alpha), delta(confidence) / inflation)
 
 
 def tolerance_bound(n: int, rank: int, confidence: float, inflation: float = 1.0) -> float:
@@ -51,7 +51,7 @@ def tolerance_bound(n: int, rank: int, confidence: float, inflation: float = 1.0
 
     The share above the rank-th of n order statistics is at most Beta(n - rank + 1, rank) distributed.
     """
-    return binomial.upper(n - rank, n, _delta(confidence) / inflation)
+    return binomial.upper(n - rank, n, delta(confidence) / inflation)
 
 
 def supported_level(n: int, confidence: float | None, inflation: float = 1.0) -> float | None:
@@ -60,7 +60,7 @@ def supported_level(n: int, confidence: float | None, inflation: float = 1.0) ->
         return None
     least = 1 / (n + 1)
     if confidence is not None:
-        least = max(least, binomial.upper(0, n, _delta(confidence) / inflation))
+        least = max(least, binomial.upper(0, n, delta(confidence) / inflation))
     return least * (1 + _ROUNDING)
 
 
@@ -74,5 +74,6 @@ def p_values(table: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray
     return ((1 + at_least) / (table.size + 1)).astype(np.float32)
 
 
-def _delta(confidence: float) -> float:
+def delta(confidence: float) -> float:
+    """1 - confidence as a person wrote it: 0.9 gives 0.1."""
     return float(1 - exact(confidence))

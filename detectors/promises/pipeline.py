@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from demur.detectors.policy import Rule
-from demur.detectors.promises import binomial, refusal, risk, survival
+from demur.detectors.promises import binomial, joint, refusal, risk, survival
 from demur.detectors.promises.fold import Folds, split
-from demur.detectors.promises.policy_order import check_policy, levels, refusals, selectives
-from demur.detectors.promises.promise import CalibrationRefused, Good, Level, RefuseGoodAtMost, RuleSpec, policy_digest
+from demur.detectors.promises.policy_order import check_policy, joints, label_free, levels, refusals, selectives
+from demur.detectors.promises.promise import (
+    CalibrationRefused,
+    Good,
+    Level,
+    RefuseGoodAtMost,
+    RuleSpec,
+    StableAtContamination,
+    policy_digest,
+)
 from demur.detectors.promises.statement import BUNDLE_CONFIDENCE, UNDER_LINES, Statement, TotalShare
 
 if TYPE_CHECKING:
@@ -49,7 +57,12 @@ class Calibrated:
     @property
     def under_lines(self) -> tuple[str, ...]:
         """What every printing of the statements ends with."""
-        return (*UNDER_LINES, self.total.text)
+        return (*UNDER_LINES, self.total.text, self.theorems)
+
+    @property
+    def theorems(self) -> str:
+        """By which theorem, and from how many units, each promise holds; one line."""
+        return f"By theorem: {'; '.join(f'{s.rule}, {s.theorem}, from {s.units}' for s in self.statements)}."
 
     @property
     def text(self) -> str:
@@ -79,10 +92,11 @@ def calibrate(
     folds, refusing = _refusal_stage(specs, sample, alphas, seed, refuse_small=small_slices == "refuse")
     if refuse_good_at_most is not None:
         _check_total(specs, refusing)
-    chosen = risk.stage(selectives(specs), refusing, sample, folds, seed)
+    first = joint.stage(joints(specs), refusing, sample, folds, seed)
+    chosen = [*first, *risk.stage(selectives(specs), refusing, sample, folds, seed, first)]
     fitted = [*refusing, *((c.spec, c.thresholds) for c in chosen)]
     by_name = {spec.name: thresholds for spec, thresholds in fitted}
-    statements = {s.rule: s for s in (*_refusal_statements(refusing, alphas, sample), *(c.statement for c in chosen))}
+    statements = {s.rule: s for s in (*refusal.statements(refusing, alphas, sample), *(c.statement for c in chosen))}
     return Calibrated(
         rules=tuple(_rule(s, by_name[s.name]) for s in specs),
         tables=_tables(specs, sample, refusing),
@@ -115,7 +129,7 @@ def _refusal_stage(
     *,
     refuse_small: bool,
 ) -> tuple[Folds, Fitted]:
-    after = len(selectives(specs))
+    after = len(joints(specs)) + len(selectives(specs))
     labelled = any(p.good == "correct" for _, p in refusals(specs))
     weighted = sample.clustered and any(s.unit == "row" for s, _ in refusals(specs))
 
@@ -123,7 +137,8 @@ def _refusal_stage(
         folds = split(sample, after, seed, disjoint=disjoint)
         units = folds.refusal()
         return folds, [
-            (s, _named(s, p, alphas[s.name], sample, units, refuse_small=refuse_small)) for s, p in refusals(specs)
+            (s, _named(s, p, alphas.get(s.name), sample, units, refuse_small=refuse_small))
+            for s, p in label_free(specs)
         ]
 
     folds, fitted = attempt(disjoint=bool(after and (labelled or weighted)))
@@ -135,14 +150,17 @@ def _refusal_stage(
 
 def _named(
     spec: RuleSpec,
-    promise: RefuseGoodAtMost,
-    alpha: Fraction,
+    promise: RefuseGoodAtMost | StableAtContamination,
+    alpha: Fraction | None,
     sample: CalibrationSample,
     units: NDArray[np.bool_],
     *,
     refuse_small: bool,
 ) -> Thresholds:
     try:
+        if isinstance(promise, StableAtContamination):
+            return refusal.stable(spec, promise, sample, units)
+        assert alpha is not None  # noqa: S101 - INVARIANT: levels() has every refusal rule
         return refusal.thresholds(spec, promise, alpha, sample, units, refuse_small=refuse_small)
     except CalibrationRefused as cause:
         raise CalibrationRefused(
@@ -164,29 +182,6 @@ def _check_total(specs: Sequence[RuleSpec], refusing: Fitted) -> None:
 
 def _rule(spec: RuleSpec, thresholds: Thresholds) -> Rule:
     return Rule(spec.name, spec.column, spec.reason, thresholds.values, thresholds.pooled)
-
-
-def _refusal_statements(refusing: Fitted, alphas: Mapping[str, Fraction], sample: CalibrationSample) -> list[Statement]:
-    return [_refusal_statement(spec, thresholds, alphas[spec.name], sample) for spec, thresholds in refusing]
-
-
-def _refusal_statement(spec: RuleSpec, thresholds: Thresholds, alpha: Level, sample: CalibrationSample) -> Statement:
-    promise = spec.promise
-    assert isinstance(promise, RefuseGoodAtMost)  # noqa: S101 - INVARIANT: refusals() yields nothing else
-    own = np.flatnonzero(~thresholds.pooled).tolist() if spec.sliced else []
-    return Statement(
-        rule=spec.name,
-        kind="marginal" if promise.confidence is None else "tolerance",
-        unit=spec.unit,
-        level=alpha,
-        confidence=promise.confidence,
-        n=sum(thresholds.tables[c].n for c in own) if spec.sliced else thresholds.tables[0].n,
-        bound=thresholds.bound(promise.confidence or BUNDLE_CONFIDENCE),
-        good=promise.good,
-        clustered=sample.clustered and spec.unit == "row",
-        slices=tuple(own),
-        pooled=tuple(np.flatnonzero(thresholds.pooled).tolist()),
-    )
 
 
 def _tables(

@@ -10,7 +10,10 @@ from demur.detectors.promises.promise import (
     Level,
     RefuseGoodAtMost,
     RuleSpec,
+    StableAtContamination,
+    WrongAndAcceptedAtMost,
     exact,
+    kind,
 )
 from demur.detectors.promises.wording import percent
 
@@ -29,6 +32,16 @@ def selectives(specs: Sequence[RuleSpec]) -> list[tuple[RuleSpec, ErrorWhenAccep
     return [(s, s.promise) for s in specs if isinstance(s.promise, ErrorWhenAcceptedAtMost)]
 
 
+def joints(specs: Sequence[RuleSpec]) -> list[tuple[RuleSpec, WrongAndAcceptedAtMost]]:
+    """Rules about what is wrong and accepted, in policy order; calibrated after refusal rules, before selective-risk rules."""
+    return [(s, s.promise) for s in specs if isinstance(s.promise, WrongAndAcceptedAtMost)]
+
+
+def label_free(specs: Sequence[RuleSpec]) -> list[tuple[RuleSpec, RefuseGoodAtMost | StableAtContamination]]:
+    """Rules of the first stage, in policy order: refusal promises and stability."""
+    return [(s, s.promise) for s in specs if isinstance(s.promise, RefuseGoodAtMost | StableAtContamination)]
+
+
 def check_policy(specs: Sequence[RuleSpec]) -> None:
     """Raises: ValueError when rules cannot stand in one policy, saying which and what to do."""
     if not specs:
@@ -42,9 +55,10 @@ def check_policy(specs: Sequence[RuleSpec]) -> None:
         raise ValueError(
             "policy: stream rules judge another graph than row and group rules; use a monitor of their own"
         )
-    if "row" in units and any(s.unit == "group" for s, _ in selectives(specs)):
+    whole = [s for s, _ in (*selectives(specs), *joints(specs)) if s.unit == "group"]
+    if "row" in units and whole:
         raise ValueError(
-            "policy: error_when_accepted_at_most of a group rule needs group rules only, because a row rule refuses rows, "
+            f"policy: {kind(whole[0].promise)} of a group rule needs group rules only, because a row rule refuses rows, "
             "not groups; give the row rules unit group"
         )
     _check_columns(specs)
@@ -58,12 +72,13 @@ def _check_columns(specs: Sequence[RuleSpec]) -> None:
                     f'rules "{first.name}" and "{other.name}" use column {first.column!r} with different units or slices; '
                     "name two columns"
                 )
-    for first, one in refusals(specs):
-        for other, two in refusals(specs):
-            if first.column == other.column and one.good != two.good:
+    judged = [(s, p.good if isinstance(p, RefuseGoodAtMost) else "id") for s, p in label_free(specs)]
+    for first, one in judged:
+        for other, two in judged:
+            if first.column == other.column and one != two:
                 raise ValueError(
-                    f'rules "{first.name}" and "{other.name}" use column {first.column!r} with good: {one.good} and '
-                    f"{two.good}, but a column has one calibration table; name two columns"
+                    f'rules "{first.name}" and "{other.name}" use column {first.column!r} with good: {one} and '
+                    f"{two}, but a column has one calibration table; name two columns"
                 )
 
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from demur.detectors.reason import Reason
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 Good = Literal["id", "correct"]
 Level = float | Fraction
+RefusalBy = Literal["split", "simes", "asymptotic", "neyman_pearson"]
+SelectiveBy = Literal["sgr", "fixed_sequence", "learn_then_test"]
+ControlBy = Literal["binomial", "betting"]
+DEFAULT_STARTS = 3
+DEFAULT_TAIL_NATS = 32.0
+_MOST_STARTS = 64
+_MOST_TAIL_NATS = 700.0  # e^-745 is the smallest float64
+_MOST_CONTAMINATION = 0.5
 
 
 def exact(level: Level) -> Fraction:
@@ -28,6 +36,11 @@ def exact(level: Level) -> Fraction:
 def _check_level(name: str, value: Level) -> None:
     if not 0 < value < 1:
         raise ValueError(f"{name}: expected a share strictly between 0 and 1, got {value}; 5 % is written 0.05")
+
+
+def _check_by(value: str, known: Any) -> None:
+    if value not in get_args(known):
+        raise ValueError(f"by: expected one of {', '.join(get_args(known))}, got {value!r}")
 
 
 class CalibrationRefused(ValueError):
@@ -51,13 +64,16 @@ class RefuseGoodAtMost:
     """At most `alpha` of good units are refused: on average over calibration draws, or with `confidence` for this one.
 
     `alpha` None takes a Bonferroni share of the policy's total. `good` is "id" (every calibration unit) or "correct"
-    (those the model answered correctly; needs losses).
-    Raises: ValueError for a level outside (0, 1).
+    (those the model answered correctly; needs losses). `by` is the theorem: split conformal p-values, or with `confidence`
+    the exact tolerance limit ("split"); p-values that hold at every level at once for this calibration ("simes", "asymptotic");
+    the umbrella rule, whose power on labelled outliers is reported ("neyman_pearson").
+    Raises: ValueError for a level outside (0, 1), or a `by` that needs a confidence and has none.
     """
 
     alpha: Level | None = None
     confidence: float | None = None
     good: Good = "id"
+    by: RefusalBy = "split"
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
@@ -66,24 +82,72 @@ class RefuseGoodAtMost:
             _check_level("confidence", self.confidence)
         if self.good not in ("id", "correct"):
             raise ValueError(f'good: expected "id" or "correct", got {self.good!r}')
+        _check_by(self.by, RefusalBy)
+        if self.by != "split" and self.confidence is None:
+            raise ValueError(f"by: {self.by} is a promise for this calibration draw; add a confidence, for example 0.9")
 
 
 @dataclass(frozen=True)
 class ErrorWhenAcceptedAtMost:
     """With `confidence` over the calibration draw, at most `risk` of what the whole policy accepts is wrong.
 
-    Raises: ValueError for a level outside (0, 1).
+    `by` searches the threshold: SGR's binary search, a fixed sequence walked from `starts` places, or Learn-then-Test on a
+    grid with Holm's correction. Raises: ValueError for a level outside (0, 1), or `starts` outside 1..64.
     """
 
     risk: Level
     confidence: float = 0.95
+    by: SelectiveBy = "sgr"
+    starts: int = DEFAULT_STARTS
 
     def __post_init__(self) -> None:
         _check_level("error_when_accepted_at_most", self.risk)
         _check_level("confidence", self.confidence)
+        _check_by(self.by, SelectiveBy)
+        if not 1 <= self.starts <= _MOST_STARTS:
+            raise ValueError(f"starts: expected 1 to {_MOST_STARTS}, got {self.starts}")
 
 
-Promise = RefuseGoodAtMost | ErrorWhenAcceptedAtMost
+@dataclass(frozen=True)
+class WrongAndAcceptedAtMost:
+    """At most `alpha` of all inputs are wrong and accepted by the whole policy: on average over calibration draws (conformal
+    risk control), or with `confidence` for this one (risk-controlling prediction sets) by an exact or a betting bound.
+
+    Raises: ValueError for a level outside (0, 1).
+    """
+
+    alpha: Level
+    confidence: float | None = None
+    by: ControlBy = "binomial"
+
+    def __post_init__(self) -> None:
+        _check_level("wrong_and_accepted_at_most", self.alpha)
+        if self.confidence is not None:
+            _check_level("confidence", self.confidence)
+        _check_by(self.by, ControlBy)
+        if self.by == "betting" and self.confidence is None:
+            raise ValueError("by: betting is a promise for this calibration draw; add a confidence, for example 0.9")
+
+
+@dataclass(frozen=True)
+class StableAtContamination:
+    """Accepts only scores that calibration sets of this size, of which a share `gamma` is anomalous, agree to call normal.
+
+    `tail_nats` is T: the call flips under another calibration draw with probability below e^-T.
+    Raises: ValueError for a gamma outside (0, 0.5), or T outside [1, 700].
+    """
+
+    gamma: Level
+    tail_nats: float = DEFAULT_TAIL_NATS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma < _MOST_CONTAMINATION:
+            raise ValueError(f"stable_at_contamination: expected a share between 0 and 0.5, got {self.gamma}")
+        if not 1 <= self.tail_nats <= _MOST_TAIL_NATS:
+            raise ValueError(f"tail_nats: expected 1 to {_MOST_TAIL_NATS:.0f}, got {self.tail_nats}; the default is 32")
+
+
+Promise = RefuseGoodAtMost | ErrorWhenAcceptedAtMost | WrongAndAcceptedAtMost | StableAtContamination
 
 
 @dataclass(frozen=True)
@@ -108,21 +172,41 @@ class RuleSpec:
             raise ValueError(f'rule "{self.name}": {self.reason.name} is never the reason of a calibrated rule')
         if self.sliced and self.unit != "row":
             raise ValueError(f'rule "{self.name}": slices are predicted classes of rows, but the unit is {self.unit}')
-        if self.sliced and isinstance(self.promise, ErrorWhenAcceptedAtMost):
+        if self.sliced and not isinstance(self.promise, RefuseGoodAtMost):
             raise ValueError(
-                f'rule "{self.name}": error_when_accepted_at_most is promised for the whole policy, not by slice; '
+                f'rule "{self.name}": {kind(self.promise)} is promised for the whole policy, not by slice; '
                 "remove `sliced` or promise refuse_good_at_most"
             )
 
 
+KINDS: dict[type[Promise], str] = {
+    RefuseGoodAtMost: "refuse_good_at_most",
+    ErrorWhenAcceptedAtMost: "error_when_accepted_at_most",
+    WrongAndAcceptedAtMost: "wrong_and_accepted_at_most",
+    StableAtContamination: "stable_at_contamination",
+}
+
+
+def kind(promise: Promise) -> str:
+    """The key that configurations use for it."""
+    return KINDS[type(promise)]
+
+
 def _plain(promise: Promise) -> dict[str, str]:
-    if isinstance(promise, ErrorWhenAcceptedAtMost):
-        return {"error_when_accepted_at_most": str(exact(promise.risk)), "confidence": str(exact(promise.confidence))}
-    return {
-        "refuse_good_at_most": "share" if promise.alpha is None else str(exact(promise.alpha)),
-        "confidence": "" if promise.confidence is None else str(exact(promise.confidence)),
-        "good": promise.good,
-    }
+    """Levels exactly, and only what differs from the default theorem, so that older digests stay."""
+    if isinstance(promise, StableAtContamination):
+        return {kind(promise): str(exact(promise.gamma)), "tail_nats": str(exact(promise.tail_nats))}
+    confidence = "" if promise.confidence is None else str(exact(promise.confidence))
+    if isinstance(promise, RefuseGoodAtMost):
+        level = "share" if promise.alpha is None else str(exact(promise.alpha))
+        plain = {kind(promise): level, "confidence": confidence, "good": promise.good}
+    else:
+        level = str(exact(promise.risk if isinstance(promise, ErrorWhenAcceptedAtMost) else promise.alpha))
+        plain = {kind(promise): level, "confidence": confidence}
+    default: str = type(promise).by
+    if promise.by == "fixed_sequence":
+        plain["starts"] = str(promise.starts)
+    return plain if promise.by == default else plain | {"by": promise.by}
 
 
 def policy_digest(specs: Sequence[RuleSpec], refuse_good_at_most: Level | None = None) -> str:

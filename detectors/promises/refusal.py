@@ -6,16 +6,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from demur.detectors.promises import slices
+from demur.detectors.promises import conditional, slices, stability
 from demur.detectors.promises.clustered import INFLATION, clustered_table
 from demur.detectors.promises.fold import row_mask
-from demur.detectors.promises.promise import CalibrationRefused, Good, Level, RefuseGoodAtMost, RuleSpec
+from demur.detectors.promises.promise import (
+    CalibrationRefused,
+    Good,
+    Level,
+    RefuseGoodAtMost,
+    RuleSpec,
+    StableAtContamination,
+)
+from demur.detectors.promises.statement import BUNDLE_CONFIDENCE, Statement
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from fractions import Fraction
+
     from numpy.typing import NDArray
 
     from demur.detectors.policy import Unit
     from demur.detectors.promises.sample import CalibrationSample
+    from demur.detectors.promises.survival import Fitted
 
 
 def thresholds(
@@ -31,6 +43,10 @@ def thresholds(
 
     Raises: CalibrationRefused when there are too few units, no labels for good: correct, or slices of clustered rows.
     """
+    if promise.by in conditional.BOUNDS and sample.clustered and spec.unit == "row":
+        raise CalibrationRefused(
+            f"by {promise.by} needs independent units, and these rows come in groups; use a group rule, or by: split"
+        )
     if not spec.sliced:
         pool = table(sample, spec.column, spec.unit, promise.good, units)
         plural = "groups" if spec.unit == "row" and sample.clustered else f"{spec.unit}s"
@@ -44,6 +60,76 @@ def thresholds(
     good = row_mask(sample, units) & good_rows(sample, promise.good)
     scores = sample.column(spec.column, sample.rows)[good]
     return slices.by_class(scores, sample.predicted[good], sample.classes, promise, alpha, refuse_small=refuse_small)
+
+
+def stable(
+    spec: RuleSpec, promise: StableAtContamination, sample: CalibrationSample, units: NDArray[np.bool_]
+) -> slices.Thresholds:
+    """The threshold of a stability rule. Raises: CalibrationRefused for too few units, ties, or rows that come in groups."""
+    if sample.clustered and spec.unit == "row":
+        raise CalibrationRefused(
+            "stable_at_contamination needs independent units, and these rows come in groups; use a group rule"
+        )
+    return stability.thresholds(
+        promise, table(sample, spec.column, spec.unit, "id", units), f"calibration {spec.unit}s"
+    )
+
+
+def power(spec: RuleSpec, thresholds: slices.Thresholds, sample: CalibrationSample) -> tuple[int, int] | None:
+    """How many of the labelled outliers the rule refuses, and of how many; None when there are none, or no class is known."""
+    outliers = sample.outliers.get(spec.column)
+    if outliers is None or spec.sliced or not np.isfinite(outliers).any():
+        return None
+    outliers = outliers[np.isfinite(outliers)]
+    return int(np.count_nonzero(thresholds.refuses(outliers, None))), outliers.size
+
+
+def statements(refusing: Fitted, alphas: Mapping[str, Fraction], sample: CalibrationSample) -> list[Statement]:
+    """One statement for each rule of the first stage."""
+    return [
+        _stable_statement(spec, spec.promise, thresholds)
+        if isinstance(spec.promise, StableAtContamination)
+        else _refusal_statement(spec, thresholds, alphas[spec.name], sample)
+        for spec, thresholds in refusing
+    ]
+
+
+def _stable_statement(spec: RuleSpec, promise: StableAtContamination, thresholds: slices.Thresholds) -> Statement:
+    found = stability.stability(thresholds.tables[0].n, promise.gamma, promise.tail_nats)
+    return Statement(
+        rule=spec.name,
+        kind="stable",
+        unit=spec.unit,
+        level=promise.gamma,
+        confidence=None,
+        n=found.n,
+        bound=found.rate_upper,
+        by="rejex",
+        stability=found,
+    )
+
+
+def _refusal_statement(
+    spec: RuleSpec, thresholds: slices.Thresholds, alpha: Level, sample: CalibrationSample
+) -> Statement:
+    promise = spec.promise
+    assert isinstance(promise, RefuseGoodAtMost)  # noqa: S101 - INVARIANT: label_free() yields nothing else
+    own = np.flatnonzero(~thresholds.pooled).tolist() if spec.sliced else []
+    return Statement(
+        rule=spec.name,
+        kind="marginal" if promise.confidence is None else "tolerance",
+        unit=spec.unit,
+        level=alpha,
+        confidence=promise.confidence,
+        n=sum(thresholds.tables[c].n for c in own) if spec.sliced else thresholds.tables[0].n,
+        bound=thresholds.bound(promise.confidence or BUNDLE_CONFIDENCE),
+        good=promise.good,
+        clustered=sample.clustered and spec.unit == "row",
+        slices=tuple(own),
+        pooled=tuple(np.flatnonzero(thresholds.pooled).tolist()),
+        by=promise.by,
+        power=power(spec, thresholds, sample),
+    )
 
 
 def table(sample: CalibrationSample, column: str, unit: Unit, good: Good, units: NDArray[np.bool_]) -> slices.Table:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from demur.detectors.promises import refusal, selective, survival
-from demur.detectors.promises.promise import CalibrationRefused, ErrorWhenAcceptedAtMost, RuleSpec, exact
+from demur.detectors.promises.promise import CalibrationRefused, ErrorWhenAcceptedAtMost, RuleSpec, exact, kind
+from demur.detectors.promises.sequential import FixedSequence, LearnThenTest
 from demur.detectors.promises.slices import Thresholds
 from demur.detectors.promises.statement import Statement, surviving
 from demur.detectors.promises.wording import percent, percent_up
@@ -42,8 +43,9 @@ def stage(
     sample: CalibrationSample,
     folds: Folds,
     seed: int,
+    before: Sequence[Chosen] = (),
 ) -> list[Chosen]:
-    """Calibrates the rules in policy order, each on its own fold, after all rules before it.
+    """Calibrates the rules in policy order, each on its own fold, after all rules before it; `before` took the first folds.
 
     All are promises about the same accepted set, which is only final after the last rule: so the last one carries the
     smallest risk and the smallest delta of them all, divided by their number. It therefore proves every statement.
@@ -54,22 +56,30 @@ def stage(
         last = index == len(selectives) - 1
         risk = min(exact(p.risk) for _, p in selectives) if last else exact(promise.risk)
         delta = float(min(1 - exact(p.confidence) for _, p in selectives) / len(selectives))
-        earlier = [*refusing, *((c.spec, c.thresholds) for c in chosen)]
-        at = _survivors(spec, refusing, earlier, sample, folds.selective(index), seed, drop_ties=not folds.disjoint)
-        counts = _counts(spec, sample, at)
-        selection = selective.select(counts, float(risk), delta)
+        fold = len(before) + index
+        earlier = [*refusing, *((c.spec, c.thresholds) for c in (*before, *chosen))]
+        at = survivors(spec, refusing, earlier, sample, folds.selective(fold), seed, drop_ties=not folds.disjoint)
+        counts = counted(spec, sample, at)
+        selection = method(promise).select(counts, float(risk), delta)
         if selection is None:
             raise _unsupported(spec, promise, counts, risk, delta, clustered=sample.clustered)
         statement = _statement(spec, promise, counts, selection, sample, delta)
         value = np.array([selection.threshold], dtype=np.float32)
         chosen.append(
-            Chosen(spec, Thresholds(value, np.zeros(1, dtype=np.bool_), (), ()), statement, folds.named(index))
+            Chosen(spec, Thresholds(value, np.zeros(1, dtype=np.bool_), (), ()), statement, folds.named(fold))
         )
     bound = chosen[-1].statement.bound if chosen else 1.0
     return [replace(c, statement=replace(c.statement, bound=bound)) for c in chosen]
 
 
-def _survivors(
+def method(promise: ErrorWhenAcceptedAtMost) -> selective.Method:
+    """How the promise searches its threshold."""
+    if promise.by == "fixed_sequence":
+        return FixedSequence(promise.starts)
+    return LearnThenTest() if promise.by == "learn_then_test" else selective.SGR()
+
+
+def survivors(
     spec: RuleSpec,
     refusing: Fitted,
     earlier: Fitted,
@@ -79,6 +89,7 @@ def _survivors(
     *,
     drop_ties: bool,
 ) -> NDArray[np.int64]:
+    """Numbers of the independent units among `units` (U,) that no earlier rule refuses."""
     at = survival.independent(sample, spec.unit, units, seed)
     gone = survival.refused(earlier, sample, spec.unit)
     if drop_ties:
@@ -86,12 +97,13 @@ def _survivors(
     return at[~gone[at]]
 
 
-def _counts(spec: RuleSpec, sample: CalibrationSample, at: NDArray[np.int64]) -> selective.Prefixes:
+def counted(spec: RuleSpec, sample: CalibrationSample, at: NDArray[np.int64]) -> selective.Prefixes:
+    """Errors of these units by the rule's score. Raises: CalibrationRefused without losses."""
     grouped = spec.unit == "group"
     try:
         loss = refusal.group_losses(sample) if grouped else refusal.losses(sample)
     except CalibrationRefused as cause:
-        raise CalibrationRefused(f"error_when_accepted_at_most {cause}", rule=spec.name) from cause
+        raise CalibrationRefused(f"{kind(spec.promise)} {cause}", rule=spec.name) from cause
     scores = sample.column(spec.column, sample.groups if grouped else sample.rows)
     return selective.prefixes(scores[at], loss[at])
 
@@ -105,7 +117,7 @@ def _statement(
     delta: float,
 ) -> Statement:
     stricter = exact(promise.risk) * _STRICTER
-    missed = selective.select(counts, float(stricter), delta) is None
+    missed = method(promise).select(counts, float(stricter), delta) is None
     return Statement(
         rule=spec.name,
         kind="selective",
@@ -116,7 +128,8 @@ def _statement(
         bound=selection.bound,
         clustered=sample.clustered and spec.unit == "row",
         tried=stricter if missed else None,
-        tried_needs=selective.rows_needed(counts, float(stricter), delta) if missed else None,
+        tried_needs=selective.rows_needed(counts, float(stricter), delta, method(promise)) if missed else None,
+        by=promise.by,
     )
 
 
@@ -129,8 +142,8 @@ def _unsupported(
     *,
     clustered: bool,
 ) -> CalibrationRefused:
-    needed = selective.rows_needed(counts, float(risk), delta)
-    supported = selective.smallest_supported(counts, delta)
+    needed = selective.rows_needed(counts, float(risk), delta, method(promise))
+    supported = method(promise).smallest_supported(counts, delta)
     units = surviving(spec.unit, clustered=clustered)
     enough = "no number of them would do" if needed is None else f"needs about {needed}"
     works = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,8 @@ class CalibrationSample:
     Shapes: `scores` maps a column to (n,) float32, one per row or, in a stream policy, one per stream (its running maximum);
     columns judged by group rules hold (G,), one aggregate per group. `loss` (n,) in {0, 1}, 1 is wrong. `predicted` (n,) int
     class in [0, classes), needed by slices. `group` (n,) int64 ids 0..G-1, none empty. `weight` (n,) is refused: no promise
-    here can carry it. Non-finite scores are refused by `calibrate`, with their row numbers.
+    here can carry it. `outliers` maps a column to scores (m,) float32 of units known to be outliers: they set no threshold, only
+    the power printed beside one. Non-finite scores are refused by `calibrate`, with their row numbers.
     Raises: ValueError when lengths, ids or values do not fit.
     """
 
@@ -35,12 +36,13 @@ class CalibrationSample:
     group: NDArray[np.int64] | None = None
     weight: NDArray[np.float64] | None = None
     classes: int | None = None
+    outliers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {k: len(v) for k in ("loss", "predicted", "group", "weight") if (v := getattr(self, k)) is not None}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"calibration sample: one value a row expected, got lengths {lengths}")
-        for name, column in self.scores.items():
+        for name, column in (*self.scores.items(), *self.outliers.items()):
             if column.ndim != 1 or column.dtype != np.float32:
                 raise ValueError(f"scores[{name!r}]: expected (n,) float32, got {column.shape} {column.dtype}")
         if self.loss is not None and not np.isin(self.loss, (0, 1)).all():

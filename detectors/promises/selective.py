@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from scipy.special import betaincc
@@ -45,6 +45,30 @@ class Prefixes:
     def steps(self) -> int:
         """The most steps a binary search over D thresholds and "accept nothing" can take: over so many delta is split."""
         return self.thresholds.size.bit_length()
+
+
+class Method(Protocol):
+    """A way to select: SGR here, others in `sequential`."""
+
+    def select(self, counts: Prefixes, risk: float, delta: float) -> Selection | None: ...
+    def smallest_supported(self, counts: Prefixes, delta: float) -> float | None: ...
+    def tests(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many ways delta is split for a test that must pass, for tables of so many thresholds."""
+        ...
+
+
+class SGR:
+    """`select` and `smallest_supported` as a method."""
+
+    def select(self, counts: Prefixes, risk: float, delta: float) -> Selection | None:
+        return select(counts, risk, delta)
+
+    def smallest_supported(self, counts: Prefixes, delta: float) -> float | None:
+        return smallest_supported(counts, delta)
+
+    def tests(self, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        steps: NDArray[np.float64] = np.floor(np.log2(thresholds)) + 1
+        return steps
 
 
 def prefixes(scores: NDArray[np.float32], loss: NDArray[np.float64]) -> Prefixes:
@@ -94,11 +118,12 @@ def smallest_supported(counts: Prefixes, delta: float) -> float | None:
     return best if best < 1 else None
 
 
-def rows_needed(counts: Prefixes, risk: float, delta: float) -> int | None:
+def rows_needed(counts: Prefixes, risk: float, delta: float, method: Method | None = None) -> int | None:
     """About how many rows with the same ranking would support `risk`, rounded up to two digits; None when none would.
 
     Found by scaling each prefix's counts up until its bound passes, so it is an estimate, not a promise.
     """
+    tests = (method or SGR()).tests
     if counts.thresholds.size == 0:
         return binomial.trials_for_zero_errors(risk, delta)
     at = np.unique(np.linspace(0, counts.thresholds.size - 1, _PREFIXES_TRIED).astype(np.int64))
@@ -106,7 +131,7 @@ def rows_needed(counts: Prefixes, risk: float, delta: float) -> int | None:
     low, high = np.zeros(at.size), np.full(at.size, math.log(_MOST_GROWTH))
     for _ in range(20):
         middle = (low + high) / 2
-        passes = _tail(accepted, wrong, np.exp(middle), risk) <= delta / _steps(counts, np.exp(middle))
+        passes = _tail(accepted, wrong, np.exp(middle), risk) <= delta / tests(counts.thresholds.size * np.exp(middle))
         low, high = np.where(passes, low, middle), np.where(passes, middle, high)
     growth = float(np.exp(high.min()))
     return None if growth > 0.99 * _MOST_GROWTH else _two_digits(growth * counts.rows)
@@ -124,10 +149,6 @@ def _tail(
     right = np.maximum(growth * (accepted - wrong), np.finfo(np.float64).tiny)
     tail: NDArray[np.float64] = betaincc(growth * wrong + 1, right, risk)
     return np.where(accepted > wrong, tail, 1.0)
-
-
-def _steps(counts: Prefixes, growth: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.floor(np.log2(counts.thresholds.size * growth)) + 1
 
 
 def _two_digits(x: float) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from demur.detectors.promises import order
+from demur.detectors.promises import conditional, order
 from demur.detectors.promises.promise import CalibrationRefused, Level, RefuseGoodAtMost
 from demur.detectors.promises.wording import percent, percent_up
 
@@ -26,21 +26,31 @@ class Table:
     def n(self) -> int:
         return self.scores.size
 
-    def rank(self, alpha: Level, confidence: float | None) -> int:
+    def rank(self, alpha: Level, promise: RefuseGoodAtMost) -> int:
         """The rank of the promised threshold; n + 1 when the table is too small."""
         average = order.marginal_rank(self.n, alpha)
-        if confidence is None:
+        if promise.confidence is None:
             return average
         # A confidence below about one half would otherwise break the average that a policy's total is promised on.
-        return max(average, order.tolerance_rank(self.n, alpha, confidence, self.inflation))
+        if promise.by in conditional.BOUNDS:
+            return max(average, conditional.rank(self.n, float(alpha), order.delta(promise.confidence), promise.by))
+        return max(average, order.tolerance_rank(self.n, alpha, promise.confidence, self.inflation))
 
-    def units_needed(self, alpha: Level, confidence: float | None) -> int:
+    def units_needed(self, alpha: Level, promise: RefuseGoodAtMost) -> int:
         average = order.units_for_marginal(alpha)
-        return (
-            average
-            if confidence is None
-            else max(average, order.units_for_tolerance(alpha, confidence, self.inflation))
-        )
+        if promise.confidence is None:
+            return average
+        if promise.by in conditional.BOUNDS:
+            return max(average, conditional.units_needed(float(alpha), order.delta(promise.confidence), promise.by))
+        return max(average, order.units_for_tolerance(alpha, promise.confidence, self.inflation))
+
+    def supported(self, promise: RefuseGoodAtMost) -> float | None:
+        """The smallest alpha that this table carries; None when there is none below 1."""
+        if self.n and promise.confidence is not None and promise.by in conditional.BOUNDS:
+            least = conditional.smallest(self.n, order.delta(promise.confidence), promise.by)
+        else:
+            least = order.supported_level(self.n, promise.confidence, self.inflation) or 1.0
+        return least * (1 + 1e-9) if least < 1 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +81,7 @@ class Thresholds:
 
 def whole(table: Table, promise: RefuseGoodAtMost, alpha: Level, unit: str) -> Thresholds:
     """One threshold for all units. Raises: CalibrationRefused with the units needed and the level that would work."""
-    rank = table.rank(alpha, promise.confidence)
+    rank = table.rank(alpha, promise)
     if rank > table.n:
         raise too_few(table, promise, alpha, f"calibration {unit}")
     return Thresholds(table.scores[rank - 1 : rank].copy(), np.zeros(1, dtype=np.bool_), (table,), (rank,))
@@ -93,23 +103,24 @@ def by_class(
     pool = Table(np.sort(scores))
     shared = whole(pool, promise, alpha, "rows")
     own = [Table(np.sort(scores[predicted == c])) for c in range(classes)]
-    small = [t.rank(alpha, promise.confidence) > t.n for t in own]
+    small = [t.rank(alpha, promise) > t.n for t in own]
     if refuse_small and any(small):
         c = small.index(True)
         raise too_few(own[c], promise, alpha, f"calibration rows of predicted class {c}")
     tables = tuple(pool if s else t for t, s in zip(own, small, strict=True))
-    ranks = tuple(shared.ranks[0] if s else t.rank(alpha, promise.confidence) for t, s in zip(own, small, strict=True))
+    ranks = tuple(shared.ranks[0] if s else t.rank(alpha, promise) for t, s in zip(own, small, strict=True))
     values = np.array([t.scores[r - 1] for t, r in zip(tables, ranks, strict=True)], dtype=np.float32)
     return Thresholds(values, np.array(small, dtype=np.bool_), tables, ranks)
 
 
 def too_few(table: Table, promise: RefuseGoodAtMost, alpha: Level, what: str) -> CalibrationRefused:
-    needed = table.units_needed(alpha, promise.confidence)
-    supported = order.supported_level(table.n, promise.confidence, table.inflation)
+    needed = table.units_needed(alpha, promise)
+    supported = table.supported(promise)
     confident = "" if promise.confidence is None else f" with {percent(promise.confidence, places=0)} confidence"
-    works = f"; {percent_up(supported)} would work with {table.n}" if supported is not None and supported < 1 else ""
+    works = f"; {percent_up(supported)} would work with {table.n}" if supported is not None else ""
+    by = "" if promise.by == "split" else f" by {promise.by}"
     return CalibrationRefused(
-        f"refuse_good_at_most {percent(alpha)}{confident} needs at least {needed} {what}, got {table.n}{works}",
+        f"refuse_good_at_most {percent(alpha)}{confident}{by} needs at least {needed} {what}, got {table.n}{works}",
         rows_needed=needed,
         supported=supported,
     )

@@ -5,13 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from demur.detectors.promises.binomial import interval
 from demur.detectors.promises.wording import listed, percent, percent_down, percent_up
 
 if TYPE_CHECKING:
     from demur.detectors.policy import Unit
     from demur.detectors.promises.promise import Good, Level
+    from demur.detectors.promises.stability import Stability
 
 BUNDLE_CONFIDENCE = 0.95
+
+_TOLERANCE = "the exact binomial tolerance limit (Wilks 1941)"
+THEOREMS: dict[tuple[str, str], str] = {
+    (
+        "marginal",
+        "split",
+    ): "split conformal p-values (Vovk, Gammerman & Shafer 2005), bounded for this bundle by Wilks 1941",
+    ("tolerance", "split"): _TOLERANCE,
+    ("tolerance", "neyman_pearson"): "the Neyman-Pearson umbrella rule (Tong, Feng & Li 2018)",
+    ("tolerance", "simes"): "calibration-conditional p-values, Simes bound (Bates et al. 2023)",
+    ("tolerance", "asymptotic"): "calibration-conditional p-values, asymptotic bound (Bates et al. 2023)",
+    ("selective", "sgr"): "selection with guaranteed risk (Geifman & El-Yaniv 2017) with Clopper-Pearson bounds",
+    ("selective", "fixed_sequence"): "fixed-sequence testing with exact binomial p-values (Angelopoulos et al. 2021)",
+    (
+        "selective",
+        "learn_then_test",
+    ): "Learn-then-Test with Holm's correction and exact binomial p-values (Angelopoulos et al. 2021)",
+    ("joint", "conformal"): "conformal risk control (Angelopoulos et al. 2024)",
+    ("joint", "binomial"): "risk-controlling prediction sets (Bates et al. 2021) with the exact Clopper-Pearson bound",
+    (
+        "joint",
+        "betting",
+    ): "risk-controlling prediction sets (Bates et al. 2021) with the betting bound (Waudby-Smith & Ramdas 2024)",
+    ("stable", "rejex"): "RejEx in the log domain (Perini & Davis 2023)",
+}
 
 
 @dataclass(frozen=True)
@@ -20,11 +47,12 @@ class Statement:
 
     `level` is alpha or the risk; `confidence` is None for a promise that holds on average over calibration draws, `bound`
     then holds for this bundle with 95 % confidence. `n` counts calibration units, or survivors for selective risk. `tried`
-    is a stricter risk that `n` survivors did not support and `tried_needs` about how many would (None: no number would).
+    is a stricter risk that `n` survivors did not support and `tried_needs` about how many would (None: no number would). `by`
+    names the theorem; `power` counts the labelled outliers refused, and all of them; `stability` is RejEx's account.
     """
 
     rule: str
-    kind: Literal["marginal", "tolerance", "selective"]
+    kind: Literal["marginal", "tolerance", "selective", "joint", "stable"]
     unit: Unit
     level: Level
     confidence: float | None
@@ -36,20 +64,45 @@ class Statement:
     pooled: tuple[int, ...] = ()
     tried: Level | None = None
     tried_needs: int | None = None
+    by: str = "split"
+    power: tuple[int, int] | None = None
+    stability: Stability | None = None
 
     @property
     def text(self) -> str:
         """The statement as printed, one paragraph."""
         if self.kind == "selective":
             return " ".join(filter(None, (self._selective(), self._tried(), self._wrong_unit(), self._weights())))
-        return " ".join(filter(None, (self._refusal(), self._slices(), self._weights())))
+        if self.kind == "joint":
+            return " ".join(filter(None, (self._joint(), self._wrong_unit(), self._weights())))
+        if self.kind == "stable":
+            return self._stable()
+        return " ".join(filter(None, (self._refusal(), self._slices(), self._weights(), self._power())))
+
+    @property
+    def theorem(self) -> str:
+        """What proves the statement, in words."""
+        if self.kind == "marginal" and self.clustered and self.unit == "row":
+            return (
+                "conformal risk control over groups (Angelopoulos et al. 2024), bounded for this bundle by Bentkus 2004"
+            )
+        if self.kind == "tolerance" and self.by == "split" and self.clustered and self.unit == "row":
+            return "the binomial tolerance limit over groups (Bentkus 2004)"
+        return THEOREMS[self.kind, self.by]
+
+    @property
+    def units(self) -> str:
+        """How many units it was calibrated on."""
+        nouns = surviving(self.unit, clustered=self.clustered)
+        return f"{self.n} {'surviving ' if self.kind == 'selective' else ''}{nouns if self.n != 1 else nouns[:-1]}"
 
     def _refusal(self) -> str:
         start = f"For traffic exchangeable with the calibration data, refuses at most {percent(self.level)} of {self._good()}"
         where = " in each listed predicted class" if self.slices else ""
         bundle = f"for this bundle (n = {self.n}{self._counted()})"
         if self.kind == "tolerance":
-            return f"{start}{where} {bundle}, with {self._confidence()} confidence over the calibration draw."
+            every = ", at this and every other level at once" if self.by in ("simes", "asymptotic") else ""
+            return f"{start}{where} {bundle}, with {self._confidence()} confidence over the calibration draw{every}."
         alone = " in each of them" if self.slices else ""
         return (
             f"{start}{where} on average over calibration draws; {bundle} the rate is at most {percent_up(self.bound)} "
@@ -60,6 +113,39 @@ class Statement:
         return (
             f"With {self._confidence()} confidence over the calibration draw, among inputs like the calibration data that "
             f"the whole policy accepts, at most {percent(self.level)} are wrong."
+        )
+
+    def _joint(self) -> str:
+        what = f"at most {percent(self.level)} of {{}} are wrong and accepted by the whole policy"
+        noun = {"row": "inputs", "group": "groups", "stream": "streams"}[self.unit]
+        count = f"(n = {self.n}{self._counted()})"
+        if self.confidence is None:
+            traffic = f"For traffic exchangeable with the calibration data, {what.format(f'all {noun}')}"
+            return f"{traffic}, on average over calibration draws {count}."
+        like = what.format(f"all {noun} like the calibration data")
+        return f"With {self._confidence()} confidence over the calibration draw, {like} {count}."
+
+    def _stable(self) -> str:
+        found = self.stability
+        assert found is not None  # noqa: S101 - INVARIANT: a stable statement has its account
+        noun = {"row": "inputs", "group": "groups", "stream": "streams"}[self.unit]
+        return (
+            f"Taking {percent(self.level)} of the calibration data as anomalous, accepts only {noun} that other calibration draws "
+            f"of this size (n = {self.n}{self._counted()}) are estimated to call normal except with probability "
+            f"e^-{found.tail_nats:g}. Of traffic exchangeable with the calibration data an expected {100 * found.refused:.1f} % is "
+            f"refused: {100 * found.anomalous:.1f} % as anomalous, {100 * found.rate:.1f} % because the call is not stable (at most "
+            f"{percent_up(self.bound)} with 90 % confidence). Expected cost at most {found.cost_upper:.3f} a unit, "
+            f"counting 1 for a false alarm, 1 for a miss and {float(self.level):g} for a refusal."
+        )
+
+    def _power(self) -> str:
+        if self.power is None:
+            return "No labelled outliers were given: its power is not known." if self.by == "neyman_pearson" else ""
+        refused, n = self.power
+        low, high = interval(refused, n, BUNDLE_CONFIDENCE)
+        return (
+            f"Of the {n} labelled outliers {100 * refused / n:.1f} % are refused "
+            f"({percent(BUNDLE_CONFIDENCE, 0)} interval {percent_down(low)} to {percent_up(high)} for outliers like them)."
         )
 
     def _tried(self) -> str:

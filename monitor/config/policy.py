@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from demur.monitor.config.document import Section
+from demur.monitor.config.promise import PromiseConfig, Share
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 
 
 # What stands beside signals in a table, in a graph, or among the arguments of `Monitor.assess`.
@@ -49,32 +48,6 @@ class ScoreConfig(Section):
     name: Name = Field(description="the column's name")
     type: str = Field(description="its type in the catalogue, scores.md")
     hyper: dict[str, Any] = Field(default_factory=dict, description="its hyper-parameters")
-
-
-class PromiseConfig(Section):
-    """What a rule promises; exactly one of the two kinds."""
-
-    refuse_good_at_most: Share | Literal["share"] | None = Field(
-        None, description="share of good inputs refused; `share` takes a part of the policy's own refuse_good_at_most"
-    )
-    error_when_accepted_at_most: Share | None = Field(
-        None, description="error rate among what the whole policy accepts"
-    )
-    confidence: Confidence | None = Field(
-        None,
-        description="over the calibration draw; refusal promises without it hold on average (default 0.95 for errors)",
-    )
-    good: Literal["id", "correct"] = Field(
-        "id", description="good inputs: all calibration units, or those the model answered correctly (needs labels)"
-    )
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> PromiseConfig:
-        if (self.refuse_good_at_most is None) == (self.error_when_accepted_at_most is None):
-            raise ValueError("give exactly one of refuse_good_at_most and error_when_accepted_at_most")
-        if self.error_when_accepted_at_most is not None and self.good != "id":
-            raise ValueError("`good` belongs to refuse_good_at_most")
-        return self
 
 
 class RuleBody(Section):

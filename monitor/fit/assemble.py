@@ -15,7 +15,7 @@ from demur.detectors.compile import compile_monitor, serialize
 from demur.detectors.cost import Cost, cost
 from demur.detectors.policy import Column, Rule
 from demur.detectors.promises import Calibrated, calibrate
-from demur.detectors.promises.promise import ErrorWhenAcceptedAtMost
+from demur.detectors.promises.promise import RefuseGoodAtMost
 from demur.detectors.promises.statement import UNDER_LINES
 from demur.detectors.scores import STREAM_SCORES
 from demur.detectors.storage import attachments, parameters, settings
@@ -117,7 +117,7 @@ def _fields(
         "scores": [_score(config, n, s, fitted.types[n]) for n, s in fitted.scores.items()],
         "columns": [_column_entry(c) for c in columns],
         "rules": _rules(config, plan, calibrated),
-        "statements": [s.text for s in calibrated.statements] + [calibrated.total.text],
+        "statements": [*(s.text for s in calibrated.statements), calibrated.total.text, calibrated.theorems],
         "cautions": list(UNDER_LINES),
         "policy": config.model_dump(mode="json", exclude_none=True),
         "policy_digest": calibrated.policy_digest,
@@ -174,7 +174,7 @@ def _rules(config: PolicyConfig, plan: Plan, calibrated: Calibrated) -> list[Rul
             pooled=[bool(p) for p in rule.pooled],
             promise=written.promise.model_dump(mode="json", exclude_none=True),
             statement=texts[rule.name].text,
-            level=None if isinstance(spec.promise, ErrorWhenAcceptedAtMost) else float(texts[rule.name].level),
+            level=float(texts[rule.name].level) if isinstance(spec.promise, RefuseGoodAtMost) else None,
         )
         for rule, spec, written in zip(calibrated.rules, plan.specs, config.rules, strict=True)
     ]

@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from demur.detectors.policy import Aggregate, Unit
-from demur.detectors.promises.promise import ErrorWhenAcceptedAtMost, Promise, RefuseGoodAtMost, RuleSpec
+from demur.detectors.promises.promise import (
+    ErrorWhenAcceptedAtMost,
+    Promise,
+    RefuseGoodAtMost,
+    RuleSpec,
+    StableAtContamination,
+    WrongAndAcceptedAtMost,
+)
 from demur.detectors.reason import Reason
 from demur.detectors.scores import STREAM_SCORES
-from demur.monitor.config.policy import PolicyConfig, PromiseConfig, RuleConfig
+from demur.monitor.config.policy import PolicyConfig, RuleConfig
+from demur.monitor.config.promise import PromiseConfig
 from demur.monitor.errors import ConfigurationError
 
 
@@ -100,11 +108,16 @@ def _spec(rule: RuleConfig, members: frozenset[str]) -> RuleSpec:
 
 
 def promise(config: PromiseConfig) -> Promise:
-    """The promise that the configuration words."""
-    if config.error_when_accepted_at_most is not None:
-        return ErrorWhenAcceptedAtMost(config.error_when_accepted_at_most, config.confidence or 0.95)
-    alpha = config.refuse_good_at_most
-    return RefuseGoodAtMost(alpha if isinstance(alpha, float) else None, config.confidence, config.good)
+    """The promise that the configuration words; keys left out take the promise's own defaults."""
+    given = {k: v for k in ("confidence", "by", "starts", "tail_nats") if (v := getattr(config, k)) is not None}
+    level = getattr(config, config.kind)
+    if config.kind == "error_when_accepted_at_most":
+        return ErrorWhenAcceptedAtMost(level, **given)
+    if config.kind == "wrong_and_accepted_at_most":
+        return WrongAndAcceptedAtMost(level, **given)
+    if config.kind == "stable_at_contamination":
+        return StableAtContamination(level, **given)
+    return RefuseGoodAtMost(level if isinstance(level, float) else None, good=config.good, **given)
 
 
 def reason(rule: RuleConfig) -> Reason:
@@ -112,4 +125,5 @@ def reason(rule: RuleConfig) -> Reason:
     for name in (rule.reason, rule.name):
         if name and name.upper() in Reason.__members__ and Reason[name.upper()] < Reason.INVALID:
             return Reason[name.upper()]
-    return Reason.AMBIGUOUS if rule.promise.error_when_accepted_at_most is not None else Reason.NOVEL
+    labelled = rule.promise.kind in ("error_when_accepted_at_most", "wrong_and_accepted_at_most")
+    return Reason.AMBIGUOUS if labelled else Reason.NOVEL
