@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
@@ -13,6 +14,8 @@ from demur.detectors.numpy_ops import Array, NumpyOps
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
 BATCH_ROWS = 4096
+CHUNK_BATCHES = 16  # merged together before they meet other chunks: the same additions, in the same order, everywhere
+CHUNK_ROWS = BATCH_ROWS * CHUNK_BATCHES
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Mergeable(Protocol):
 A = TypeVar("A", bound=Mergeable)
 
 
+def _merged(total: A, other: A) -> A:
+    return total.merge(other)
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Consecutive rows of a reference: signals (n, width) float32, labels (n,) int64 or None, correct (n,) bool.
@@ -100,7 +107,7 @@ class Batch:
 
 
 class Engine(Protocol):
-    """Runs one pass elsewhere: `part` of every batch of the reference, in the order of the rows."""
+    """Runs one pass elsewhere: `reference.chunk(part, needs, i)` of every chunk i, in their order."""
 
     def __call__(
         self, reference: Reference, part: Callable[[Batch], Any], needs: tuple[Signal, ...]
@@ -161,13 +168,24 @@ class Reference:
         """
         self._check_needs(needs)
         if self.engine is not None:
-            parts = self.engine(self, part, needs)
+            found = iter(self.engine(self, part, needs))
         else:
-            parts = (part(batch) for batch in self.batches(*needs))
-        total: A = next(parts)
-        for found in parts:
-            total = total.merge(found)
+            found = (self.chunk(part, needs, number) for number in range(self.chunks))
+        total: A = functools.reduce(_merged, found)
         return total
+
+    @property
+    def chunks(self) -> int:
+        """Into how many chunks of batches a pass is cut."""
+        return -(-self.rows // CHUNK_ROWS)
+
+    def chunk(self, part: Callable[[Batch], A], needs: tuple[Signal, ...], number: int) -> A:
+        """`part` of the batches of one chunk, merged: the piece of work that an engine hands out."""
+        sources = self._check_needs(needs)
+        end = min((number + 1) * CHUNK_ROWS, self.rows)
+        starts = range(number * CHUNK_ROWS, end, BATCH_ROWS)
+        found = (part(self._batch(sources, slice(s, min(s + BATCH_ROWS, end)))) for s in starts)
+        return functools.reduce(_merged, found)
 
     def batches(self, *needs: Signal, size: int = BATCH_ROWS) -> Iterator[Batch]:
         """The rows in order, at most `size` at a time, with the signals named in `needs`.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import bars, out
 
 if TYPE_CHECKING:
     from demur.monitor.bundle import Bundle
 
-Table = "a signals table: .npz, a folder of .npy, .safetensors, .parquet or .arrow"
+Where = Literal["local", "ray"]
+Table = "a signals table: .npz, a folder of .npy or of .parquet, .safetensors, .parquet or .arrow"
 
 
 def fit(
@@ -24,6 +25,11 @@ def fit(
         Path | None, typer.Option(help="Rows known to be foreign, for scores that learn from them.")
     ] = None,
     wild: Annotated[Path | None, typer.Option(help="Unlabelled traffic, for scores that learn from it.")] = None,
+    engine: Annotated[
+        Where, typer.Option(help="Where passes over the reference set run: in this process, or on a Ray cluster.")
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of a Ray cluster started here.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster to join.")] = None,
     sign: Annotated[
         Path | None, typer.Option(help="Sign with this private key, made by `demur bundle keygen`.")
     ] = None,
@@ -34,8 +40,21 @@ def fit(
     """
     from demur.monitor.fit.pipeline import fit as run
 
-    with out().status("fitting and calibrating"):
-        bundle = run(config, reference=reference, calibration=calibration, outliers=outliers, wild=wild)
+    elsewhere = None
+    if engine == "ray":
+        from demur.monitor.fit.ray_engine import RayEngine
+
+        elsewhere = RayEngine(address=ray_address, workers=workers)
+    with bars() as tick:
+        bundle = run(
+            config,
+            reference=reference,
+            calibration=calibration,
+            outliers=outliers,
+            wild=wild,
+            engine=elsewhere,
+            tick=tick,
+        )
     _finish(bundle, output, sign)
 
 

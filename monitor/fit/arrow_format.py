@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,19 @@ END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class ParquetTable:
-    """A Parquet file, decoded one column and one batch of rows at a time."""
+    """A Parquet file, or a folder of them in the order of their names, decoded one column and one batch at a time."""
 
     def __init__(self, path: Path, budget: Budget) -> None:
         self._path, self._budget = path, budget
-        with pq.ParquetFile(path) as file:
-            self._rows: int = file.metadata.num_rows
-            self._names = tuple(file.schema_arrow.names)
+        self._files = parquet_files(path) if path.is_dir() else [path]
+        self._rows, self._names = 0, tuple[str, ...]()
+        for number, file in enumerate(self._files):
+            with pq.ParquetFile(file) as opened:
+                self._rows += opened.metadata.num_rows
+                names = tuple(opened.schema_arrow.names)
+            if number and set(names) != set(self._names):
+                raise TableError(f"{file}: expected columns {sorted(self._names)}, got {sorted(names)}; write it again")
+            self._names = self._names or names
         _refuse_twins(path, self._names)
 
     @property
@@ -39,15 +46,13 @@ class ParquetTable:
 
         Raises: TableError for nulls, lists of unequal length, unsupported types or fewer rows than the footer says.
         """
-        where = f"{self._path}: {name}"
-        with pq.ParquetFile(self._path, memory_map=True, page_checksum_verification=True) as file:
-            arrays = (batch.column(0) for batch in file.iter_batches(BATCH_ROWS, columns=[name]))
-            column = _gathered(arrays, where, self._budget)
-        if len(column) != self._rows:
-            raise TableError(
-                f"{where}: expected {self._rows:,} rows as the footer says, got {len(column):,}; write it again"
-            )
-        return column
+        return _gathered(self._arrays(name), self._rows, f"{self._path}: {name}", self._budget)
+
+    def _arrays(self, name: str) -> Iterator[Any]:
+        for file in self._files:
+            with pq.ParquetFile(file, memory_map=True, page_checksum_verification=True) as opened:
+                for batch in opened.iter_batches(BATCH_ROWS, columns=[name]):
+                    yield batch.column(0)
 
 
 class ArrowTable:
@@ -69,8 +74,10 @@ class ArrowTable:
         Raises: TableError for nulls, unequal lists, unsupported types or a stream that ends before its last byte.
         """
         stream, options = self._stream(), pa.ipc.IpcReadOptions(included_fields=[self._names.index(name)])
+        with pa.ipc.open_stream(self._stream(), options=options) as reader:
+            rows = sum(len(batch) for batch in reader)
         with pa.ipc.open_stream(stream, options=options) as reader:
-            column = _gathered(_columns(reader), f"{self._path}: {name}", self._budget)
+            column = _gathered(_columns(reader), rows, f"{self._path}: {name}", self._budget)
         if stream.tell() != stream.size():
             raise TableError(
                 f"{self._path}: expected a stream of {stream.size():,} bytes, it ends at {stream.tell():,}; write it again"
@@ -106,22 +113,40 @@ def _refuse_twins(path: Path, names: tuple[str, ...]) -> None:
         raise TableError(f"{path}: {twin}: two columns have this name; rename one")
 
 
-def _gathered(arrays: Iterator[Any], where: str, budget: Budget) -> NDArray[Any]:
-    parts: list[NDArray[Any]] = []
-    for array in arrays:
-        if len(array) == 0:
-            continue
-        part = _numbers(array, where, budget)
-        if parts and part.shape[1:] != parts[0].shape[1:]:
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, by name."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".parquet", ".pq"))
+
+
+def _gathered(arrays: Iterator[Any], rows: int, where: str, budget: Budget) -> NDArray[Any]:
+    """One column of `rows` rows; numbers are written straight into one array, on disk when memory is short."""
+    parts = (_numbers(array, where, budget) for array in arrays if len(array))
+    first = next(parts, np.empty(0, np.float32))
+    if first.dtype.kind == "U":
+        return _strings([first, *parts], rows, where, budget)
+    column, end = budget.array((rows, *first.shape[1:]), first.dtype, where), 0
+    for part in itertools.chain([first], parts):
+        if part.shape[1:] != first.shape[1:]:
             raise TableError(
-                f"{where}: expected lists of one length, got {parts[0].shape[1:]} and {part.shape[1:]}; "
-                "pad or drop those rows"
+                f"{where}: expected lists of one length, got {first.shape[1:]} and {part.shape[1:]}; pad or drop those rows"
             )
-        parts.append(part)
-    if not parts:
-        return np.empty(0, np.float32)
+        if part.dtype != first.dtype:
+            raise TableError(f"{where}: expected {first.dtype} in every file, got {part.dtype}; write them alike")
+        column[end : end + len(part)] = part[: rows - end]
+        end += len(part)
+    return _complete(column, end, rows, where)
+
+
+def _strings(parts: list[NDArray[Any]], rows: int, where: str, budget: Budget) -> NDArray[Any]:
     budget.take(sum(part.nbytes for part in parts), where)
-    return np.concatenate(parts)
+    column = np.concatenate(parts)
+    return _complete(column, len(column), rows, where)
+
+
+def _complete(column: NDArray[Any], got: int, rows: int, where: str) -> NDArray[Any]:
+    if got != rows:
+        raise TableError(f"{where}: expected {rows:,} rows as the file says, got {got:,}; write it again")
+    return column
 
 
 def _numbers(array: Any, where: str, budget: Budget) -> NDArray[Any]:
@@ -137,7 +162,7 @@ def _numbers(array: Any, where: str, budget: Budget) -> NDArray[Any]:
         return _matrix(array, where, budget)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         longest = pc.max(pc.utf8_length(array)).as_py()
-        budget.take(len(array) * longest * 4, where)
+        budget.check(len(array) * longest * 4, where)
         return np.asarray(array.to_pylist(), dtype=np.str_)
     return _plain(array, where, budget)
 
@@ -146,7 +171,7 @@ def _plain(array: Any, where: str, budget: Budget) -> NDArray[Any]:
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise TableError(f"{where}: expected numbers, strings, or lists of numbers, got {kind}; convert the column")
-    budget.take(array.nbytes, where)
+    budget.check(array.nbytes, where)
     return np.array(array.to_numpy(zero_copy_only=False))
 
 

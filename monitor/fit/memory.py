@@ -1,9 +1,18 @@
-"""How much a reader may allocate, asked before it allocates."""
+"""How much a reader may allocate, asked before it allocates; what does not fit goes to disk."""
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 import os
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from demur.monitor.fit.errors import TableError
 
@@ -22,12 +31,41 @@ class Budget:
 
         Raises: TableError when fewer bytes are left.
         """
+        self.check(count_bytes, where)
+        self.left_bytes -= count_bytes
+
+    def check(self, count_bytes: int, where: str) -> None:
+        """Refuse what would not fit, for arrays that do not stay. Raises: TableError as `take`."""
         if count_bytes > self.left_bytes:
             raise TableError(
                 f"{where}: expected at most {self.left_bytes:,} bytes (what is free), the file claims {count_bytes:,}; "
                 "store the table as a folder of .npy or as .safetensors, which are memory-mapped, or use fewer rows"
             )
-        self.left_bytes -= count_bytes
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> NDArray[Any]:
+        """An empty array: in memory while it fits, else mapped to a file that lives as long as this process.
+
+        Raises: TableError when the disk has no room either.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        if size <= self.left_bytes:
+            self.left_bytes -= size
+            return np.empty(shape, dtype)
+        folder = Path(_spill().name)
+        free = shutil.disk_usage(folder).free
+        if size > free * SHARE:
+            raise TableError(f"{where}: {size:,} bytes fit neither into memory nor into {folder} ({free:,} free)")
+        name = folder / f"{next(_NUMBERS)}.npy"
+        return np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=shape)
+
+
+_NUMBERS = itertools.count()
+
+
+@functools.cache
+def _spill() -> tempfile.TemporaryDirectory[str]:
+    """The folder of mapped arrays, in TMPDIR; removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="demur-table-")
 
 
 def available_bytes() -> int:

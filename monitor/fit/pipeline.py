@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from demur.detectors.build import accepted, build_score
 from demur.detectors.policy import Column
 from demur.detectors.pvalue import p_value
-from demur.detectors.score import Reference
+from demur.detectors.score import Engine, Reference
 from demur.detectors.scores import SCORES
 from demur.detectors.storage import kind_of, restore
 from demur.monitor.bundle import Bundle
@@ -29,6 +29,7 @@ from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
 from demur.monitor.fit.head import recover_head
 from demur.monitor.fit.plan import Plan, plan
+from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
 from demur.monitor.fit.table import SignalsTable, load_table
 from demur.monitor.fit.units import split_units
@@ -47,12 +48,15 @@ def fit(
     calibration: Source,
     outliers: Source | None = None,
     wild: Source | None = None,
+    engine: Engine | None = None,
+    tick: Tick = silent,
 ) -> Bundle:
     """Fit the policy's scores on the reference set and calibrate its promises on the calibration set.
 
     config: a PolicyConfig, a mapping, or the path of a `monitor.yaml`. reference, calibration: a SignalsTable, a path, or a
     mapping of arrays (signals (N, width), `label` (N,), ...). The two must not share rows. Some scores also learn from
     `outliers`, rows known to be foreign, or `wild`, unlabelled traffic; neither may share rows with the calibration set.
+    Tables may be larger than memory: passes go over them in batches, here or on `engine`; `tick` hears how far they are.
     Raises: ConfigurationError, TableError, CalibrationRefused (a ValueError), each saying what to change.
     """
     policy = as_config(config)
@@ -63,11 +67,11 @@ def fit(
     for name, side in sides.items():
         check_apart(side, cal, name)
     first, second = split_folds(policy, planned, cal)
-    scores = fit_scores(policy, ref, sides)
-    found = None if first is None else score_members(policy, planned, scores, first)
+    scores = fit_scores(policy, ref, sides, Watched(tick, engine))
+    found = None if first is None else score_members(policy, planned, scores, first, tick)
     if first is not None and found is not None:
         scores = fit_fusions(policy, scores, found, first)
-    evidence = gather(policy, planned, scores, found, second)
+    evidence = gather(policy, planned, scores, found, second, tick)
     tables = {"reference": ref, "calibration": cal, **sides}
     fitted = Fitted(
         scores=scores,
@@ -147,11 +151,18 @@ def as_table(source: Source, policy: PolicyConfig) -> SignalsTable:
     return load_table(source, widths(policy))
 
 
-def fit_scores(policy: PolicyConfig, table: SignalsTable, sides: Mapping[str, SignalsTable]) -> dict[str, Any]:
+def fit_scores(
+    policy: PolicyConfig, table: SignalsTable, sides: Mapping[str, SignalsTable], engine: Watched
+) -> dict[str, Any]:
     """Every score that reads signals, fitted on the reference rows; fusions come later, `fit_fusions`."""
-    reference = _reference(policy, table)
-    reference = replace(reference, sides={n: replace(_reference(policy, t), sides={}) for n, t in sides.items()})
-    return {s.name: build_score(s.type, dict(s.hyper), reference) for s in policy.scores if not is_fusion(s)}
+    reference = replace(_reference(policy, table), engine=engine)
+    reference = replace(reference, sides={n: replace(_reference(policy, t), engine=engine) for n, t in sides.items()})
+    scores = {}
+    for score in policy.scores:
+        if not is_fusion(score):
+            engine.stage = f"fitting {score.name}"
+            scores[score.name] = build_score(score.type, dict(score.hyper), reference)
+    return scores
 
 
 def fit_fusions(
@@ -213,12 +224,12 @@ def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tup
 
 
 def score_members(
-    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable
+    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable, tick: Tick = silent
 ) -> dict[str, NDArray[np.float32]]:
     """What fusions read, scored by the compiled graph on fold A: member -> (n,), in the order of the rows."""
     alone = [Column(m, m) for m in sorted(planned.members)]
     session = Session(graph_of(policy, planned, {m: scores[m] for m in planned.members}, alone, ()))
-    found = scoring.score_rows(session, table)["scores"]
+    found = scoring.score_rows(session, table, tick)["scores"]
     return {c.name: found[:, i] for i, c in enumerate(alone)}
 
 
@@ -228,6 +239,7 @@ def gather(
     scores: Mapping[str, Any],
     found: Mapping[str, NDArray[np.float32]] | None,
     table: SignalsTable,
+    tick: Tick = silent,
 ) -> Evidence:
     """Run the compiled graph over the calibration rows: `found` are the members' scores of fold A, `table` is the rest."""
     if planned.stream:
@@ -237,7 +249,7 @@ def gather(
         Column(c.name, c.score, c.unit, c.aggregate, c.sliced, (fold_a[c.name],) if c.name in fold_a else ())
         for c in planned.columns
     ]
-    outputs = scoring.score_rows(Session(graph_of(policy, planned, scores, columns, ())), table)
+    outputs = scoring.score_rows(Session(graph_of(policy, planned, scores, columns, ())), table, tick)
     names = {u: [c.name for c in columns if (c.unit == "group") == (u == "group")] for u in ("row", "group")}
     found_all = {n: outputs["scores"][:, i] for i, n in enumerate(names["row"])}
     found_all |= {n: outputs["group_scores"][:, i] for i, n in enumerate(names["group"])}

@@ -46,7 +46,7 @@ def reading(where: str) -> Iterator[None]:
 
 
 def open_columns(path: Path, budget: Budget) -> Columns:
-    """Open by suffix: a folder of .npy, .npz, .safetensors, .parquet / .pq, .arrow / .arrows / .feather / .ipc.
+    """Open by suffix: a folder of .npy or of .parquet, .npz, .safetensors, .parquet / .pq, .arrow / .arrows / .feather / .ipc.
 
     Raises: TableError for a missing file, an unknown suffix or a damaged file.
     """
@@ -70,7 +70,9 @@ def open_columns(path: Path, budget: Budget) -> Columns:
         return opener(path, budget)
 
 
-def _open_folder(path: Path, _budget: Budget) -> Columns:
+def _open_folder(path: Path, budget: Budget) -> Columns:
+    if any(p.suffix.lower() in (".parquet", ".pq") for p in path.iterdir()):
+        return _open_parquet(path, budget)
     from demur.monitor.fit.numpy_format import NpyFolder
 
     return NpyFolder(path)

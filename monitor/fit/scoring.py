@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.fit.errors import TableError
+from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.session import Session
 
 BATCH_ROWS = 8192
 
 
-def score_rows(session: Session, table: SignalsTable) -> dict[str, NDArray[Any]]:
+def score_rows(session: Session, table: SignalsTable, tick: Tick = silent) -> dict[str, NDArray[Any]]:
     """Every row output of the graph over the whole table, in the order of its rows; group outputs in the order of groups."""
     grouping = table.grouping
     grouped = "group_id" in session.inputs and grouping is not None
-    rows, found = [], []
+    rows, found, done = [], [], 0
     for part in parts(len(table), grouping.index if grouped and grouping is not None else None):
         batch = table.take(part)
         feed: dict[str, NDArray[Any]] = {n: a for n, a in batch.arrays().items() if n in session.inputs}
@@ -28,6 +29,8 @@ def score_rows(session: Session, table: SignalsTable) -> dict[str, NDArray[Any]]
             feed |= {"group_id": index.astype(np.int64), "group_count": np.array([len(names)], np.int64)}
         rows.append(part)
         found.append(session.run(feed))
+        done += len(part)
+        tick("calibrating", done, len(table))
     return _joined(np.concatenate(rows), found)
 
 

@@ -23,6 +23,7 @@ __all__ = ["SignalsTable", "TableError", "load_table"]
 
 BATCH_BYTES = 16 << 20
 BATCH_ROWS = 65_536
+PICKED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -190,10 +191,11 @@ class SignalsTable:
 def load_table(
     path: str | Path, signals: Mapping[str, int] | None = None, *, limit_bytes: int | None = None
 ) -> SignalsTable:
-    """Read a table from .npz, a folder of .npy, .safetensors, Parquet or Arrow IPC.
+    """Read a table from .npz, a folder of .npy or of .parquet, .safetensors, Parquet or Arrow IPC.
 
     `signals` gives the expected signals and widths; then other columns are not read. Folders and safetensors are
-    memory-mapped; other formats are decoded into at most `limit_bytes` (default 80 % of what is free).
+    memory-mapped; other formats are decoded into at most `limit_bytes` (default 80 % of what is free), and what Parquet
+    and Arrow hold beyond that into mapped files in TMPDIR.
     Raises: TableError for an unknown suffix, damaged or truncated files, a wrong name, shape, dtype or number of rows.
     """
     source = str(path)
@@ -228,4 +230,42 @@ def _positions(rows: Any, count: int, source: str) -> slice | NDArray[np.int64]:
 
 
 def _cut(columns: Mapping[str, NDArray[Any]], where: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    return {name: array[where] for name, array in columns.items()}
+    return {name: _part(array, where) for name, array in columns.items()}
+
+
+def _part(array: NDArray[Any], where: slice | NDArray[np.int64]) -> Any:
+    """Rows of a column; many rows of a mapped file are left there."""
+    if isinstance(where, slice) or len(where) * array[:1].nbytes <= PICKED_BYTES:
+        return array[where]
+    mapped = isinstance(array, np.memmap | Picked) or isinstance(array.base, np.memmap)
+    return Picked(array, where) if mapped else array[where]
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """Some rows of a mapped array, read when they are sliced: what the tables use of an ndarray, and no more."""
+
+    array: NDArray[Any] | Picked
+    index: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.index), *self.array.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, part: Any) -> NDArray[Any]:
+        found: NDArray[Any] = self.array[self.index[part]]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -238,11 +239,57 @@ def test_size_is_checked_before_allocation(tmp_path):
     assert peak < 5_000_000
 
 
-def test_arrow_is_decoded_within_the_limit(tmp_path):
+def test_what_does_not_fit_into_the_limit_is_mapped_from_disk(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(50_000, 8))
+    written = pa.table({"logits": pa.array(list(rows)), "label": np.arange(50_000)})
+    pq.write_table(written, tmp_path / "t.parquet")
+    with pa.ipc.new_stream(str(tmp_path / "t.arrows"), written.schema) as writer:
+        writer.write_table(written, max_chunksize=4096)
+    for name in ("t.parquet", "t.arrows"):
+        roomy = load_table(tmp_path / name, limit_bytes=10_000_000)
+        tracemalloc.start()
+        tight = load_table(tmp_path / name, limit_bytes=1_200_000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2_500_000
+        assert isinstance(tight.signals["logits"].base, np.memmap)
+        assert tight.digest() == roomy.digest()
+        np.testing.assert_array_equal(tight.signals["logits"], rows)
+    with pytest.raises(TableError, match=r"logits: expected at most 1,000 bytes"):
+        load_table(tmp_path / "t.parquet", limit_bytes=1_000)  # not even one batch
+
+
+def test_a_disk_without_room_is_said(tmp_path, monkeypatch):
     pq.write_table(pa.table({"logits": pa.array([[0.0] * 8] * 50_000)}), tmp_path / "t.parquet")
-    with pytest.raises(TableError, match=r"logits: expected at most"):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(TableError, match=r"3,200,000 bytes fit neither into memory nor into"):
         load_table(tmp_path / "t.parquet", limit_bytes=1_000_000)
-    assert len(load_table(tmp_path / "t.parquet", limit_bytes=10_000_000)) == 50_000
+
+
+def test_a_folder_of_parquet_is_one_table_in_the_order_of_names(tmp_path):
+    rows = np.arange(60, dtype=np.float32).reshape(20, 3)
+    for number, part in enumerate(np.split(rows, [7, 12])):
+        pq.write_table(pa.table({"logits": pa.array(list(part))}), tmp_path / f"part-{number}.parquet")
+    np.testing.assert_array_equal(load_table(tmp_path).signals["logits"], rows)
+    pq.write_table(pa.table({"logits": pa.array([[1.0, 2.0, 3.0]])}), tmp_path / "part-9.parquet")
+    with pytest.raises(TableError, match=r"expected float32 in every file, got float64"):
+        load_table(tmp_path)
+    pq.write_table(pa.table({"other": [1.0]}), tmp_path / "part-9.parquet")
+    with pytest.raises(TableError, match=r"part-9.parquet: expected columns \['logits'\], got \['other'\]"):
+        load_table(tmp_path)
+
+
+def test_many_rows_of_a_mapped_table_stay_on_disk(tmp_path, monkeypatch):
+    rows = np.random.default_rng(1).normal(size=(5000, 8)).astype(np.float32)
+    np.save(tmp_path / "features.npy", rows)
+    monkeypatch.setattr("demur.monitor.fit.table.PICKED_BYTES", 1000)
+    chosen = np.random.default_rng(2).permutation(5000)[:3000]
+    table = load_table(tmp_path).take(chosen)
+    assert not isinstance(table.signals["features"], np.ndarray)
+    np.testing.assert_array_equal(np.concatenate([b.signals["features"] for b in table.batches(700)]), rows[chosen])
+    again = table.take(np.arange(2999, -1, -1))
+    np.testing.assert_array_equal(again.arrays()["features"], rows[chosen[::-1]])
+    assert again.take(slice(0, 5)).digest() == table.take([2999, 2998, 2997, 2996, 2995]).digest()
 
 
 def _resident_bytes() -> int:

@@ -1,0 +1,99 @@
+"""Passes over the data on a Ray cluster: the same accumulators, merged in the same order, so the same bits."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.detectors.score import Batch, Reference
+from demur.monitor.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Where an array lies on a disk that every worker sees."""
+
+    path: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def open(self) -> NDArray[Any]:
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+
+class RayEngine:
+    """Chunks of a pass as rows of a Ray dataset.
+
+    Signals that lie in memory are written once to `folder` (default: a temporary one), which all workers must see; mapped
+    files are read where they are. `address` joins a running cluster; without it one is started with `workers` processes.
+    Raises: ConfigurationError when Ray is not installed.
+    """
+
+    def __init__(
+        self, *, address: str | None = None, workers: int | None = None, folder: str | Path | None = None
+    ) -> None:
+        try:
+            import ray
+            import ray.data
+        except ImportError as error:
+            raise ConfigurationError(f"--engine ray needs Ray ({error}); pip install 'demur[ray]'") from error
+        if not ray.is_initialized():
+            cluster: dict[str, Any] = {"address": address} if address else {"num_cpus": workers}
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning", **cluster)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        self._temporary = tempfile.TemporaryDirectory(prefix="demur-ray-") if folder is None else None
+        self._folder = Path(self._temporary.name if self._temporary else str(folder))
+        self._known: dict[int, tuple[NDArray[Any], Mapped]] = {}
+
+    def __call__(self, reference: Reference, part: Callable[[Batch], Any], needs: tuple[str, ...]) -> Iterator[Any]:
+        """The accumulator of every chunk, in the order of the rows."""
+        import ray
+
+        columns = {n: self._mapped(a) for n, a in reference.signals.items()}
+        rows = {n: self._mapped(a) for n in ("labels", "correct") if (a := getattr(reference, n)) is not None}
+        bare = replace(reference, signals={}, labels=None, correct=None, sides={}, engine=None)
+        work = ray.put((bare, columns, rows, part, needs))
+        numbers = ray.data.from_items(
+            [{"chunk": n} for n in range(reference.chunks)], override_num_blocks=reference.chunks
+        )
+        for found in numbers.map(_Chunk(work)).iter_rows():
+            yield ray.cloudpickle.loads(found["found"])
+
+    def _mapped(self, array: NDArray[Any]) -> Mapped:
+        """Where the array lies; arrays of memory are written out once."""
+        if id(array) not in self._known:
+            base = array if isinstance(array, np.memmap) else array.base
+            whole = isinstance(base, np.memmap) and base.nbytes == array.nbytes and array.flags.c_contiguous
+            if not whole or base is None or not getattr(base, "filename", None):
+                path = self._folder / f"{len(self._known)}.npy"
+                np.save(path, array)
+                base = np.load(path, mmap_mode="r")
+            place = Mapped(str(base.filename), int(base.offset), array.dtype.str, array.shape)  # type: ignore[union-attr]
+            self._known[id(array)] = (array, place)  # held, so that the id stays its own
+        return self._known[id(array)][1]
+
+
+class _Chunk:
+    """One chunk of a pass, in a worker."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        bare, columns, rows, part, needs = ray.get(self._work)
+        opened = {n: place.open() for n, place in rows.items()}
+        reference = replace(bare, signals={n: place.open() for n, place in columns.items()}, **opened)
+        return {"found": ray.cloudpickle.dumps(reference.chunk(part, needs, int(row["chunk"])))}
