@@ -9,11 +9,13 @@ Source: Perini, Vercruyssen & Davis 2020 (ExCeeD); Perini & Davis 2023, arXiv:23
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import betainc, betaincc, betaincinv
+from scipy.special import betainc, betaincc, betaincinv, logsumexp
+from scipy.stats import betabinom
 
 from demur.detectors.promises.promise import CalibrationRefused, Level, StableAtContamination, exact
 from demur.detectors.promises.slices import Table, Thresholds
@@ -49,7 +51,7 @@ def exceed_confidence(
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """The calls (N,) bool, True is anomalous, and the confidence (N,) that another training set makes the same call.
 
-    Shapes: training (n,) sorted ascending, scores (N,). A score is called anomalous above the (n - floor(n gamma))-th smallest.
+    Shapes: training (n,) sorted ascending, scores (N,). A score is called anomalous when more than n - floor(n gamma) are at most it.
     Raises: ValueError when floor(n gamma) is 0, so that nothing is ever called anomalous.
     """
     n = training.size
@@ -67,7 +69,8 @@ class Stability:
     """What RejEx says before it is used: psi in [low, high] is refused as unstable, above it as stably anomalous.
 
     `anomalous` (q1) and `refused` (q2) are expected shares of traffic like the training data, `rate` = q2 - q1 is unstable;
-    `rate_upper` bounds it with 90 % confidence, `cost_upper` the expected cost with false alarm 1, miss 1, refusal gamma.
+    `rate_upper` bounds it with 90 % confidence, `cost_upper` the expected cost with false alarm 1, miss 1, refusal gamma. `flip`
+    is the exact probability, over both draws, that another calibration set calls the highest accepted score anomalous.
     """
 
     n: int
@@ -79,6 +82,7 @@ class Stability:
     refused: float
     rate_upper: float
     cost_upper: float
+    flip: float
 
     @property
     def rate(self) -> float:
@@ -91,16 +95,26 @@ def stability(n: int, gamma: Level, tail_nats: float) -> Stability:
     if not most:
         raise ValueError(f"gamma: {float(gamma)} of {n} scores is none")
     tail = math.exp(-tail_nats)
-    every = np.arange(n + 1)
-    unstable = (anomalous_probability(n, gamma, every) >= tail) & (normal_probability(n, gamma, every) >= tail)
-    inside = np.flatnonzero(unstable)
+    low = bisect_left(range(n + 1), tail, key=lambda psi: float(anomalous_probability(n, gamma, np.array(psi))))
+    high = bisect_right(range(n + 1), -tail, key=lambda psi: -float(normal_probability(n, gamma, np.array(psi)))) - 1
     # P(Bin(n, q) <= most - 1) = c has q = 1 - betaincinv(n - most + 1, most, c); c = 1 - e^-T is taken from the other side.
     q1 = float(betaincinv(most, n - most + 1, tail))
     q2 = 1 - float(betaincinv(n - most + 1, most, tail))
     rate = float(gamma)
     cost = min(rate, q1) + min(1 - q2, rate) + (q2 - q1) * rate
     upper = _rate_upper(n, rate, tail_nats, 1 - RATE_CONFIDENCE)
-    return Stability(n, gamma, tail_nats, int(inside[0]), int(inside[-1]), q1, q2, upper, cost)
+    return Stability(n, gamma, tail_nats, low, high, q1, q2, upper, cost, flip_probability(n, most, low - 1))
+
+
+def flip_probability(n: int, most: int, rank: int) -> float:
+    """P(another n scores call the rank-th smallest of these anomalous), exactly, over both draws: beta-binomial.
+
+    Larger than the e^-T that RejEx estimates, for which the true quantile of the score would have to be p.
+    """
+    if rank < 1:
+        return 0.0
+    counts = np.arange(n - most + 1, n + 1)
+    return float(np.exp(logsumexp(betabinom.logpmf(counts, n, rank, n - rank + 1))))
 
 
 def _rate_upper(n: int, gamma: float, tail_nats: float, delta: float) -> float:

@@ -130,9 +130,9 @@ class Statement:
         assert found is not None  # noqa: S101 - INVARIANT: a stable statement has its account
         noun = {"row": "inputs", "group": "groups", "stream": "streams"}[self.unit]
         return (
-            f"Taking {percent(self.level)} of the calibration data as anomalous, accepts only {noun} that other calibration draws "
-            f"of this size (n = {self.n}{self._counted()}) are estimated to call normal except with probability "
-            f"e^-{found.tail_nats:g}. Of traffic exchangeable with the calibration data an expected {100 * found.refused:.1f} % is "
+            f"Taking {percent(self.level)} of the calibration data as anomalous, accepts only {noun} whose call is stable: by this draw "
+            f"(n = {self.n}{self._counted()}) another one would call them anomalous with probability below e^-{found.tail_nats:g}, "
+            f"and over both draws with probability at most {found.flip:.1e}. Of traffic exchangeable with the calibration data an expected {100 * found.refused:.1f} % is "
             f"refused: {100 * found.anomalous:.1f} % as anomalous, {100 * found.rate:.1f} % because the call is not stable (at most "
             f"{percent_up(self.bound)} with 90 % confidence). Expected cost at most {found.cost_upper:.3f} a unit, "
             f"counting 1 for a false alarm, 1 for a miss and {float(self.level):g} for a refusal."
