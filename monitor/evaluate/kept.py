@@ -1,0 +1,124 @@
+"""Promised against realised: each rule's promise, checked on the in-distribution test set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.detectors.promises import order
+from demur.monitor.bundle import Manifest
+from demur.monitor.bundle.manifest import RuleEntry
+from demur.monitor.evaluate.estimate import Estimate
+from demur.monitor.evaluate.judged import Judged
+from demur.monitor.evaluate.shares import Checked, realised
+
+State = Literal["kept", "within chance", "contradicted", "not checked"]
+BUNDLE_CONFIDENCE = 0.95
+
+REFUSAL, SELECTIVE, JOINT = "refuse_good_at_most", "error_when_accepted_at_most", "wrong_and_accepted_at_most"
+ABOUT = {
+    REFUSAL: "good inputs refused by this rule",
+    SELECTIVE: "wrong among what the policy accepts",
+    JOINT: "wrong and accepted, of all inputs",
+}
+
+
+@dataclass(frozen=True)
+class KeptPromise:
+    """One rule: what was promised and what happened here.
+
+    promised: the share; bound: for a promise that holds on average over calibration draws, what this bundle keeps to
+    with 95 % confidence, else the share again. units, part: of how many units how many went against it. state: `kept` at
+    or below the share; `contradicted` when the one-sided 99 % lower bound of what happened lies above `bound`; `within
+    chance` between the two; `not checked`, and why, in `note`.
+    """
+
+    rule: str
+    about: str
+    promised: float | None
+    bound: float | None
+    part: int
+    units: int
+    realised: Estimate
+    state: State
+    note: str
+
+
+def kept_promises(
+    manifest: Manifest, judged: Judged, unit: str, confidence: float, draws: int, seed: int
+) -> list[KeptPromise]:
+    """Every rule of the policy, in order, on the units that are neither INVALID nor UNAVAILABLE."""
+    usable = ~judged.broken
+    cluster = None if judged.cluster is None else judged.cluster[usable]
+    wrong = None if judged.wrong is None else judged.wrong[usable]
+    found = []
+    for number, rule in enumerate(manifest.rules):
+        kind = next((k for k in ABOUT if rule.promise.get(k) is not None), "")
+        why_not = _why_not(rule, kind, unit, wrong)
+        if why_not:
+            found.append(KeptPromise(rule.name, ABOUT.get(kind, ""), _level(rule, kind), None, 0, 0, _NONE, *why_not))
+            continue
+        hits = (judged.rule_hits[usable] >> number & 1).astype(np.bool_)
+        chosen, hit = _events(rule, kind, hits, judged.accept[usable], wrong)
+        inside = None if cluster is None else cluster[chosen]
+        checked = realised(hit[chosen], inside, confidence, draws, seed)
+        found.append(_compared(manifest, rule, kind, checked))
+    return found
+
+
+_NONE = Estimate(math.nan)
+
+
+def _why_not(rule: RuleEntry, kind: str, unit: str, wrong: Any) -> tuple[State, str] | None:
+    if not kind:
+        return "not checked", "this kind of promise is not about a share that a test set shows"
+    if rule.unit != unit:
+        return "not checked", f"promised for each {rule.unit}; evaluate with unit {rule.unit}"
+    if wrong is None and (kind != REFUSAL or rule.promise.get("good") == "correct"):
+        return "not checked", "the test set has no labels"
+    return None
+
+
+def _events(
+    rule: RuleEntry, kind: str, hits: NDArray[np.bool_], accept: NDArray[np.bool_], wrong: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(units the promise is about, what it bounds), (N,) each."""
+    every = np.ones(len(hits), np.bool_)
+    if kind == REFUSAL or wrong is None:
+        return (~wrong if wrong is not None and rule.promise.get("good") == "correct" else every), hits
+    return (accept, wrong) if kind == SELECTIVE else (every, wrong & accept)
+
+
+def _compared(manifest: Manifest, rule: RuleEntry, kind: str, checked: Checked) -> KeptPromise:
+    promised = _level(rule, kind)
+    bound = _bound(manifest, rule, kind, promised)
+    state: State = "not checked"
+    note = "no unit to check it on"
+    if checked.whole and promised is not None and bound is not None:
+        state, note = "within chance", ""
+        if checked.share.value <= promised:
+            state = "kept"
+        elif checked.least > bound:
+            state = "contradicted"
+    return KeptPromise(rule.name, ABOUT[kind], promised, bound, checked.part, checked.whole, checked.share, state, note)
+
+
+def _level(rule: RuleEntry, kind: str) -> float | None:
+    if rule.level is not None:
+        return rule.level
+    level = rule.promise.get(kind)
+    return float(level) if isinstance(level, int | float) else None
+
+
+def _bound(manifest: Manifest, rule: RuleEntry, kind: str, level: float | None) -> float | None:
+    """A marginal promise may be exceeded by one bundle: by how much, its calibration size says."""
+    if level is None or kind != REFUSAL or rule.promise.get("confidence") is not None:
+        return level
+    units = next(min(c.units, default=0) for c in manifest.columns if c.name == rule.column)
+    if not units:
+        return level
+    return max(level, order.tolerance_bound(units, order.marginal_rank(units, level), BUNDLE_CONFIDENCE))

@@ -1,0 +1,228 @@
+"""`demur.evaluate`: judge a bundle on labelled, novel and shifted data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demur.monitor.bundle import Bundle
+from demur.monitor.evaluate import figures, kept, open_set, outcome, scope
+from demur.monitor.evaluate.bootstrap import Resampler
+from demur.monitor.evaluate.calibration import Uniformity, uniformity
+from demur.monitor.evaluate.errors import EvaluationError
+from demur.monitor.evaluate.estimate import Estimate
+from demur.monitor.evaluate.evaluation import Evaluation, Settings, Severity, Subject
+from demur.monitor.evaluate.grid import Tally
+from demur.monitor.evaluate.judged import Judged, Unit, columns_of, judge, unit_of
+from demur.monitor.evaluate.open_set import Costs
+from demur.monitor.evaluate.pool import ID, Part, Pool, check_names
+from demur.monitor.evaluate.questions import Question, questions
+from demur.monitor.evaluate.ranking import Ranking, open_set_of, rank
+from demur.monitor.evaluate.selection import selection_of
+from demur.monitor.evaluate.severity import SeverityCounts, c_index, kendall_tau_b
+from demur.monitor.fit.assemble import ROWS
+from demur.monitor.fit.progress import Tick, silent
+from demur.monitor.fit.table import SignalsTable, load_table
+from demur.monitor.monitor import Monitor
+
+Source = SignalsTable | str | Path | Mapping[str, Any]
+
+
+def evaluate(
+    bundle: Bundle | str | Path,
+    test: Source,
+    *,
+    ood: Mapping[str, Source] | None = None,
+    shifted: Mapping[str, Source] | None = None,
+    severity: Mapping[str, float] | None = None,
+    unit: Unit | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    costs: Costs | None = None,
+    novel_share: float = 0.5,
+    tick: Tick = silent,
+) -> Evaluation:
+    """Judge a bundle by every ground truth that the data carry.
+
+    test: in-distribution rows that neither fit nor calibration saw, with `label` or `loss` (without them only OOD is
+    judged). ood: novelty sets by name; the model is wrong on every unit of theirs. shifted: covariate-shifted sets by name,
+    with labels. severity: a number for a set (the test set is `id`, default 0); a table's `severity` column is used
+    otherwise. unit: row, group or stream; the default is what the rules judge. bootstrap: resamples for intervals, 0 for
+    none. costs and novel_share are SCOD's. `tick` hears how many rows are scored and resampled.
+    Raises: EvaluationError, TableError, BundleError, each saying what to change.
+    """
+    ood, shifted, severity = ood or {}, shifted or {}, severity or {}
+    check_names(list(ood), list(shifted), severity)
+    settings = Settings(bootstrap, seed, confidence, costs or Costs(), _share(novel_share))
+    monitor = Monitor.of(bundle if isinstance(bundle, Bundle) else Bundle.load(bundle))
+    counted = unit_of(monitor, unit)
+    sources = {Part(ID, "id", severity.get(ID)): test}
+    sources |= {Part(n, "novel", severity.get(n)): s for n, s in ood.items()}
+    sources |= {Part(n, "shifted", severity.get(n)): s for n, s in shifted.items()}
+    tables = {part: as_table(source, monitor) for part, source in sources.items()}
+    judged = {p: judge(monitor, t, counted, _heard(tick, f"scoring {p.name}", len(t))) for p, t in tables.items()}
+    pool = Pool(columns_of(monitor, counted), counted, judged)
+    digests = {p.name: t.digest() for p, t in tables.items()}
+    return _evaluation(monitor, pool, settings, digests, _notes(monitor, tables, judged), tick)
+
+
+def as_table(source: Source, monitor: Monitor) -> SignalsTable:
+    """A signals table with exactly the bundle's signals. Raises: TableError."""
+    widths = monitor.engine.loaded.widths
+    if isinstance(source, SignalsTable):
+        return source
+    if isinstance(source, Mapping):
+        return SignalsTable.from_columns(source, widths)
+    return load_table(source, widths)
+
+
+def _evaluation(
+    monitor: Monitor, pool: Pool, settings: Settings, digests: Mapping[str, str], notes: list[str], tick: Tick
+) -> Evaluation:
+    if not pool.usable.any():
+        raise EvaluationError(
+            f"every {pool.unit} is INVALID or UNAVAILABLE: {monitor.bundle.digest[:12]} fits other data"
+        )
+    from demur import __version__
+
+    manifest, asked = monitor.bundle.manifest, questions(pool)
+    confidence, draws, seed = settings.confidence, settings.bootstrap, settings.seed
+    rankings: list[Ranking] = []
+    drawn: list[figures.Plot] = []
+    bars: list[figures.Histogram] = []
+    scopes: list[scope.Scope] = [scope.evaluate_scope(pool, scope.POLICY, None, pool.accept[pool.usable], confidence)]
+    severities: list[Severity] = []
+    usable = _resampler(pool, settings, pool.usable)
+    for column, name in ranked_columns(monitor, pool):
+        heard = _heard(tick, f"resampling {name}", draws, int(pool.usable.sum()))
+        ranked, tally = rank(pool, column, asked, usable, heard)
+        rankings += [_with_scod(pool, tally, q, r, settings) for q, r in zip(asked, ranked, strict=True)]
+        drawn += figures.plots(pool, name, asked, tally)
+        bars += figures.histograms(pool, column)
+        scopes += _scope(pool, column, tally, confidence)
+        severities += _severity(pool, column, usable)
+    return Evaluation(
+        Subject(manifest.monitor, manifest.version, monitor.bundle.digest, pool.unit, __version__),
+        settings,
+        tuple(name for _, name in ranked_columns(monitor, pool)),
+        tuple(outcome.set_outcomes(pool, confidence)),
+        digests,
+        tuple(outcome.pool_outcomes(pool, settings.costs, _resampler(pool, settings, None))),
+        tuple(rankings),
+        tuple(scopes),
+        tuple(kept.kept_promises(manifest, pool.id, pool.unit, confidence, draws, seed)),
+        _calibration(monitor, pool),
+        tuple(severities),
+        selection_of(monitor.bundle),
+        tuple(notes),
+        tuple(drawn),
+        tuple(bars),
+    )
+
+
+def ranked_columns(monitor: Monitor, pool: Pool) -> list[tuple[int, str]]:
+    """(place, name) of every score column, without those that repeat a score with another calibration table."""
+    seen: dict[tuple[str, str | None], tuple[int, str]] = {}
+    for column in monitor.bundle.manifest.columns:
+        if column.name in pool.columns:
+            seen.setdefault((column.score, column.aggregate), (pool.columns.index(column.name), column.name))
+    return sorted(seen.values())
+
+
+def _resampler(pool: Pool, settings: Settings, chosen: Any) -> Resampler | None:
+    rows = slice(None) if chosen is None else chosen
+    cluster = None if pool.cluster is None else pool.cluster[rows]
+    resampler = Resampler(pool.table[rows], cluster, settings.bootstrap, settings.seed, settings.confidence)
+    return resampler if settings.bootstrap else None
+
+
+def _with_scod(pool: Pool, tally: Tally, question: Question, ranking: Ranking, settings: Settings) -> Ranking:
+    """The SCOD numbers of a question about novel sets, which have no interval."""
+    units = open_set_of(pool, tally, question)
+    if units is None:
+        return ranking
+    more = {
+        "scod_aurc": Estimate(open_set.joint_aurc(units, settings.novel_share)),
+        "scod_least_risk": Estimate(open_set.least_joint_risk(units, settings.costs)),
+    }
+    return Ranking(**{**vars(ranking), "metrics": {**ranking.metrics, **more}})
+
+
+def _scope(pool: Pool, column: int, tally: Tally, confidence: float) -> list[scope.Scope]:
+    good = tally.counts[scope.good_atoms(pool)].sum(axis=0)
+    if not good.any():
+        return []
+    threshold = scope.scope_threshold(tally.scores, good)
+    accept = pool.scores(column) <= threshold
+    return [scope.evaluate_scope(pool, pool.columns[column], threshold, accept, confidence)]
+
+
+def _severity(pool: Pool, column: int, resampler: Resampler | None) -> list[Severity]:
+    level = pool.severity[pool.usable]
+    known = ~np.isnan(level)
+    levels = np.unique(level[known])
+    if len(levels) < 2:
+        return []
+    scores = pool.scores(column)[known]
+    counts = SeverityCounts.of(scores, level[known])
+    values = [Estimate(float(metric(counts))) for metric in (kendall_tau_b, c_index)]
+    if resampler is not None:
+        found = SeverityCounts.resampled(scores, level[known], (w[known] for w in resampler.weights(16)))
+        values = [_between(value, resampler.interval(f)) for value, f in zip(values, found, strict=True)]
+    return [Severity(pool.columns[column], tuple(levels.tolist()), len(scores), *values)]
+
+
+def _between(value: Estimate, limits: tuple[float, float] | None) -> Estimate:
+    return value if limits is None else Estimate(value.value, *limits)
+
+
+def _calibration(monitor: Monitor, pool: Pool) -> dict[str, Uniformity]:
+    units = {c.name: sum(c.units) for c in monitor.bundle.manifest.columns}
+    chances = pool.id.p_values[~pool.id.broken]
+    if not len(chances):
+        return {}
+    known = [i for i, n in enumerate(pool.columns) if units.get(n) and not np.isnan(chances[:, i]).any()]
+    return {pool.columns[i]: uniformity(chances[:, i], units[pool.columns[i]]) for i in known}
+
+
+def _notes(monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mapping[Part, Judged]) -> list[str]:
+    """What a reader must know before believing a figure."""
+    notes = []
+    reference = monitor.bundle.arrays(ROWS).get("reference")
+    for part, table in tables.items():
+        shared = 0 if reference is None else int(np.isin(table.row_hashes(), reference).sum())
+        if shared:
+            notes.append(
+                f"{part.name}: {shared} of {len(table)} rows were in the reference set that the scores were fitted on; figures are optimistic"
+            )
+        if part.kind != "novel" and judged[part].wrong is None:
+            notes.append(f"{part.name}: no labels, so nothing is said about the model's mistakes there")
+        if judged[part].weighted:
+            notes.append(f"{part.name}: its weight column is not used; every unit counts once")
+        broken = int(judged[part].broken.sum())
+        if broken:
+            notes.append(
+                f"{part.name}: {broken} of {len(judged[part])} units are INVALID or UNAVAILABLE; they abstain, and are in no ranking"
+            )
+    return notes
+
+
+def _heard(tick: Tick, stage: str, total: int, each: int = 1) -> Any:
+    done = 0
+
+    def report(more: int) -> None:
+        nonlocal done
+        done += more * each
+        tick(stage, done, total * each)
+
+    return report
+
+
+def _share(value: float) -> float:
+    if not 0 < value < 1:
+        raise EvaluationError(f"novel_share: expected a share strictly between 0 and 1, got {value}")
+    return value
