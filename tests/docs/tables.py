@@ -15,6 +15,7 @@ from demur.monitor.cli.main import app
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.config.server import ServerConfig
+from demur.monitor.perturb import CATALOGUE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACE = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->\n)", re.DOTALL)
@@ -120,6 +121,7 @@ def _score(name: str, kind: type[Any]) -> tuple[str, ...]:
 COMPOSED = {
     "shaped": ("those of its first transform", "its score's", "its score's and its transforms'"),
     "fused": ("p-values of the scores in `of`", "", ""),
+    "two_sided": ("the p-value of the score in `of`", "", ""),
     "onnx_score": ("the inputs of the model", "", ""),
 }
 
@@ -137,6 +139,25 @@ def _scaling(scales: Any) -> str:
         "sketch": f"one pass, relative error {scales.error:g}",
         "sample": f"sample of at most {scales.size} rows",
     }[scales.kind]
+
+
+def perturbations() -> str:
+    """The catalogue of perturbations: what each severity sets."""
+    rows = (entry for kind in CATALOGUE.values() for entry in kind.values())
+    return table(
+        "as|how|what it does|1 to 5|which are|source",
+        (
+            (
+                entry.kind,
+                f"`{entry.name}`",
+                (inspect.getdoc(entry.change) or "").partition("\n")[0],
+                ", ".join(f"{value:g}" for value in entry.values),
+                entry.parameter,
+                entry.source,
+            )
+            for entry in rows
+        ),
+    )
 
 
 def commands() -> str:
@@ -176,6 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "server": lambda: keys(ServerConfig),
     "scores": scores,
     "commands": commands,
+    "perturbations": perturbations,
 }
 
 if __name__ == "__main__":
