@@ -87,6 +87,8 @@ def _rebuilt(kind: str, stored: Mapping[str, Any], data: Mapping[str, Any], pref
     for field in _fields(kinds[kind]):
         name = prefix + field.name
         if name not in data and field.name not in stored:
+            if field.default is not dataclasses.MISSING:  # a setting that older bundles do not have
+                continue
             raise ValueError(f"score {kind!r}: field {name!r} is neither among the arrays nor in the settings")
         values[field.name] = data[name] if name in data else _part(stored[field.name], data, name)
     return kinds[kind](**values)

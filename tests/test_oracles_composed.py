@@ -17,12 +17,13 @@ from sklearn.neighbors import NearestNeighbors
 from demur.detectors.build import build_score
 from demur.detectors.compile import compile_monitor, serialize
 from demur.detectors.evaluate import evaluate
+from demur.detectors.numpy_ops import NumpyOps
 from demur.detectors.policy import Column
 from demur.detectors.storage import parameters
 from demur.monitor.session import Session
 from tests.backends import RTOL, assert_close, on_both, reference, signals
 from tests.oracles import density, distance, fusion, health, logit
-from tests.oracles.table import FUSION
+from tests.oracles.table import FUSION, WEIGHTS
 from tests.oracles.worlds import world
 
 SEEDS = (0, 1, 2)
@@ -115,16 +116,34 @@ def test_p_values_and_their_fusion_in_the_graph(by: str, seed: int):
     held = evaluate(members, given)
     tables = {n: np.sort(np.concatenate([rng.choice(v, 60), rng.choice(v, 37) + 0.5])) for n, v in held.items()}
     columns = [Column(n, n, calibration=(t.astype(np.float32),)) for n, t in tables.items()]
-    fused = build_score("fused", {"of": list(members), "by": by}, reference(w))
+    weights = {"weights": list(WEIGHTS)} if by == "weighted_min_p" else {}
+    fused = build_score("fused", {"of": list(members), "by": by, **weights}, reference(w))
     widths = {n: a.shape[1] for n, a in given.items()}
-    model = compile_monitor({**members, "both": fused}, [*columns, Column("both", "both")], [], widths)
+    sided = build_score("two_sided", {"of": ["knn"]}, reference(w))
+    composed = [*columns, Column("both", "both"), Column("sided", "sided")]
+    model = compile_monitor({**members, "both": fused, "sided": sided}, composed, [], widths)
     session = Session(serialize(model))
     got = session.run({n: given[n] for n in session.inputs})
     ours = got["scores"][:, :3].T  # ties are decided by the graph's own float32 scores
     want = np.array([fusion.conformal_p(c.calibration[0], s) for c, s in zip(columns, ours, strict=True)]).T
     np.testing.assert_allclose(got["p_values"][:, :3], want, rtol=2e-7)
     fused_want = FUSION[by](want)
-    assert_close(got["scores"][:, 3], fused_want, RTOL * np.abs(fused_want) + 1e-6)
+    terms = np.abs(fusion.cauchy(want.reshape(-1, 1))).reshape(want.shape)
+    size = terms.mean(axis=1) if by == "cauchy" else np.abs(fused_want)  # Cauchy's terms cancel
+    assert_close(got["scores"][:, 3], fused_want, RTOL * size + 1e-6)
+    assert_close(got["scores"][:, 4], fusion.two_sided(want[:, 2]), np.full(len(want), 3e-7))
+
+
+@pytest.mark.parametrize("n", [5, 1000, 10**6])
+def test_cauchy_is_finite_and_falls_with_p_from_one_over_n_plus_one_to_one(n: int):
+    """Every p-value a table of n can give; float32 tan(pi p) has the wrong sign at p = 1 and is -1.6e16 beside it."""
+    p = (np.arange(1, n + 2) / np.float32(n + 1)).astype(np.float32)
+    fused = build_score("fused", {"of": ["a", "b"], "by": "cauchy"}, reference(world("tall", 0)))
+    got = fused(NumpyOps(), {"p:a": p, "p:b": p})
+    want = fusion.cauchy(np.stack([p, p], axis=1).astype(np.float64))
+    assert np.isfinite(got).all()
+    assert (np.diff(got) <= 1e-6).all()
+    assert_close(got, want, RTOL * np.abs(want) + 1e-6)
 
 
 def test_ledoit_wolf_intensity_is_scikit_learns():

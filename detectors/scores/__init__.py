@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from demur.detectors.scores.fusion import Fused
+from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
 from demur.detectors.scores.health import ActivationKurtosis
 from demur.detectors.scores.knn import KNN
@@ -29,6 +29,7 @@ SCORES: dict[str, type[Any]] = {
     "gmm": GMM,
     "activation_kurtosis": ActivationKurtosis,
     "fused": Fused,
+    "two_sided": TwoSided,
     "onnx_score": OnnxScore,
 }
 

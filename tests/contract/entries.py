@@ -188,9 +188,14 @@ def entries() -> dict[str, Entry]:
     found = {name: case.entry(name) for name, case in CASES.items()}
     found["onnx_score"] = Entry("onnx_score", "onnx_score", OnnxScore.of(small_network(), reference()))
     members = {n: found[n].score for n in ("energy", "mahalanobis", "knn")}
-    for by in ("fisher", "min_p"):
-        fused = build_score("fused", {"of": list(members), "by": by}, reference())
+    for by in ("fisher", "min_p", "cauchy", "weighted_min_p"):
+        weights = {"weights": [1, 2, 0.5]} if by == "weighted_min_p" else {}
+        fused = build_score("fused", {"of": list(members), "by": by, **weights}, reference())
         found[f"fused_{by}"] = Entry(f"fused_{by}", "fused", fused, needs=members)
+    alone = {"energy": members["energy"]}
+    found["two_sided"] = Entry(
+        "two_sided", "two_sided", build_score("two_sided", {"of": ["energy"]}, reference()), alone
+    )
     return found
 
 

@@ -22,3 +22,18 @@ def fisher(p: Float) -> Float:
 def min_p(p: Float) -> Float:
     """-log min p (Tippett 1931): Fused documents the logarithm, which keeps the order."""
     return -np.log(p.min(axis=1))
+
+
+def cauchy(p: Float) -> Float:
+    """The mean of tan((1/2 - p) pi) (Liu & Xie 2020, equation 1) with p cut at 0.99, as Fused documents."""
+    return np.tan((0.5 - np.minimum(p, 0.99)) * np.pi).mean(axis=1)
+
+
+def weighted_min_p(p: Float, weights: Float) -> Float:
+    """-log min p_i / w_i, the weights scaled to mean 1 (Genovese, Roeder & Wasserman 2006)."""
+    return -np.log((p / (weights / weights.mean())).min(axis=1))
+
+
+def two_sided(p: Float) -> Float:
+    """1 - 2 min(p, 1 - p): one minus the two-sided p-value."""
+    return 1.0 - 2.0 * np.minimum(p, 1.0 - p)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tests.oracles import distance, fusion, health, logit, sequence
 from tests.oracles.sample import Float, Sample
 
@@ -62,7 +64,13 @@ ROW: dict[str, RowOracle] = {
     "react_energy": _react_energy,
     "activation_kurtosis": _activation_kurtosis,
 }
-FUSION: dict[str, Callable[[Float], Float]] = {"fisher": fusion.fisher, "min_p": fusion.min_p}
+WEIGHTS = (1.0, 2.0, 0.5)
+FUSION: dict[str, Callable[[Float], Float]] = {
+    "fisher": fusion.fisher,
+    "min_p": fusion.min_p,
+    "cauchy": fusion.cauchy,
+    "weighted_min_p": lambda p: fusion.weighted_min_p(p, np.array(WEIGHTS)),
+}
 STREAM: dict[str, Callable[..., Float]] = {
     "mean_nll": sequence.mean_nll,
     "entropy_interval": sequence.mean_entropy_bound,
