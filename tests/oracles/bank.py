@@ -1,0 +1,52 @@
+"""Scores of features h (N, D) against stored rows (M, D)."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import logsumexp, softmax
+
+from tests.oracles.distance import unit
+from tests.oracles.sample import Float
+
+
+def distances(rows: Float, asked: Float) -> Float:
+    """Euclidean, (N, M), from differences."""
+    return np.array([np.linalg.norm(rows - row, axis=1) for row in asked])
+
+
+def cosine_distances(rows: Float, asked: Float) -> Float:
+    """1 - cos as half the squared difference of unit vectors, (N, M)."""
+    return 0.5 * distances(unit(rows), unit(asked)) ** 2
+
+
+def nearest(gaps: Float, k: int, aggregate: str = "kth") -> Float:
+    """The k-th smallest of each row, or the mean of the k smallest."""
+    ordered = np.sort(gaps, axis=1)
+    return ordered[:, k - 1] if aggregate == "kth" else ordered[:, :k].mean(axis=1)
+
+
+def nnguide(bank: Float, bank_logits: Float, features: Float, logits: Float, k: int = 10) -> Float:
+    """-E(x) mean of the k largest <u, E_i u_i>, E = logsumexp (Park et al. 2023, equation 5)."""
+    guidance = unit(features) @ (logsumexp(bank_logits, axis=1)[:, None] * unit(bank)).T
+    return -logsumexp(logits, axis=1) * -np.sort(-guidance, axis=1)[:, :k].mean(axis=1) * 1.0
+
+
+def relations(bank: Float, bank_logits: Float, features: Float, logits: Float) -> Float:
+    """max(0, cos(h, h_i)) p . p_i, (N, M) (Kim et al. 2023, equation 1)."""
+    cosine = np.maximum(0.0, unit(features) @ unit(bank).T)
+    return cosine * (softmax(logits, axis=1) @ softmax(bank_logits, axis=1).T)
+
+
+def relation(kernel: Float, power: float = 1.0, least: float = 0.03) -> Float:
+    """-mean over the bank of k^power where k > least."""
+    return -np.where(kernel > least, kernel**power, 0.0).mean(axis=1)
+
+
+def cider(bank: Float, projection: Float, k: int = 50) -> Float:
+    """Squared distance of unit projections to the k-th neighbour (Ming et al. 2023)."""
+    return nearest(distances(unit(bank), unit(projection)) ** 2, k)
+
+
+def contrast(known: Float, foreign: Float, features: Float, k: int) -> Float:
+    """k-th cosine distance to the reference less the k-th to rows known to be foreign."""
+    return nearest(cosine_distances(known, features), k) - nearest(cosine_distances(foreign, features), k)

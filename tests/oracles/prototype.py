@@ -1,0 +1,61 @@
+"""Scores of features h (N, D) against few stored things: class patterns, boxes, projections, a subspace."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.oracles.distance import class_means, unit, vim_residual
+from tests.oracles.sample import Float, Sample
+
+
+def she(sample: Sample, features: Float, logits: Float, metric: str = "inner_product") -> Float:
+    """-h . S_c^ with S_c the mean correct feature of class c, c^ the predicted class (Zhang et al. 2023, equation 5)."""
+    means = class_means(sample)
+    stored = np.array([means[int(c)] for c in logits.argmax(axis=1)])
+    if metric == "cosine":
+        return 1.0 - (unit(features) * unit(stored)).sum(axis=1)
+    if metric == "euclidean":
+        return np.linalg.norm(features - stored, axis=1)
+    return -(features * stored).sum(axis=1)
+
+
+def residual(sample: Sample, features: Float, dim: int | None = None) -> Float:
+    """ViM's first term alone (Wang et al. 2022, equation 4)."""
+    return vim_residual(sample, features, dim)
+
+
+def box_depth(features: Float, low: Float, high: Float) -> Float:
+    """max_d |h_d - c_d| / (w_d / 2 + 1e-20) of each row and each box (Henzinger et al. 2020, graded): (N, boxes)."""
+    centre, width = (low + high) / 2, high - low
+    return np.array(
+        [[np.max(np.abs(h - c) / (w / 2 + 1e-20)) for c, w in zip(centre, width, strict=True)] for h in features]
+    )
+
+
+def projection_outlyingness(
+    features: Float, directions: Float, median: Float, spread: Float, by: str = "mean"
+) -> Float:
+    """Mean or maximum over directions u (P, D) of |u . h - m_u| / s_u (Donoho and Gasko 1992; DRPO takes the mean)."""
+    offs = np.abs(features @ directions.T - median) / spread
+    return offs.mean(axis=1) if by == "mean" else offs.max(axis=1)
+
+
+def median_and_spread(projected: Float) -> tuple[Float, Float]:
+    """Median and max(median absolute deviation, 1e-4) of each column."""
+    median = np.median(projected, axis=0)
+    return median, np.maximum(np.median(np.abs(projected - median), axis=0), 1e-4)
+
+
+def beyond_subspace(features: Float, mean: Float, basis: Float) -> Float:
+    """|h - mu - V V'(h - mu)|, V (D, k) orthonormal."""
+    centred = features - mean
+    return np.linalg.norm(centred - centred @ basis @ basis.T, axis=1)
+
+
+def mean_shifted(rows: Float, features: Float, k: int = 2) -> Float:
+    """Sum of squared distances between theta(x) and its k nearest, theta(x) = unit(unit(h) - c), c the mean unit row
+    (Reiss and Hoshen 2023, equation 5; neighbours among theta's)."""
+    centre = unit(rows).mean(axis=0)
+    known, asked = unit(unit(rows) - centre), unit(unit(features) - centre)
+    distances = np.array([np.sum((known - row) ** 2, axis=1) for row in asked])
+    return np.sort(distances, axis=1)[:, :k].sum(axis=1)
