@@ -116,6 +116,11 @@ def checked_scores(scores: ArrayLike) -> Values:
     return values
 
 
+def both(counts: Counts, value: Any) -> Any:
+    """The value where there are good and bad units, NaN elsewhere."""
+    return np.where((counts.good_total > 0) & (counts.bad_total > 0), value, np.nan)
+
+
 def share(part: Any, whole: Any) -> Any:
     """The ratio in float64, NaN where the whole is empty."""
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from demur.monitor.evaluate.counts import Counts, share
+from demur.monitor.evaluate.counts import Counts, both, share
 
 
 def aupr_bad(counts: Counts) -> Any:
@@ -17,7 +17,7 @@ def aupr_bad(counts: Counts) -> Any:
     thresholds interpolates optimistically (Davis and Goadrich 2006). Depends on the class ratio.
     """
     precision = share(counts.bad_flagged, np.maximum(counts.bad_flagged + counts.good_flagged, 1.0))
-    return _present(counts, (share(counts.bad, counts.bad_total) * precision).sum(axis=0))
+    return both(counts, (share(counts.bad, counts.bad_total) * precision).sum(axis=0))
 
 
 def aupr_good(counts: Counts) -> Any:
@@ -26,7 +26,7 @@ def aupr_good(counts: Counts) -> Any:
     Range: (0, 1], higher is better; a random ranking has the share of good units.
     """
     precision = share(counts.good_accepted, np.maximum(counts.bad_accepted + counts.good_accepted, 1.0))
-    return _present(counts, (share(counts.good, counts.good_total) * precision).sum(axis=0))
+    return both(counts, (share(counts.good, counts.good_total) * precision).sum(axis=0))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,3 @@ def f1_optimal(counts: Counts) -> F1Optimum:
     return F1Optimum(
         float(f1[place]), float(counts.scores[place]), hits / float(flagged[place]), hits / float(counts.bad_total)
     )
-
-
-def _present(counts: Counts, value: Any) -> Any:
-    return np.where((counts.good_total > 0) & (counts.bad_total > 0), value, np.nan)

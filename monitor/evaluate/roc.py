@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from demur.monitor.evaluate.counts import Counts, share
+from demur.monitor.evaluate.counts import Counts, both, share
 from demur.monitor.evaluate.curve import Curve
 
 ROUNDING = 1e-9  # 0.95 * 140 is 132.99999999999997: a whole number of units must not fail by the last bit
@@ -31,7 +31,7 @@ def bad_accepted_at_good_tpr(counts: Counts, at: float = 0.95) -> Any:
     """
     reached = counts.good_accepted >= (at - ROUNDING) * counts.good_total
     place = np.expand_dims(reached.argmax(axis=0), 0)
-    return share(np.take_along_axis(counts.bad_accepted, place, axis=0)[0], _present(counts))
+    return both(counts, share(np.take_along_axis(counts.bad_accepted, place, axis=0)[0], counts.bad_total))
 
 
 def good_rejected_at_bad_tpr(counts: Counts, at: float = 0.95) -> Any:
@@ -42,8 +42,7 @@ def good_rejected_at_bad_tpr(counts: Counts, at: float = 0.95) -> Any:
     """
     reached = counts.bad_flagged >= (at - ROUNDING) * counts.bad_total
     place = np.expand_dims(np.maximum(reached.sum(axis=0) - 1, 0), 0)
-    found = np.take_along_axis(counts.good_flagged, place, axis=0)[0]
-    return share(found, np.where(_present(counts) > 0, counts.good_total, 0.0))
+    return both(counts, share(np.take_along_axis(counts.good_flagged, place, axis=0)[0], counts.good_total))
 
 
 def roc_curve(counts: Counts) -> Curve:
@@ -51,8 +50,3 @@ def roc_curve(counts: Counts) -> Curve:
     x = np.append(0.0, counts.good_flagged[::-1] / counts.good_total)
     y = np.append(0.0, counts.bad_flagged[::-1] / counts.bad_total)
     return Curve(x, y, np.append(np.inf, counts.scores[::-1]))
-
-
-def _present(counts: Counts) -> Any:
-    """Bad units, 0 where either class is missing."""
-    return np.where(counts.good_total > 0, counts.bad_total, 0.0)
