@@ -11,6 +11,7 @@ from demur.detectors.scores.knn import KNN
 from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit
 from demur.detectors.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
 from demur.detectors.scores.onnx_score import OnnxScore
+from demur.detectors.scores.scod import SCOD
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
 from demur.detectors.scores.stream import EntropyInterval, MeanNLL
 from demur.detectors.scores.vim import ViM
@@ -30,6 +31,7 @@ SCORES: dict[str, type[Any]] = {
     "activation_kurtosis": ActivationKurtosis,
     "fused": Fused,
     "two_sided": TwoSided,
+    "scod": SCOD,
     "onnx_score": OnnxScore,
 }
 
