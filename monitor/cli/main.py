@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from demur.monitor.cli import assess, audit, bench, bundle, demo, doctor, fit, inspect, perturb, serve
+from demur.monitor.cli import assess, audit, bench, bundle, demo, doctor, evaluate, fit, inspect, perturb, serve
 from demur.monitor.cli.console import ERRORS, REFUSED, fail
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("inspect")(inspect.inspect)
 app.add_typer(bundle.app, name="bundle")
 app.command("serve")(serve.serve)
 app.command("assess")(assess.assess)
+app.command("evaluate")(evaluate.evaluate)
 app.command("perturb")(perturb.perturb)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)

@@ -1,6 +1,6 @@
 """demur: a runtime safety monitor for deployed models.
 
-`fit` builds a bundle from a policy and data, `Monitor` assesses in process, `Client` asks a sidecar.
+`fit` builds a bundle from a policy and data, `evaluate` judges it, `Monitor` assesses in process, `Client` asks a sidecar.
 """
 
 from __future__ import annotations
@@ -12,11 +12,24 @@ if TYPE_CHECKING:
     from demur.monitor.client.client import Client
     from demur.monitor.engine import Conduct
     from demur.monitor.errors import DemurError
+    from demur.monitor.evaluate import Evaluation, evaluate
     from demur.monitor.fit.pipeline import calibrate, fit
     from demur.monitor.monitor import Monitor
     from demur.monitor.verdicts import Action, Verdicts
 
-__all__ = ["Action", "Bundle", "Client", "Conduct", "DemurError", "Monitor", "Verdicts", "calibrate", "fit"]
+__all__ = [
+    "Action",
+    "Bundle",
+    "Client",
+    "Conduct",
+    "DemurError",
+    "Evaluation",
+    "Monitor",
+    "Verdicts",
+    "calibrate",
+    "evaluate",
+    "fit",
+]
 __version__ = "0.1.0"
 
 # Imported on first use: `import demur` stays light, and a process that only assesses never loads a transport.
@@ -26,9 +39,11 @@ _HOMES = {
     "Client": "demur.monitor.client.client",
     "Conduct": "demur.monitor.engine",
     "DemurError": "demur.monitor.errors",
+    "Evaluation": "demur.monitor.evaluate",
     "Monitor": "demur.monitor.monitor",
     "Verdicts": "demur.monitor.verdicts",
     "calibrate": "demur.monitor.fit.pipeline",
+    "evaluate": "demur.monitor.evaluate",
     "fit": "demur.monitor.fit.pipeline",
 }
 
