@@ -15,6 +15,7 @@ import pytest
 
 from demur.detectors.build import build_score
 from demur.detectors.scores import SCORES, STREAM_SCORES
+from demur.detectors.scores.fusion import WAYS
 from tests.backends import RTOL, Scored, assert_close, on_both, reference, signals
 from tests.oracles import distance
 from tests.oracles.sample import Float
@@ -33,7 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vim_5": ("vim", {"dim": 5}),
     "react_energy_60": ("react_energy", {"quantile": 0.6, "temperature": 2.0}),
 }
-IN_TEST_ORACLES_COMPOSED = {"shaped", "gmm", "onnx_score", "fused"}
+IN_TEST_ORACLES_COMPOSED = {"shaped", "gmm", "onnx_score", "fused", "two_sided", "scod"}
 RUNS = [(name, seed) for name in WORLDS for seed in (SEEDS[:1] if name == "many_batches" else SEEDS)]
 
 
@@ -89,7 +90,7 @@ def test_every_score_has_an_oracle():
     assert set(ROW) | IN_TEST_ORACLES_COMPOSED == set(SCORES)
     assert set(ROW) == {kind for kind, _ in CASES.values()}
     assert set(STREAM) == set(STREAM_SCORES)
-    assert set(FUSION) == {"fisher", "min_p"}
+    assert set(FUSION) == set(WAYS)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -53,6 +53,7 @@ WORLDS: dict[str, dict[str, Any]] = {
     "offset": {"rows": 300, "width": 12, "classes": 5, "offset": 1e3},
     "many_batches": {"rows": 9000, "width": 6, "classes": 3},
     "tiny_scale": {"rows": 200, "width": 8, "classes": 3, "scale": 1e-4},
+    "rectified": {"rows": 300, "width": 40, "classes": 5, "rectified": True},
 }
 
 
@@ -71,6 +72,7 @@ def _world(
     rank: int = 0,
     offset: float = 0.0,
     scale: float = 1.0,
+    rectified: bool = False,
 ) -> World:
     """About 15 % of the rows are wrong, and lie away from their class; every class keeps at least 3 right ones."""
     rng = np.random.default_rng(seed)
@@ -86,6 +88,8 @@ def _world(
     near = centres[rng.integers(classes, size=60)] + rng.normal(size=(60, latent)) * spread
     test = np.concatenate([near, 4.0 * rng.normal(size=(30, latent)), features[:10]])
     lift = rng.normal(size=(latent, width)) / np.sqrt(latent) if rank else np.eye(width)
+    if rectified:
+        features, test = np.maximum(features, 0.0), np.maximum(test, 0.0)
     return World(
         (features @ lift * scale + offset).astype(np.float32),
         labels,
