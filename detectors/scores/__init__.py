@@ -8,9 +8,11 @@ from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
 from demur.detectors.scores.health import ActivationKurtosis
 from demur.detectors.scores.knn import KNN
-from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit
+from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit, MaxSup
 from demur.detectors.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
 from demur.detectors.scores.onnx_score import OnnxScore
+from demur.detectors.scores.posterior import KLMatching, WeightedEnergy
+from demur.detectors.scores.probability import GEN, ODIN, Doctor, Margin
 from demur.detectors.scores.scod import SCOD
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
 from demur.detectors.scores.stream import EntropyInterval, MeanNLL
@@ -21,6 +23,13 @@ SCORES: dict[str, type[Any]] = {
     "max_logit": MaxLogit,
     "energy": Energy,
     "entropy": Entropy,
+    "max_sup": MaxSup,
+    "margin": Margin,
+    "gen": GEN,
+    "doctor": Doctor,
+    "odin": ODIN,
+    "kl_matching": KLMatching,
+    "weighted_energy": WeightedEnergy,
     "mahalanobis": Mahalanobis,
     "relative_mahalanobis": RelativeMahalanobis,
     "knn": KNN,
