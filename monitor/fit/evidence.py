@@ -22,11 +22,13 @@ class Evidence:
     """Scores of calibration units as the compiled graph gave them.
 
     `fold_a` maps each fusion member to its sorted table; `scores` maps each other column to (n,) float32, (G,) for group
-    columns, one per stream for stream columns; `loss`, `predicted`, `group` (n,) belong to the same rows (fold B).
+    columns, one per stream for stream columns; `outliers` likewise, of units known to be foreign; `loss`, `predicted`, `group`
+    (n,) belong to the same rows (fold B).
     """
 
     scores: Mapping[str, NDArray[np.float32]]
     fold_a: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    outliers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     loss: NDArray[np.int64] | None = None
     predicted: NDArray[np.int64] | None = None
     group: NDArray[np.int64] | None = None
@@ -47,11 +49,13 @@ class Evidence:
             group=self.group,
             weight=np.ones(1) if self.weighted else None,
             classes=self.classes,
+            outliers={n: a for n, a in self.outliers.items() if n in columns},
         )
 
     def members(self) -> dict[str, bytes]:
         """The `.npy` members that hold it."""
-        arrays = {f"scores/{n}": a for n, a in self.scores.items()} | {f"fold_a/{n}": a for n, a in self.fold_a.items()}
+        held = {"scores": self.scores, "fold_a": self.fold_a, "outliers": self.outliers}
+        arrays = {f"{part}/{n}": a for part, columns in held.items() for n, a in columns.items()}
         arrays |= {n: a for n in KNOWN if (a := getattr(self, n)) is not None}
         if self.classes is not None:
             arrays["classes"] = np.array(self.classes, np.int64)
@@ -64,6 +68,7 @@ class Evidence:
         return Evidence(
             scores={n.removeprefix("scores/"): a for n, a in known.items() if n.startswith("scores/")},
             fold_a={n.removeprefix("fold_a/"): a for n, a in known.items() if n.startswith("fold_a/")},
+            outliers={n.removeprefix("outliers/"): a for n, a in known.items() if n.startswith("outliers/")},
             classes=known["classes"].item() if "classes" in known else None,
             loss=known.get("loss"),
             predicted=known.get("predicted"),
