@@ -83,23 +83,35 @@ class Spread:
         return type(self)(self.count + other.count, self.scatter + other.scatter, self.quartic + other.quartic)
 
     def covariance(self, shrinkage: float | str) -> Float64:
-        """(1 - s) S + s tr(S)/D I with S = scatter / count; s as given, or the optimal one for "ledoit_wolf".
-
-        Source: Ledoit & Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", lemma 3.
-        """
+        """(1 - s) S + s tr(S)/D I with S = scatter / count; s as given, or estimated: "ledoit_wolf" or "oas"."""
         sample = self.scatter / self.count
         size = len(sample)
         level = np.trace(sample) / size
-        share = self.ledoit_wolf() if isinstance(shrinkage, str) else shrinkage
+        estimates = {"ledoit_wolf": self.ledoit_wolf, "oas": self.oas}
+        share = estimates[shrinkage]() if isinstance(shrinkage, str) else shrinkage
         return np.asarray((1 - share) * sample + share * level * np.eye(size))
 
     def ledoit_wolf(self) -> float:
-        """The shrinkage in [0, 1] that minimises the expected squared error of the covariance."""
+        """The shrinkage in [0, 1] that minimises the expected squared error of the covariance.
+
+        Source: Ledoit & Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", lemma 3.
+        """
         sample = self.scatter / self.count
         size, norm = len(sample), float(np.sum(sample * sample))
         spread = norm / size - (np.trace(sample) / size) ** 2
         noise = (self.quartic / self.count - norm) / (size * self.count)
         return float(min(noise, spread) / spread) if spread > 0 else 0.0
+
+    def oas(self) -> float:
+        """The oracle-approximating shrinkage in [0, 1] for normal rows.
+
+        Source: Chen et al. 2010, arXiv:0907.4698, eq. 23, without its terms of order 2 / D, as scikit-learn.
+        """
+        sample = self.scatter / self.count
+        size = len(sample)
+        mean_square, level = float(np.mean(sample * sample)), float(np.trace(sample) / size) ** 2
+        spread = (self.count + 1) * (mean_square - level / size)
+        return min((mean_square + level) / spread, 1.0) if spread > 0 else 1.0
 
 
 @dataclass(frozen=True, eq=False)

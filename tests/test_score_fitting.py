@@ -173,7 +173,7 @@ def test_vim_refuses_a_residual_without_variance():
         ("msp", {"temperature": 2}, "accepted: none"),
         ("energy", {"temperature": 0}, r"temperature must be a number in \(0, 1e\+06\], got 0"),
         ("energy", {"temperature": "warm"}, "temperature must be"),
-        ("mahalanobis", {"shrinkage": "oas"}, "ledoit_wolf or a number"),
+        ("mahalanobis", {"shrinkage": "lw"}, "ledoit_wolf, oas or a number"),
         ("mahalanobis", {"shrinkage": 1.5}, "shrinkage must be a number"),
         ("react_energy", {"quantile": 0}, r"in \(0, 1\]"),
         ("vim", {"dim": 16}, "below the rank"),

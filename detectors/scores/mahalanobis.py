@@ -6,100 +6,62 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from demur.detectors.accumulate import ClassMoments, Float64, Spread
-from demur.detectors.hyper import between
+from demur.detectors.hyper import one_of
 from demur.detectors.numpy_ops import Array
-from demur.detectors.score import Batch, Reference, Scaling, k_pass
+from demur.detectors.score import Reference, Scaling, k_pass
+from demur.detectors.scores.class_fit import ClassFit, f32
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
 
 @dataclass(frozen=True, eq=False)
-class ClassFit:
-    """What both distances are made of: class means (C, D), counts (C,), and the lower Cholesky factor (D, D) of the
-    shrunk within-class covariance, all of correctly answered rows.
-    """
-
-    means: Float64
-    counts: NDArray[np.int64]
-    factor: Float64
-
-    @classmethod
-    def of(cls, reference: Reference, score: str, shrinkage: float | str) -> Self:
-        """Raises: ValueError without labels, with under 2 correct rows in a class, or when the covariance is singular."""
-        if not isinstance(shrinkage, str):
-            between(score, "shrinkage", shrinkage, -1e-300, 1.0)
-        elif shrinkage != "ledoit_wolf":
-            raise ValueError(f"{score}: shrinkage must be ledoit_wolf or a number in [0, 1], got {shrinkage!r}")
-        if reference.labels is None:
-            raise ValueError(f"{score}: expected labels in the reference; it is fitted class by class")
-        classes = np.unique(np.asarray(reference.labels, np.int64))
-        moments = _first_pass(reference, classes)
-        few = classes[moments.counts < 2]
-        if len(few):
-            raise ValueError(f"{score}: classes {few.tolist()} have fewer than 2 correctly answered reference rows")
-        covariance = _second_pass(reference, classes, moments.means).covariance(shrinkage)
-        try:
-            return cls(moments.means, moments.counts, np.asarray(np.linalg.cholesky(covariance), np.float64))
-        except np.linalg.LinAlgError:
-            hint = "use shrinkage: ledoit_wolf, or a larger number"
-            raise ValueError(f"{score}: the within-class covariance is singular; {hint}") from None
-
-
-def _first_pass(reference: Reference, classes: NDArray[np.int64]) -> ClassMoments:
-    return reference.reduce(lambda batch: ClassMoments.of(*_correct(batch, classes), len(classes)), "features")
-
-
-def _second_pass(reference: Reference, classes: NDArray[np.int64], means: Float64) -> Spread:
-    def part(batch: Batch) -> Spread:
-        rows, places = _correct(batch, classes)
-        return Spread.of(rows - means[places])
-
-    return reference.reduce(part, "features")
-
-
-def _correct(batch: Batch, classes: NDArray[np.int64]) -> tuple[Float64, NDArray[np.int64]]:
-    """Correctly answered rows (n, D) in float64 and the positions of their labels among the classes."""
-    assert batch.labels is not None  # noqa: S101 - refused above
-    rows = batch.signals["features"][batch.correct].astype(np.float64)
-    return rows, np.searchsorted(classes, batch.labels[batch.correct])
-
-
-def _f32(x: Float64) -> Array:
-    return np.ascontiguousarray(x, np.float32)
-
-
-@dataclass(frozen=True, eq=False)
 class Mahalanobis:
-    """Squared Mahalanobis distance to the nearest class mean, covariance shared within classes.
+    """Squared Mahalanobis distance to the nearest class mean, the covariance shared within classes or one a class.
 
-    The nearest mean is found in whitened coordinates from |m|^2 - 2 z.m and the distance taken by difference,
-    |z - m|^2, so that it does not cancel and never is negative.
+    covariance "tied": the nearest mean is found in whitened coordinates from |m|^2 - 2 z.m and the distance taken by
+    difference, |z - m|^2, so that it does not cancel and never is negative. "class": min_c (h - m_c)' S_c^-1 (h - m_c),
+    S_c of the correctly answered rows of class c alone, each shrunk by itself; state C D^2.
     Shapes: features (N, D) -> (N,). Range: [0, inf), dimensionless. Higher is less trustworthy.
-    Raises: ValueError in fit without labels, with under 2 correct rows in a class, or when the covariance is singular.
+    Raises: ValueError in fit without labels, with under 2 correct rows in a class, when a covariance is singular, or when
+    a covariance a class takes more than 2^27 numbers.
     Source: Lee et al. 2018, arXiv:1807.03888, eq. 2; differs: fitted on correctly answered rows, covariance shrunk by
-    `shrinkage` ("ledoit_wolf", or s in (1 - s) S + s tr(S)/D I), no input perturbation.
+    `shrinkage` ("ledoit_wolf", "oas", or s in (1 - s) S + s tr(S)/D I), no input perturbation.
     """
 
     centre: Array  # (D,), the mean of the class means
-    whiten: Array  # (D, D), whiten @ whiten.T is the precision
+    whiten: Array  # (D, D), whiten @ whiten.T is the precision; of covariance "class" (D, C * D), side by side
     means: Array  # (C, D), class means centred and whitened
-    means_sq: Array  # (C,)
+    means_sq: Array | None  # (C,); None of covariance "class"
+    covariance: str = "tied"
+    classes: int = 0  # C, of covariance "class"
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     scales: ClassVar[Scaling] = k_pass(2)
     source: ClassVar[str] = "Lee et al. 2018, arXiv:1807.03888, eq. 2; covariance: Ledoit & Wolf 2004"
 
     @classmethod
-    def fit(cls, reference: Reference, *, shrinkage: float | str = "ledoit_wolf") -> Self:
+    def fit(cls, reference: Reference, *, shrinkage: float | str = "ledoit_wolf", covariance: str = "tied") -> Self:
+        one_of("mahalanobis", "covariance", covariance, ("tied", "class"))
+        if covariance == "class":
+            return cls._apart(ClassFit.apart(reference, "mahalanobis", shrinkage))
         fitted = ClassFit.of(reference, "mahalanobis", shrinkage)
         centre = fitted.means.mean(axis=0)
         whiten = np.asarray(np.linalg.inv(fitted.factor).T, np.float64)
         means = (fitted.means - centre) @ whiten
-        return cls(_f32(centre), _f32(whiten), _f32(means), _f32((means * means).sum(axis=1)))
+        return cls(f32(centre), f32(whiten), f32(means), f32((means * means).sum(axis=1)))
+
+    @classmethod
+    def _apart(cls, fitted: ClassFit) -> Self:
+        centre = fitted.means.mean(axis=0)
+        whiten = np.linalg.inv(fitted.factor).transpose(0, 2, 1)
+        means = np.einsum("cd,cde->ce", fitted.means - centre, whiten)
+        side_by_side = np.concatenate(list(whiten), axis=1)
+        return cls(f32(centre), f32(side_by_side), f32(means), None, "class", len(means))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         z = (signals["features"] - self.centre) @ self.whiten
+        if self.means_sq is None:
+            apart = xp.fold(z, self.classes) - self.means
+            return xp.min(xp.sum(apart * apart))
         nearest = xp.argkth_smallest(xp.linear(z, self.means, self.means_sq, scale=-2.0), 1)
         residual = z - xp.take(self.means, nearest)
         return xp.sum(residual * residual)
@@ -139,7 +101,7 @@ class RelativeMahalanobis:
             raise ValueError("relative_mahalanobis: expected at least 2 classes with different means")
         project = np.linalg.solve(fitted.factor.T, basis[:, kept])
         means, gain = (fitted.means - centre) @ project, variance[kept] / (1 + variance[kept])
-        return cls(_f32(centre), _f32(project), _f32(gain), _f32(means), _f32((means * means).sum(axis=1)))
+        return cls(f32(centre), f32(project), f32(gain), f32(means), f32((means * means).sum(axis=1)))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         z = (signals["features"] - self.centre) @ self.project
