@@ -121,7 +121,8 @@ class Reference:
     signals: name -> (N, width); labels (N,) integers; the model's last layer head_weight (C, D), head_bias (C,);
     correct (N,) bool, whether the model was right on the row (None: every row counts as right);
     transforms: applied to every batch, in order; sides: further data that some fits need, by name: "outliers" known to
-    be foreign, "wild" unlabelled traffic; engine: where passes run (None: here, batch by batch).
+    be foreign, "wild" unlabelled traffic; engine: where passes run (None: here, batch by batch); recover: finds the last
+    layer when it was not given, asked only by scores that need it.
 
     Raises: ValueError when the arrays do not have the same number of rows or the wrong rank.
     """
@@ -134,6 +135,7 @@ class Reference:
     transforms: tuple[Transform, ...] = ()
     sides: Mapping[str, Reference] = field(default_factory=dict)
     engine: Engine | None = None
+    recover: Callable[[], tuple[Any, ...]] | None = None
 
     def __post_init__(self) -> None:
         for name, array in self.signals.items():
@@ -218,11 +220,14 @@ class Reference:
 
         Raises: ValueError naming `wanted_by` when the reference has no head.
         """
-        if self.head_weight is None or self.head_bias is None:
+        weight, bias = self.head_weight, self.head_bias
+        if (weight is None or bias is None) and self.recover is not None:
+            weight, bias = self.recover()[:2]
+        if weight is None or bias is None:
             raise ValueError(
                 f"{wanted_by}: expected the model's last layer; give head_weight (C, D) and head_bias (C,)"
             )
-        return np.asarray(self.head_weight, np.float64), np.asarray(self.head_bias, np.float64)
+        return np.asarray(weight, np.float64), np.asarray(bias, np.float64)
 
 
 def required(transforms: tuple[Transform, ...], needs: tuple[Signal, ...]) -> tuple[Signal, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from demur.monitor.cli.console import bars, out
+from demur.monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from demur.monitor.bundle import Bundle
@@ -21,6 +23,10 @@ def fit(
     reference: Annotated[Path, typer.Option(help=f"What the scores are fitted on: {Table}.")],
     calibration: Annotated[Path, typer.Option(help=f"What the thresholds come from, other rows: {Table}.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the bundle goes.")],
+    auto: Annotated[bool, typer.Option("--auto", help="Choose scores and their fusion on the selection set.")] = False,
+    selection: Annotated[
+        Path | None, typer.Option(help="In-distribution rows for --auto, in neither of the other sets.")
+    ] = None,
     outliers: Annotated[
         Path | None, typer.Option(help="Rows known to be foreign, for scores that learn from them.")
     ] = None,
@@ -40,6 +46,8 @@ def fit(
     """
     from demur.monitor.fit.pipeline import fit as run
 
+    if auto != (selection is not None):
+        raise ConfigurationError("--auto and --selection ROWS belong together; give both, or neither")
     elsewhere = None
     if engine == "ray":
         from demur.monitor.fit.ray_engine import RayEngine
@@ -50,6 +58,7 @@ def fit(
             config,
             reference=reference,
             calibration=calibration,
+            selection=selection,
             outliers=outliers,
             wild=wild,
             engine=elsewhere,
@@ -79,12 +88,45 @@ def calibrate(
     _finish(made, output, sign)
 
 
+def chosen(bundle: Bundle) -> None:
+    """What --auto chose and how the candidates did, best first."""
+    from rich.table import Table
+
+    from demur.monitor.auto.selection import MEMBER
+
+    if MEMBER not in bundle.members:
+        return
+    document = json.loads(bundle.members[MEMBER])
+    kinds = list(dict.fromkeys(a["kind"] for a in document["axes"]))
+    members = {m: c for c, found in document["chosen"].items() for m in found["members"]}
+    table = Table("candidate", *kinds, "chosen for", box=None, pad_edge=False, header_style="bold")
+    for name, values in sorted(_by_kind(document).items(), key=lambda item: -sum(item[1].values())):
+        cells = (f"{values[k]:.3f}" for k in kinds)
+        table.add_row(name, *cells, members.get(name, ""), style="bold" if name in members else "dim")
+    out().print(table, soft_wrap=False)
+    for text in document["not_informed"]:
+        out().print(f"[yellow]not informed[/]  {text}")
+    out().print()
+
+
+def _by_kind(document: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Mean AUROC of each candidate over the axes of each kind."""
+    axes: dict[str, list[str]] = {}
+    for axis in document["axes"]:
+        axes.setdefault(axis["kind"], []).append(axis["name"])
+    return {
+        c["name"]: {k: sum(c["auroc"][n]["mean"] for n in names) / len(names) for k, names in axes.items()}
+        for c in document["candidates"]
+    }
+
+
 def _finish(bundle: Bundle, output: Path, sign: Path | None) -> None:
     if sign is not None:
         from demur.monitor.bundle.signature import load_private
 
         bundle = bundle.sign(load_private(sign))
     bundle.save(output)
+    chosen(bundle)
     from demur.monitor.cli.inspect import promises
 
     for finding in bundle.manifest.findings:

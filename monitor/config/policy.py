@@ -75,7 +75,7 @@ class RuleConfig(RuleBody):
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
 WrittenSignals = Annotated[dict[Name, Width | SignalConfig], Field(min_length=1)]
 NamedScore = Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1, max_length=1)]
-WrittenScores = Annotated[list[ScoreConfig | Name | NamedScore], Field(min_length=1)]
+WrittenScores = Annotated[list[ScoreConfig | Name | NamedScore], Field(min_length=1)] | Literal["auto"]
 NamedRule = Annotated[dict[Name, RuleBody], Field(min_length=1, max_length=1)]
 WrittenRules = Annotated[list[RuleConfig | NamedRule], Field(min_length=1, max_length=62)]
 
@@ -87,6 +87,8 @@ def _signals(value: Any) -> Any:
 
 
 def _scores(value: Any) -> Any:
+    if value == "auto":
+        raise ValueError("`auto` chooses on a selection set of its own; run demur fit --auto --selection ROWS")
     return [_score(v) for v in value] if isinstance(value, list) else value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Fitted:
     """Scores as fitted, and where they came from.
 
     `ranges` maps a signal to (low, high) over the calibration rows; `reference_rows` are the hashes of the rows fitted on,
-    so that later calibration data can be checked against them.
+    so that later calibration data can be checked against them; `files` become members of the bundle as they are.
     """
 
     scores: Mapping[str, Any]
@@ -47,6 +47,7 @@ class Fitted:
     counts: Mapping[str, int]
     reference_rows: NDArray[np.uint64]
     findings: Sequence[str] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def widths(config: PolicyConfig) -> dict[str, int]:
@@ -101,7 +102,7 @@ def _models(fitted: Fitted) -> dict[str, bytes]:
     files = {
         f"{MODELS}/{name}.{f}": raw for name, score in fitted.scores.items() for f, raw in attachments(score).items()
     }
-    return files | {f"{ROWS}/reference.npy": npy(fitted.reference_rows)}
+    return {**files, **fitted.files, f"{ROWS}/reference.npy": npy(fitted.reference_rows)}
 
 
 def _fields(

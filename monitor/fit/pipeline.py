@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,29 +15,28 @@ from demur.detectors.pvalue import p_value
 from demur.detectors.score import Engine, Reference
 from demur.detectors.scores import SCORES
 from demur.detectors.storage import kind_of, restore
+from demur.monitor.auto.run import choose
+from demur.monitor.auto.selection import MEMBER
 from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import check
 from demur.monitor.bundle.selftest import INPUTS
-from demur.monitor.config.document import load, parse
+from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig, ScoreConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import scoring, vectors
-from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble, graph_of, widths
+from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble, graph_of
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
-from demur.monitor.fit.head import recover_head
 from demur.monitor.fit.plan import Plan, plan
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
-from demur.monitor.fit.table import SignalsTable, load_table
+from demur.monitor.fit.sources import Config, Source, as_config, as_reference, as_table
+from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.units import split_units
 from demur.monitor.session import Session
 
-Source = SignalsTable | str | Path | Mapping[str, Any]
-Config = PolicyConfig | str | Path | Mapping[str, Any]
 FOLD_A = 0.4  # of the calibration units feed the members of fusions; promises come from the rest
-NEEDS_HEAD = frozenset({"vim", "react_energy", "shaped"})
 
 
 def fit(
@@ -46,6 +44,7 @@ def fit(
     *,
     reference: Source,
     calibration: Source,
+    selection: Source | None = None,
     outliers: Source | None = None,
     wild: Source | None = None,
     engine: Engine | None = None,
@@ -56,10 +55,17 @@ def fit(
     config: a PolicyConfig, a mapping, or the path of a `monitor.yaml`. reference, calibration: a SignalsTable, a path, or a
     mapping of arrays (signals (N, width), `label` (N,), ...). The two must not share rows. Some scores also learn from
     `outliers`, rows known to be foreign, or `wild`, unlabelled traffic; neither may share rows with the calibration set.
-    Tables may be larger than memory: passes go over them in batches, here or on `engine`; `tick` hears how far they are.
+    With a `selection` set, in-distribution rows that are in neither of the others, the policy's `scores: auto` are chosen
+    from the catalogue (`monitor.auto`). Tables may be larger than memory: passes go over them in batches, here or on `engine`; `tick` hears how far they are.
     Raises: ConfigurationError, TableError, CalibrationRefused (a ValueError), each saying what to change.
     """
-    policy = as_config(config)
+    extra: dict[str, SignalsTable] = {}
+    files: dict[str, bytes] = {}
+    if selection is None:
+        policy = as_config(config)
+    else:
+        policy, chosen, extra["selection"] = choose(config, reference, selection, calibration, tick)
+        files[MEMBER] = chosen.encode()
     planned = plan(policy)
     ref, cal = as_table(reference, policy), as_table(calibration, policy)
     sides = {n: as_table(s, policy) for n, s in (("outliers", outliers), ("wild", wild)) if s is not None}
@@ -72,7 +78,8 @@ def fit(
     if first is not None and found is not None:
         scores = fit_fusions(policy, scores, found, first)
     evidence = gather(policy, planned, scores, found, second, tick)
-    tables = {"reference": ref, "calibration": cal, **sides}
+    evidence = with_outliers(policy, planned, scores, evidence, sides.get("outliers"))
+    tables = {"reference": ref, "calibration": cal, **extra, **sides}
     fitted = Fitted(
         scores=scores,
         types={n: kind_of(s) for n, s in scores.items()},
@@ -81,6 +88,7 @@ def fit(
         counts={n: len(t) for n, t in tables.items()},
         reference_rows=np.unique(np.concatenate([t.row_hashes() for n, t in tables.items() if n != "calibration"])),
         findings=[f.message for f in findings],
+        files=files,
     )
     return assemble(policy, planned, fitted, evidence, _feed(second))
 
@@ -113,7 +121,8 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         evidence, feed, ranges = gather(policy, planned, scores, found, second), _feed(second), _ranges(cal)
         digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
     types = {s.name: s.type for s in manifest.scores}
-    fitted = Fitted(scores, types, ranges, digests, counts, bundle.arrays(ROWS)["reference"], manifest.findings)
+    files = {MEMBER: bundle.members[MEMBER]} if MEMBER in bundle.members else {}
+    fitted = Fitted(scores, types, ranges, digests, counts, bundle.arrays(ROWS)["reference"], manifest.findings, files)
     return assemble(policy, planned, fitted, evidence, feed)
 
 
@@ -133,30 +142,12 @@ def _check_calibration(bundle: Bundle, policy: PolicyConfig, table: SignalsTable
         raise ContractViolation(findings)
 
 
-def as_config(config: Config) -> PolicyConfig:
-    """A checked policy from a path or a mapping."""
-    if isinstance(config, PolicyConfig):
-        return config
-    if isinstance(config, Mapping):
-        return parse(PolicyConfig, config, "the policy")
-    return load(PolicyConfig, config, {})
-
-
-def as_table(source: Source, policy: PolicyConfig) -> SignalsTable:
-    """A signals table from a path or a mapping of arrays, with exactly the policy's signals."""
-    if isinstance(source, SignalsTable):
-        return source
-    if isinstance(source, Mapping):
-        return SignalsTable.from_columns(source, widths(policy))
-    return load_table(source, widths(policy))
-
-
 def fit_scores(
     policy: PolicyConfig, table: SignalsTable, sides: Mapping[str, SignalsTable], engine: Watched
 ) -> dict[str, Any]:
     """Every score that reads signals, fitted on the reference rows; fusions come later, `fit_fusions`."""
-    reference = replace(_reference(policy, table), engine=engine)
-    reference = replace(reference, sides={n: replace(_reference(policy, t), engine=engine) for n, t in sides.items()})
+    reference = replace(as_reference(table), engine=engine)
+    reference = replace(reference, sides={n: replace(as_reference(t), engine=engine) for n, t in sides.items()})
     scores = {}
     for score in policy.scores:
         if not is_fusion(score):
@@ -203,18 +194,6 @@ def restore_scores(bundle: Bundle) -> dict[str, Any]:
     return scores
 
 
-def _reference(policy: PolicyConfig, table: SignalsTable) -> Reference:
-    weight, bias = table.head_weight, table.head_bias
-    if (
-        weight is None
-        and any(s.type in NEEDS_HEAD for s in policy.scores)
-        and {"features", "logits"} <= set(table.signals)
-    ):
-        weight, bias, _ = recover_head(table.signals["features"], table.signals["logits"])
-    correct = None if table.loss is None else table.loss == 0
-    return Reference(table.signals, table.label, weight, bias, correct)
-
-
 def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tuple[SignalsTable | None, SignalsTable]:
     """Fold A for what fusions read, None when nothing does, and fold B for everything else; no unit is in both."""
     if not planned.folded:
@@ -245,16 +224,9 @@ def gather(
     if planned.stream:
         return _gather_streams(policy, planned, scores, table)
     fold_a = {n: np.sort(s) for n, s in (found or {}).items()}
-    columns = [
-        Column(c.name, c.score, c.unit, c.aggregate, c.sliced, (fold_a[c.name],) if c.name in fold_a else ())
-        for c in planned.columns
-    ]
-    outputs = scoring.score_rows(Session(graph_of(policy, planned, scores, columns, ())), table, tick)
-    names = {u: [c.name for c in columns if (c.unit == "group") == (u == "group")] for u in ("row", "group")}
-    found_all = {n: outputs["scores"][:, i] for i, n in enumerate(names["row"])}
-    found_all |= {n: outputs["group_scores"][:, i] for i, n in enumerate(names["group"])}
+    found_all = judge(policy, planned, scores, fold_a, table, tick)
     return Evidence(
-        scores={n: np.ascontiguousarray(a) for n, a in found_all.items() if n not in fold_a},
+        scores={n: a for n, a in found_all.items() if n not in fold_a},
         fold_a=fold_a,
         loss=table.loss,
         predicted=table.argmax,
@@ -262,6 +234,36 @@ def gather(
         classes=policy.signals["logits"].width if "logits" in policy.signals else None,
         weighted=table.weight is not None,
     )
+
+
+def judge(
+    policy: PolicyConfig,
+    planned: Plan,
+    scores: Mapping[str, Any],
+    fold_a: Mapping[str, NDArray[np.float32]],
+    table: SignalsTable,
+    tick: Tick = silent,
+) -> dict[str, NDArray[np.float32]]:
+    """Every planned column over the rows of a table, (n,), and over its groups, (G,), by the compiled graph."""
+    columns = [
+        Column(c.name, c.score, c.unit, c.aggregate, c.sliced, (fold_a[c.name],) if c.name in fold_a else ())
+        for c in planned.columns
+    ]
+    outputs = scoring.score_rows(Session(graph_of(policy, planned, scores, columns, ())), table, tick)
+    names = {u: [c.name for c in columns if (c.unit == "group") == (u == "group")] for u in ("row", "group")}
+    found = {n: outputs["scores"][:, i] for i, n in enumerate(names["row"])}
+    found |= {n: outputs["group_scores"][:, i] for i, n in enumerate(names["group"])}
+    return {n: np.ascontiguousarray(a) for n, a in found.items()}
+
+
+def with_outliers(
+    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], evidence: Evidence, table: SignalsTable | None
+) -> Evidence:
+    """The evidence with the scores of labelled outliers, when some rule reports its power on them."""
+    if table is None or planned.stream or all(r.promise.by != "neyman_pearson" for r in policy.rules):
+        return evidence
+    found = judge(policy, planned, scores, evidence.fold_a, table)
+    return replace(evidence, outliers={n: a for n, a in found.items() if n not in evidence.fold_a})
 
 
 def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable) -> Evidence:

@@ -62,7 +62,7 @@ class RayEngine:
 
         columns = {n: self._mapped(a) for n, a in reference.signals.items()}
         rows = {n: self._mapped(a) for n in ("labels", "correct") if (a := getattr(reference, n)) is not None}
-        bare = replace(reference, signals={}, labels=None, correct=None, sides={}, engine=None)
+        bare = replace(reference, signals={}, labels=None, correct=None, sides={}, engine=None, recover=None)
         work = ray.put((bare, columns, rows, part, needs))
         numbers = ray.data.from_items(
             [{"chunk": n} for n in range(reference.chunks)], override_num_blocks=reference.chunks

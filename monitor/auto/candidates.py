@@ -1,0 +1,90 @@
+"""What can be chosen: scores of the catalogue with a few values of their hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from demur.detectors.score import Reference
+from demur.detectors.scores import SCORES
+from demur.detectors.transforms import TRANSFORMS
+
+LOGITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "msp": ("msp", {}),
+    "doctor": ("doctor", {}),
+    "margin": ("margin", {}),
+    "entropy": ("entropy", {}),
+    "gen": ("gen", {}),
+    "max_logit": ("max_logit", {}),
+    "energy": ("energy", {}),
+    "max_sup": ("max_sup", {}),
+    "kl_matching": ("kl_matching", {}),
+}
+FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mahalanobis": ("mahalanobis", {}),
+    "relative_mahalanobis": ("relative_mahalanobis", {}),
+    "knn_1": ("knn", {"k": 1, "bank": 2000}),
+    "knn_10": ("knn", {"k": 10, "bank": 2000}),
+    "knn_50": ("knn", {"k": 50, "bank": 2000}),
+    "robust_mahalanobis": ("robust_mahalanobis", {}),
+    "drpo": ("drpo", {}),
+    "she": ("she", {}),
+}
+HEAD: dict[str, tuple[str, dict[str, Any]]] = {
+    "vim": ("vim", {}),
+    "residual": ("residual", {}),
+    "core": ("core", {}),
+    "fdbd": ("fdbd", {}),
+    "nci": ("nci", {}),
+    "grad_norm": ("grad_norm", {}),
+    "nac": ("nac", {}),
+    "nnguide": ("nnguide", {"bank": 2000}),
+    "relation": ("relation", {"bank": 2000}),
+    "react_energy": ("react_energy", {}),
+}
+SHAPED = {"scale": (65.0, 85.0), "ash_s": (65.0, 85.0), "ash_b": (65.0,), "lts": (None,), "dice": (90.0,)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A score as a policy would write it."""
+
+    name: str
+    type: str
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    def entry(self, name: str | None = None) -> dict[str, Any]:
+        """The score as an entry of `scores:`."""
+        return {name or self.name: {"type": self.type, **self.hyper}}
+
+
+def candidates(reference: Reference) -> list[Candidate]:
+    """Every candidate whose signals the reference holds, simplest first: of equals the first one is chosen."""
+    return [c for c in _all(reference) if c.type in SCORES]
+
+
+def _all(reference: Reference) -> Iterator[Candidate]:
+    held = set(reference.signals)
+    if "logits" in held:
+        yield from (Candidate(n, t, h) for n, (t, h) in LOGITS.items())
+    if "features" in held:
+        yield from (Candidate(n, t, h) for n, (t, h) in FEATURES.items())
+    if {"features", "logits"} <= held:
+        yield from (Candidate(n, t, h) for n, (t, h) in HEAD.items())
+        yield from _shaped()
+
+
+def _shaped() -> Iterator[Candidate]:
+    for transform, percentiles in SHAPED.items():
+        for percentile in percentiles if transform in TRANSFORMS else ():
+            first = transform if percentile is None else {transform: {"percentile": percentile}}
+            chain = (
+                ["linear_head", first]
+                if transform == "lts"
+                else [first]
+                if transform == "dice"
+                else [first, "linear_head"]
+            )
+            name = f"{transform}_energy" if percentile is None else f"{transform}{percentile:g}_energy"
+            yield Candidate(name, "shaped", {"transforms": chain, "score": "energy"})

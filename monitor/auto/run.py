@@ -1,0 +1,49 @@
+"""`demur fit --auto`: from a policy without scores to one with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from demur.monitor.auto.selection import ERRORS, NOVELTY, Selection, filled, select
+from demur.monitor.config.document import parse
+from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.errors import ConfigurationError
+from demur.monitor.fit.checks import check_apart, check_tables
+from demur.monitor.fit.progress import Tick, silent
+from demur.monitor.fit.sources import Config, Source, as_document, as_reference, as_table
+from demur.monitor.fit.table import SignalsTable
+
+PENDING = [{"name": n, "type": n} for n in (NOVELTY, ERRORS)]
+
+
+def choose(
+    config: Config, reference: Source, selection: Source, calibration: Source, tick: Tick = silent
+) -> tuple[PolicyConfig, Selection, SignalsTable]:
+    """The policy with the chosen scores, the choice, and the table it was made on.
+
+    Rules name the columns `novelty` and `errors`. The three sets must not share rows.
+    Raises: ConfigurationError when the policy names scores of its own, or `errors` where labels cannot tell;
+    ContractViolation for shared rows; ValueError when there is nothing to choose from.
+    """
+    document = as_document(config)
+    if document.get("scores", "auto") != "auto":
+        raise ConfigurationError(
+            "--auto chooses the scores, but the policy names its own; write `scores: auto` or leave them out, "
+            "or fit without --auto and --selection"
+        )
+    pending = parse(PolicyConfig, filled(document, PENDING), "the policy")
+    ref, sel, cal = (as_table(s, pending) for s in (reference, selection, calibration))
+    check_tables(ref, sel, {n: pending.kind(n) for n in pending.signals})
+    check_apart(sel, cal, "selection")
+    chosen = select(as_reference(ref), as_reference(sel), seed=pending.seed, tick=tick)
+    _check_rules(pending, chosen)
+    return parse(PolicyConfig, filled(document, chosen.scores()), "the policy"), chosen, sel
+
+
+def _check_rules(policy: PolicyConfig, chosen: Selection) -> None:
+    asked: list[Any] = [r.name for r in policy.rules if r.when == ERRORS]
+    if asked and chosen.errors is None:
+        raise ConfigurationError(
+            f"rule {asked[0]} looks at `errors`, but the selection set cannot tell which score sees errors: it needs "
+            "labels and at least 20 wrong answers; add rows, or let the rule look at `novelty`"
+        )

@@ -1,0 +1,57 @@
+"""From what a caller gives to checked policies, tables and references."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from demur.detectors.score import Reference
+from demur.monitor.config.document import load, parse, read_yaml
+from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.fit.assemble import widths
+from demur.monitor.fit.head import Head, recover_head
+from demur.monitor.fit.table import SignalsTable, load_table
+
+Source = SignalsTable | str | Path | Mapping[str, Any]
+Config = PolicyConfig | str | Path | Mapping[str, Any]
+
+
+def as_config(config: Config) -> PolicyConfig:
+    """A checked policy from a path or a mapping."""
+    if isinstance(config, PolicyConfig):
+        return config
+    if isinstance(config, Mapping):
+        return parse(PolicyConfig, config, "the policy")
+    return load(PolicyConfig, config, {})
+
+
+def as_document(config: Config) -> dict[str, Any]:
+    """The policy as written, unchecked."""
+    if isinstance(config, PolicyConfig):
+        return config.model_dump(mode="json", exclude_none=True)
+    return dict(config) if isinstance(config, Mapping) else read_yaml(Path(config))
+
+
+def as_table(source: Source, policy: PolicyConfig) -> SignalsTable:
+    """A signals table from a path or a mapping of arrays, with exactly the policy's signals."""
+    if isinstance(source, SignalsTable):
+        return source
+    if isinstance(source, Mapping):
+        return SignalsTable.from_columns(source, widths(policy))
+    return load_table(source, widths(policy))
+
+
+def as_reference(table: SignalsTable) -> Reference:
+    """A table as scores are fitted on it; a head that nobody exported is recovered when a score asks for it."""
+
+    @functools.cache
+    def recover() -> Head:
+        return recover_head(table.signals["features"], table.signals["logits"])
+
+    can = table.head_weight is None and {"features", "logits"} <= set(table.signals)
+    correct = None if table.loss is None else table.loss == 0
+    return Reference(
+        table.signals, table.label, table.head_weight, table.head_bias, correct, recover=recover if can else None
+    )
