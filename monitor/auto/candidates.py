@@ -79,12 +79,6 @@ def _shaped() -> Iterator[Candidate]:
     for transform, percentiles in SHAPED.items():
         for percentile in percentiles if transform in TRANSFORMS else ():
             first = transform if percentile is None else {transform: {"percentile": percentile}}
-            chain = (
-                ["linear_head", first]
-                if transform == "lts"
-                else [first]
-                if transform == "dice"
-                else [first, "linear_head"]
-            )
+            chain = [first] if transform in ("lts", "dice") else [first, "linear_head"]
             name = f"{transform}_energy" if percentile is None else f"{transform}{percentile:g}_energy"
             yield Candidate(name, "shaped", {"transforms": chain, "score": "energy"})

@@ -49,7 +49,8 @@ class Selection:
         return {
             "schema": 1,
             "seeds": list(self.measured.seeds),
-            "axes": [{"name": n, "kind": k} for n, k in self._axes()],
+            "axes": [n for n, _ in self._axes()],
+            "kinds": dict(self._axes()),
             "candidates": [self._candidate(c) for c in self.measured.candidates],
             "refused": [{"name": n, "why": why} for n, why in self.measured.refused.items()],
             "chosen": {n: _chosen(c) for n, c in ((ERRORS, self.errors), (NOVELTY, self.novelty)) if c is not None},
@@ -73,7 +74,9 @@ class Selection:
             "name": candidate.name,
             "type": candidate.type,
             "hyper": dict(candidate.hyper),
-            "auroc": {a: {"mean": _round(np.mean(v)), "spread": _round(np.std(v))} for a, v in values.items()},
+            "chosen": any(candidate.name in c.members for c in (self.errors, self.novelty) if c is not None),
+            "values": {a: _round(np.mean(v)) for a, v in values.items()},
+            "spread": {a: _round(np.std(v)) for a, v in values.items()},
         }
 
     def _regret(self) -> dict[str, float]:

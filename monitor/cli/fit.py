@@ -97,7 +97,7 @@ def chosen(bundle: Bundle) -> None:
     if MEMBER not in bundle.members:
         return
     document = json.loads(bundle.members[MEMBER])
-    kinds = list(dict.fromkeys(a["kind"] for a in document["axes"]))
+    kinds = list(dict.fromkeys(document["kinds"][a] for a in document["axes"]))
     members = {m: c for c, found in document["chosen"].items() for m in found["members"]}
     table = Table("candidate", *kinds, "chosen for", box=None, pad_edge=False, header_style="bold")
     for name, values in sorted(_by_kind(document).items(), key=lambda item: -sum(item[1].values())):
@@ -113,9 +113,9 @@ def _by_kind(document: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Mean AUROC of each candidate over the axes of each kind."""
     axes: dict[str, list[str]] = {}
     for axis in document["axes"]:
-        axes.setdefault(axis["kind"], []).append(axis["name"])
+        axes.setdefault(document["kinds"][axis], []).append(axis)
     return {
-        c["name"]: {k: sum(c["auroc"][n]["mean"] for n in names) / len(names) for k, names in axes.items()}
+        c["name"]: {k: sum(c["values"][n] for n in names) / len(names) for k, names in axes.items()}
         for c in document["candidates"]
     }
 

@@ -61,8 +61,11 @@ def test_the_bundle_says_what_was_chosen_and_on_which_rows(bundle):
     assert {"novelty", "errors"} <= names
     assert set(document["chosen"]["novelty"]["members"]) <= names | {document["candidates"][0]["name"]}
     for candidate in document["candidates"]:
-        assert set(candidate["auroc"]) == {a["name"] for a in document["axes"]}
-        assert all(0 <= v["mean"] <= 1 and v["spread"] >= 0 for v in candidate["auroc"].values())
+        assert list(candidate["values"]) == sorted(document["axes"])
+        assert all(0 <= v <= 1 for v in candidate["values"].values())
+        assert all(v >= 0 for v in candidate["spread"].values())
+    chosen = {c["name"] for c in document["candidates"] if c["chosen"]}
+    assert chosen == {m for c in document["chosen"].values() for m in c["members"]}
     assert any("task shift" in text for text in document["not_informed"])
 
 
