@@ -16,7 +16,7 @@ import numpy as np
 from demur.monitor.evaluate.calibration import Uniformity
 from demur.monitor.evaluate.errors import EvaluationError
 from demur.monitor.evaluate.estimate import Estimate
-from demur.monitor.evaluate.figures import Histogram, Plot
+from demur.monitor.evaluate.figures import Histogram, Operating, Plot
 from demur.monitor.evaluate.kept import KeptPromise
 from demur.monitor.evaluate.open_set import Costs
 from demur.monitor.evaluate.outcome import PoolOutcome, SetOutcome
@@ -81,6 +81,7 @@ class Evaluation:
     calibration: Mapping[str, Uniformity]
     severity: tuple[Severity, ...]
     selection: Selection | None
+    operating: tuple[Operating, ...]
     notes: tuple[str, ...]
     plots: tuple[Plot, ...]
     histograms: tuple[Histogram, ...]

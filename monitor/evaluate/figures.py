@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,6 +57,30 @@ def plots(pool: Pool, score: str, asked: Sequence[Question], tally: Tally) -> li
             curve = risk_coverage_curve(here).thinned()
             found.append(Plot("risk_coverage", question.truth, question.against, score, curve))
     return found
+
+
+@dataclass(frozen=True)
+class Operating:
+    """Where the policy stands on the plots of one question: shares of good and of bad units refused, share accepted,
+    share of the accepted that is bad (NaN when nothing is accepted).
+    """
+
+    truth: str
+    against: str
+    good_refused: float
+    bad_refused: float
+    coverage: float
+    risk: float
+
+
+def operating(pool: Pool, question: Question) -> Operating:
+    """The policy's own decisions under one truth, on units with scores."""
+    atom, accept = pool.atom[pool.usable], pool.accept[pool.usable]
+    good, bad = (accept[np.isin(atom, side)] for side in (question.good, question.bad))
+    accepted = int(good.sum() + bad.sum())
+    risk = float(bad.sum() / accepted) if accepted else math.nan
+    coverage = accepted / (len(good) + len(bad))
+    return Operating(question.truth, question.against, 1 - float(good.mean()), 1 - float(bad.mean()), coverage, risk)
 
 
 def histograms(pool: Pool, column: int) -> list[Histogram]:

@@ -63,13 +63,12 @@ class Grid:
         """Every unit once, or as often as whole-number weights (units, B) say, for B resamples."""
         if weights is None:
             weights = np.ones(self.cells.shape[1])
-        found: Values = np.asarray(self.cells @ weights, np.float64)
-        shape: tuple[int, ...] = (self.atoms, len(self.scores), *weights.shape[1:])
-        return Tally(self.scores, found.reshape(shape))
+        found = np.asarray(self.cells @ weights, np.float64)
+        return Tally(self.scores, found.reshape((self.atoms, len(self.scores), *weights.shape[1:])))
 
 
 def _union(counts: Values, atoms: tuple[int, ...]) -> Values:
-    whole = counts[atoms[0]]
+    whole: Values = counts[atoms[0]]
     for atom in atoms[1:]:
         whole = whole + counts[atom]
     return whole

@@ -118,6 +118,7 @@ def _evaluation(
         _calibration(monitor, pool),
         tuple(severities),
         selection_of(monitor.bundle),
+        tuple(figures.operating(pool, question) for question in asked),
         tuple(notes),
         tuple(drawn),
         tuple(bars),
