@@ -24,3 +24,10 @@ def one_of(score: str, name: str, value: object, options: tuple[str, ...]) -> st
     if value not in options:
         raise ValueError(f"{score}: {name} must be one of {', '.join(options)}; got {value!r}")
     return str(value)
+
+
+def flag(score: str, name: str, value: object) -> bool:
+    """Raises: ValueError when the value is not true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{score}: {name} must be true or false, got {value!r}")
+    return value

@@ -6,16 +6,20 @@ from typing import Any
 
 from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
+from demur.detectors.scores.head import FDBD, NCI, GradNorm
 from demur.detectors.scores.health import ActivationKurtosis
 from demur.detectors.scores.knn import KNN
 from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit, MaxSup
 from demur.detectors.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
 from demur.detectors.scores.onnx_score import OnnxScore
+from demur.detectors.scores.open_max import OpenMax
 from demur.detectors.scores.posterior import KLMatching, WeightedEnergy
 from demur.detectors.scores.probability import GEN, ODIN, Doctor, Margin
 from demur.detectors.scores.scod import SCOD
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
+from demur.detectors.scores.sirc import SIRC
 from demur.detectors.scores.stream import EntropyInterval, MeanNLL
+from demur.detectors.scores.subspace import CORE, Residual
 from demur.detectors.scores.vim import ViM
 
 SCORES: dict[str, type[Any]] = {
@@ -30,10 +34,17 @@ SCORES: dict[str, type[Any]] = {
     "odin": ODIN,
     "kl_matching": KLMatching,
     "weighted_energy": WeightedEnergy,
+    "open_max": OpenMax,
+    "sirc": SIRC,
     "mahalanobis": Mahalanobis,
     "relative_mahalanobis": RelativeMahalanobis,
     "knn": KNN,
     "vim": ViM,
+    "residual": Residual,
+    "core": CORE,
+    "fdbd": FDBD,
+    "nci": NCI,
+    "grad_norm": GradNorm,
     "react_energy": ReActEnergy,
     "shaped": Shaped,
     "gmm": GMM,

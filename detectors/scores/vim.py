@@ -36,12 +36,8 @@ class ViM:
     def fit(cls, reference: Reference, *, dim: int | None = None) -> Self:
         weight, bias = reference.head("vim")
         origin = -np.linalg.pinv(weight) @ bias
-        values, vectors = np.linalg.eigh(_second_moment(reference, origin))
-        rank = int(np.sum(values > values[-1] * len(values) * np.finfo(np.float64).eps))
-        dim = _paper_dim(rank) if dim is None else whole("vim", "dim", dim)
-        if dim >= rank:
-            raise ValueError(f"vim: dim must be below the rank of the reference features, {rank}; got {dim}")
-        residual = vectors[:, : len(values) - dim]
+        values, vectors = np.linalg.eigh(second_moment(reference, origin))
+        residual = vectors[:, : len(values) - principal_dim("vim", values, dim)]
         return cls(
             origin.astype(np.float32),
             np.ascontiguousarray(residual, np.float32),
@@ -53,11 +49,22 @@ class ViM:
         return virtual - xp.logsumexp(signals["logits"])  # type: ignore[no-any-return]
 
 
-def _paper_dim(rank: int) -> int:
-    return 1000 if rank >= 2048 else 512 if rank >= 768 else rank // 2
+def principal_dim(score: str, values: Float64, dim: int | None) -> int:
+    """How many of the ascending eigenvalues (D,) are principal: `dim`, or by the paper's rule for their rank.
+
+    Raises: ValueError when `dim` is not below the rank.
+    """
+    rank = int(np.sum(values > values[-1] * len(values) * np.finfo(np.float64).eps))
+    paper = 1000 if rank >= 2048 else 512 if rank >= 768 else rank // 2
+    dim = paper if dim is None else whole(score, "dim", dim)
+    if dim >= rank:
+        raise ValueError(f"{score}: dim must be below the rank of the reference features, {rank}; got {dim}")
+    return dim
 
 
-def _second_moment(reference: Reference, origin: Float64) -> Float64:
+def second_moment(reference: Reference, origin: Float64) -> Float64:
+    """E[(h - origin)(h - origin)'] (D, D) over all rows."""
+
     def part(batch: Batch) -> Sums:
         rows = batch.signals["features"].astype(np.float64) - origin
         return Sums(len(rows), {"squares": rows.T @ rows})

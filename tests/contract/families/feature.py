@@ -1,4 +1,17 @@
-from tests.contract.entries import Case, permuted
+import numpy as np
+
+from demur.detectors.scores.subspace import CORE
+from tests.contract.entries import Case, near, permuted, reference, with_logits
+
+
+def pointing_elsewhere(count):
+    """Ordinary to the head; what it does not see is at right angles to what any class has there."""
+    core = CORE.fit(reference())
+    _, _, rows = np.linalg.svd(core.directions)
+    elsewhere = core.unseen @ rows[-1]
+    features = near(count)["features"]
+    return with_logits(features - (features - core.mean) @ core.unseen @ core.unseen.T + elsewhere)
+
 
 SHAPED = {"transforms": [{"react": {"quantile": 0.8}}, "linear_head"], "score": {"energy": {"temperature": 2.0}}}
 CASES = {
@@ -8,6 +21,8 @@ CASES = {
     "mahalanobis_class": Case("mahalanobis", {"covariance": "class"}),
     "relative_mahalanobis": Case("relative_mahalanobis"),
     "vim": Case("vim", {"dim": 6}, far=permuted),
+    "residual": Case("residual", {"dim": 6}, far=permuted),
+    "core": Case("core", far=pointing_elsewhere),
     "react_energy": Case("react_energy"),
     "shaped": Case("shaped", SHAPED, far=permuted),
     "gmm": Case("gmm", {"components": 3}),
