@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class WeightedEnergy:
         classes = class_count(reference, "weighted_energy")
         if weights == "prior":
             return cls(np.log(_prior(reference, classes)).astype(np.float32))
-        given = [] if isinstance(weights, str) or not isinstance(weights, Sequence) else list(weights)
+        given: list[Any] = [] if isinstance(weights, str) or not isinstance(weights, Sequence) else list(weights)
         if len(given) != classes or not all(type(w) in (int, float) and 0 < w < np.inf for w in given):
             raise ValueError(f"weighted_energy: weights must be prior or {classes} positive numbers, got {weights!r}")
         return cls(np.log(np.asarray(given, np.float64)).astype(np.float32))
