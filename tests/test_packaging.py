@@ -53,7 +53,7 @@ def pip(*words: str) -> None:
 
 def sources() -> set[str]:
     """Every file that an installed demur needs, as it is named in a wheel."""
-    kept = {".py", ".pyi", ".proto", ".json"}
+    kept = {".py", ".pyi", ".proto", ".json", ".css", ".js"}
     found = {"demur/__init__.py", "demur/py.typed"}
     for package in PACKAGES:
         files = (p for p in (REPOSITORY / package).rglob("*") if p.suffix in kept and "__pycache__" not in p.parts)

@@ -112,7 +112,7 @@ PLOTS = section(
     element(
         "div",
         _figure("roc", "ROC: bad units refused against good units refused. Up and left is better."),
-        _figure("risk", "Risk and coverage: error rate among the accepted. Lower is better."),
+        _figure("risk", "Risk and coverage: error rate among the accepted, from 2 % coverage on. Lower is better."),
         kind="pair",
     ),
     _NEEDS_SCRIPT,
@@ -124,5 +124,10 @@ HISTOGRAMS = section(
     Html(
         '<div class="controls"><label>score <select id="column"></select></label><div class="chips" id="sets"></div></div>'
     ),
-    element("div", _figure("score", "Score: higher is less trustworthy."), _figure("p_value", "p-value"), kind="pair"),
+    element(
+        "div",
+        _figure("score", "Score: higher is less trustworthy."),
+        _figure("p_value", "P-value; the dashed line is uniform."),
+        kind="pair",
+    ),
 )

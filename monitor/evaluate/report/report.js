@@ -1,7 +1,8 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const W = 500, H = 380, LEFT = 46, RIGHT = 12, TOP = 10, BOTTOM = 40;
+  const W = 500, H = 384, LEFT = 46, RIGHT = 12, TOP = 26, BOTTOM = 40;
+  const FIRST = 0.02; // of all units: the error rate of fewer is noise
   const hidden = { scores: new Set(), sets: new Set() };
   const colour = (index) => `var(--c${index % 10})`;
   const byId = (id) => document.getElementById(id);
@@ -36,8 +37,7 @@
       svg("text", { x: LEFT - 7, y: py(tick) + 4, "text-anchor": "end" }, root).textContent = y.show(tick);
     }
     svg("text", { x: (LEFT + W - RIGHT) / 2, y: H - 6, "text-anchor": "middle" }, root).textContent = x.label;
-    const words = svg("text", { x: LEFT + 6, y: TOP + 14 }, root);
-    words.textContent = y.label;
+    svg("text", { x: LEFT, y: TOP - 11 }, root).textContent = y.label;
     return { root, px, py, x };
   }
 
@@ -103,11 +103,13 @@
     if (!shown.length) return nothing(canvas, kind === "roc" ? "No score is switched on." : "Risk needs a truth about mistakes: errors or oms.");
     const policy = data.operating.find((o) => o.truth === question.truth && o.against === question.against);
     const mark = kind === "roc" ? [policy.good_refused, policy.bad_refused] : [policy.coverage, policy.risk];
-    const top = kind === "roc" ? 1 : Math.min(1, 1.12 * Math.max(mark[1] ?? 0, ...shown.map((p) => Math.max(...p.y.filter((_, i) => p.x[i] > 0.05)))));
+    const top = kind === "roc" ? 1 : Math.min(1, 1.12 * Math.max(mark[1] ?? 0, ...shown.map((p) => Math.max(...p.y.filter((_, i) => p.x[i] >= FIRST)))));
     const plot = axes(canvas, { low: 0, high: 1, label: labels[0], show: number }, { low: 0, high: top || 1, label: labels[1], show: number });
     if (kind === "roc") svg("line", { class: "chance", x1: plot.px(0), y1: plot.py(0), x2: plot.px(1), y2: plot.py(1) }, plot.root);
     for (const p of shown) {
-      const d = p.x.map((x, i) => `${i ? "L" : "M"}${plot.px(x).toFixed(1)} ${plot.py(Math.min(p.y[i], top)).toFixed(1)}`).join("");
+      const start = kind === "roc" ? 0 : Math.max(0, p.x.findIndex((x) => x >= FIRST));
+      const points = p.x.map((x, i) => `${plot.px(x).toFixed(1)} ${plot.py(Math.min(p.y[i], top)).toFixed(1)}`).slice(start);
+      const d = `M${points.join("L")}`;
       svg("path", { class: "line", d, style: `stroke:${colour(data.scores.indexOf(p.score))}` }, plot.root);
     }
     if (mark[1] !== null) {

@@ -36,7 +36,7 @@ def tiles(evaluation: Evaluation) -> Html:
         found.append(_tile(count, words, "on the test set", "bad" if broken else "good"))
     pool = next((p for p in evaluation.pools[::-1] if p.decider == "policy"), None)
     if pool is not None:
-        where = "the test set" if pool.against == "id" else f"the test set and {pool.against}"
+        where = {"id": "the test set", "all": "all sets together"}.get(pool.against, f"the test set and {pool.against}")
         found.append(_tile(f"{pool.metrics['recall']:.1%}", "of the model's mistakes refused", f"on {where}"))
     return element("div", *found, kind="tiles")
 
@@ -145,32 +145,40 @@ def truths(evaluation: Evaluation) -> Html:
     """AUROC of every score under every truth, and the OOD oracle."""
     asked = list(dict.fromkeys((r.truth, r.against) for r in evaluation.rankings))
     asked.sort(key=lambda q: list(MEANING).index(q[0]))
+    split = [q for q in asked if "_vs_" in q[0]]
+    lead = (
+        "AUROC: the probability that a bad unit scores above a good one; 0.5 is chance. The best score of a column is framed. A "
+        "score that leads under ood and falls behind under oms finds strange inputs, not the model's mistakes."
+    )
+    content = [_grid(evaluation, [q for q in asked if q not in split]), _words(asked, ("errors", "ood", "oms"))]
+    if split:
+        note = element(
+            "p", "Do strange inputs score high, or only high enough to stand out from right answers?", kind="lead"
+        )
+        content += [element("h3", "Novel, against right and against wrong"), note, _grid(evaluation, split)]
+        content.append(_words(asked, ("right_vs_ood", "wrong_vs_ood")))
+    return section("truths", "Ground truths side by side", lead, *content, _oracle(evaluation))
+
+
+def _words(asked: list[tuple[str, str]], names: tuple[str, ...]) -> Html:
+    known = {truth for truth, _ in asked}
+    lines = [element("li", element("code", n), " ", MEANING[n]) for n in names if n in known]
+    return element("ul", *lines) if lines else Html("")
+
+
+def _grid(evaluation: Evaluation, asked: list[tuple[str, str]]) -> Html:
+    if not asked:
+        return Html("")
     heads = [Cell("score"), *(Cell(Html(f"{text(t)}<br>{text(a)}"), "n", MEANING[t]) for t, a in asked)]
     found = {(r.truth, r.against, r.score): r.metrics["auroc"] for r in evaluation.rankings}
     best = {q: max(found[*q, s].value for s in evaluation.scores) for q in asked}
     rows = []
     for score in evaluation.scores:
         cells = [heat(found[*q, score], 0.5, 1.0) for q in asked]
-        top = [
-            c._replace(kind=c.kind + " top") if found[*q, score].value == best[q] else c
-            for q, c in zip(asked, cells, strict=True)
-        ]
+        framed = (found[*q, score].value == best[q] for q in asked)
+        top = (c._replace(kind=c.kind + " top") if best_one else c for c, best_one in zip(cells, framed, strict=True))
         rows.append((Cell(score, "name"), *top))
-    words = element(
-        "ul", *(element("li", element("code", n), " ", MEANING[n]) for n in dict.fromkeys(t for t, _ in asked))
-    )
-    lead = (
-        "AUROC: the probability that a bad unit scores above a good one; 0.5 is chance. The best score of a column is framed. A "
-        "score that leads under ood and falls behind under oms finds strange inputs, not the model's mistakes."
-    )
-    return section(
-        "truths",
-        "Ground truths side by side",
-        lead,
-        table(heads, rows, "grid") if asked else "",
-        words if asked else "",
-        _oracle(evaluation),
-    )
+    return table(heads, rows, "grid")
 
 
 def _oracle(evaluation: Evaluation) -> Html:
@@ -185,10 +193,10 @@ def _oracle(evaluation: Evaluation) -> Html:
     }
     rows = [
         (
-            Cell(p.decider, "name"),
-            Cell(p.against),
-            Cell(f"{p.units:,}", "n"),
-            *(number(p.metrics[k]) for k in keys.values()),
+            Cell(p.decider, "name strong" if p.decider == "policy" else "name mute"),
+            Cell(p.against, "" if p.decider == "policy" else "mute"),
+            Cell(f"{p.units:,}", "n mute"),
+            *(number(p.metrics[k], ".3f", "" if p.decider == "policy" else "mute") for k in keys.values()),
         )
         for p in evaluation.pools
     ]
