@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
@@ -37,8 +39,13 @@ def best_temperature(logits: Float, labels: np.ndarray, low: float = 0.05, high:
 
 
 def max_softmax_risk(logits: Float, temperature: float) -> Float:
-    """1 - max_c softmax(z / T)_c: temperature scaling's MSP, and ODIN without its input step (Liang et al. 2018)."""
+    """1 - max_c softmax(z / T)_c (Guo et al. 2017)."""
     return np.exp(log_others(logits / temperature)).min(axis=1)
+
+
+def odin(logits: Float, temperature: float = 1000.0) -> Float:
+    """1/C - max_c softmax(z / T)_c: ODIN without its input step (Liang et al. 2018), less a constant that float32 lacks room for."""
+    return 1 / logits.shape[1] - softmax(logits / temperature, axis=1).max(axis=1)
 
 
 def margin(logits: Float, by: str = "logits") -> Float:
@@ -90,29 +97,53 @@ def open_max_tail(sample: Sample, label: int, tail: int = 20) -> Float:
     return np.sort(np.linalg.norm(mine - mine.mean(axis=0), axis=1))[-tail:]
 
 
-def weibull_score_equations(values: Float, shape: float, scale: float) -> tuple[float, float]:
-    """The two equations of the maximum of the Weibull likelihood, each 0 there and without a unit (Cohen 1965).
+def weibull(values: Float, unit: float) -> tuple[float, float]:
+    """Shape k and log(scale / unit) of the largest Weibull likelihood (Cohen 1965).
 
-    1/k + mean log x - sum x^k log x / sum x^k, times k; and mean (x / lambda)^k - 1.
+    1/k + mean l - sum l e^(k l) / sum e^(k l) = 0 with l = log(x / unit), then scale^k = mean x^k. `unit` lies near the
+    values, so that l keeps its digits.
     """
-    logs = np.log(values)
-    powers = np.exp(shape * (logs - logs.max()))
-    first = 1 + shape * (logs.mean() - (powers * logs).sum() / powers.sum())
-    second = np.mean(np.exp(shape * (logs - np.log(scale)))) - 1
-    return float(first), float(second)
+    logs = np.log1p((values - unit) / unit)
+
+    def slope(shape: float) -> float:
+        powers = softmax(shape * logs)
+        return 1 / shape + logs.mean() - float(powers @ logs)
+
+    shape = brentq(slope, 1e-3, 1e3 / (logs.max() - logs.mean()), xtol=1e-12, rtol=1e-14)
+    return shape, float(logsumexp(shape * logs) - np.log(len(logs))) / shape
 
 
-def open_max(logits: Float, means: Float, unseen: Float, alpha: int = 3) -> Float:
+LIBMR_SHIFT = 10_000.0
+
+
+def unseen(sample: Sample, label: int, tail: int) -> Callable[[Float], Float]:
+    """F_c: the Weibull probability of a distance, of d - min(tail) + 10000 as libmr shifts it."""
+    ends = open_max_tail(sample, label, tail)
+    shape, log_scale = weibull(ends - ends[0] + LIBMR_SHIFT, LIBMR_SHIFT)
+
+    def probability(distance: Float) -> Float:
+        moved = np.maximum((distance - ends[0]) / LIBMR_SHIFT, -1.0)
+        with np.errstate(divide="ignore", over="ignore"):
+            return -np.expm1(-np.exp(shape * (np.log1p(moved) - log_scale)))
+
+    return probability
+
+
+def open_max(sample: Sample, logits: Float, tail: int = 20, alpha: int = 3) -> Float:
     """P(unknown) of OpenMax (Bendale and Boult 2016, algorithm 2 with the ranks of the reference code).
 
-    means (C, C) are the mean activation vectors, unseen(c, d) the Weibull probability of a distance; the class ranked
-    i-th of alpha keeps 1 - (alpha + 1 - i) / alpha F_c(|z - m_c|) of its logit and what all lose is the unknown's.
+    The class ranked i-th of alpha loses (alpha + 1 - i) / alpha F_c(|z - m_c|) of its logit; what all lose is the
+    unknown's.
     """
+    means = mean_logits(sample)
+    laws = {c: unseen(sample, c, tail) for c in means}
     out = []
     for z in logits:
         kept = z.copy()
-        for rank, c in enumerate(np.argsort(-z, kind="stable")[:alpha]):
-            kept[c] = z[c] * (1 - (alpha - rank) / alpha * unseen(c, np.linalg.norm(z - means[c])))
+        ranks = min(alpha, len(z))
+        for rank, c in enumerate(np.argsort(-z, kind="stable")[:ranks]):
+            lost = (ranks - rank) / ranks * laws[int(c)](np.linalg.norm(z - means[int(c)]))
+            kept[c] = z[c] * (1 - lost)
         out.append(softmax(np.append(kept, (z - kept).sum()))[-1])
     return np.array(out)
 
@@ -133,14 +164,21 @@ def max_sup(logits: Float) -> Float:
     return logits.mean(axis=1) - logits.max(axis=1)
 
 
-def doubt(logits: Float, of: str) -> Float:
-    """S1max - S1 of SIRC's first scores: maximum softmax, negative entropy."""
-    if of == "entropy":
-        return -(np.exp(log_p(logits)) * log_p(logits)).sum(axis=1)
-    return max_softmax_risk(logits, 1.0) if of == "msp" else doctor(logits)
+def log_doubt(logits: Float, of: str) -> Float:
+    """log(S1max - S1): of 1 - max p, of the entropy, of DOCTOR's alpha; no probability rounds to 0 or 1 on the way."""
+    log_q, log_rest = log_p(logits), log_others(logits)
+    if of == "msp":
+        return log_rest.min(axis=1)
+    if of == "doctor":
+        return logsumexp(log_q + log_rest, axis=1) - logsumexp(2 * log_q, axis=1)
+    surprise = np.where(
+        log_q < -1e-3, -log_q, -np.log1p(-np.exp(np.minimum(log_rest, -1e-3)))
+    )  # -log p, of p near 1 from 1 - p
+    log_surprise = np.where(surprise > 1e-300, np.log(np.maximum(surprise, 1e-300)), log_rest)
+    return logsumexp(log_q + log_surprise, axis=1)
 
 
-def sirc(doubts: Float, second: Float, second_of_reference: Float) -> Float:
-    """log (S1max - S1) + log(1 + exp(-k (S2 - a))), a = mean - 3 sigma, k = 1 / sigma (Xia and Bouganis 2022, eq. 6)."""
+def sirc(log_doubts: Float, second: Float, second_of_reference: Float) -> Float:
+    """log (S1max - S1) + log(1 + exp(-k (S2 - a))), a = mean - 3 sigma, k = 1 / sigma (Xia and Bouganis 2022, eq. 11)."""
     mean, sigma = second_of_reference.mean(), second_of_reference.std()
-    return np.log(doubts) + np.logaddexp(0.0, -(second - (mean - 3 * sigma)) / sigma)
+    return log_doubts + np.logaddexp(0.0, -(second - (mean - 3 * sigma)) / sigma)

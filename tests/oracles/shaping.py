@@ -30,37 +30,38 @@ def dice_weight(sample: Sample, percentile: float) -> Float:
     return np.where(contribution > order_statistic(contribution, percentile / 100), sample.head_weight, 0.0)
 
 
+def largest(h: Float, percentile: float) -> Float:
+    """The D - round(D q / 100) largest entries of one row."""
+    return np.sort(h)[::-1][: len(h) - round(len(h) * percentile / 100)]
+
+
+def sums_ratio(h: Float, percentile: float) -> float:
+    """s1 / s2: sum of relu h over the sum of its largest; 1 for a row without a positive entry."""
+    active = np.maximum(h, 0.0)
+    return float(active.sum() / largest(active, percentile).sum()) if active.any() else 1.0
+
+
 def ash(features: Float, percentile: float, variant: str) -> Float:
-    """Keep the D - round(D q / 100) largest (Djurisic et al. 2023, section 3): p as they are, b all equal to the sum over
-    their number, s times exp(sum before / sum after). A row without anything left stays zero."""
+    """Of each row keep the largest (Djurisic et al. 2023, section 3): p as they are, b all equal with the same sum as
+    before, s times exp(sum before / sum after). What ties with the smallest kept is kept; what is not positive is not."""
     out = np.zeros_like(features)
-    keep = features.shape[1] - round(features.shape[1] * percentile / 100)
     for row, h in enumerate(features):
-        kept = np.argsort(-h, kind="stable")[:keep]
-        if variant == "b":
-            out[row, kept] = h.sum() / keep
+        kept = (h >= largest(h, percentile)[-1]) & (h > 0)
+        if variant == "b" and kept.any():
+            out[row, kept] = np.maximum(h, 0.0).sum() / kept.sum()
         else:
-            out[row, kept] = h[kept]
-        if variant == "s" and h[kept].sum() > 0:
-            out[row] *= np.exp(h.sum() / h[kept].sum())
+            out[row, kept] = h[kept] * (np.exp(sums_ratio(h, percentile)) if variant == "s" else 1.0)
     return out
 
 
 def scale(features: Float, percentile: float) -> Float:
     """h exp(s1 / s2): nothing pruned (Xu et al. 2024, equation 5)."""
-    keep = features.shape[1] - round(features.shape[1] * percentile / 100)
-    largest = -np.sort(-features, axis=1)[:, :keep].sum(axis=1)
-    ratio = np.divide(features.sum(axis=1), largest, out=np.zeros(len(features)), where=largest > 0)
-    return features * np.exp(ratio)[:, None]
+    return features * np.exp([[sums_ratio(h, percentile)] for h in features])
 
 
-def lts(features: Float, logits: Float, share: float = 0.05) -> Float:
-    """z S^2, S = sum relu h / sum of the largest `share` of relu h (Djurisic et al. 2024)."""
-    active = np.maximum(features, 0.0)
-    keep = max(1, round(features.shape[1] * share))
-    largest = -np.sort(-active, axis=1)[:, :keep].sum(axis=1)
-    ratio = np.divide(active.sum(axis=1), largest, out=np.ones(len(features)), where=largest > 0)
-    return logits * ratio[:, None] ** 2
+def lts(features: Float, logits: Float, percentile: float = 95.0) -> Float:
+    """z S^2, S = sum relu h / sum of the largest 5 % of relu h (Djurisic et al. 2024)."""
+    return logits * np.array([[sums_ratio(h, percentile) ** 2] for h in features])
 
 
 def standardise(sample: Sample, features: Float) -> Float:
