@@ -4,7 +4,7 @@ The marginal p-value p = i / (n + 1) is uniform only on average over calibration
 P(U_(1) <= b_1, ..., U_(n) <= b_n) >= 1 - delta for the order statistics of n uniforms, it satisfies
 P(h(p) <= t | calibration) <= t for all t together, with probability 1 - delta. h does not change the order, so a rule at level
 alpha is still one order statistic: the largest i with b_i <= alpha.
-Source: Bates, Candes, Lei, Romano & Sesia 2023, arXiv:2104.08279, theorems 2 (Simes) and 3 (asymptotic).
+Source: Bates, Candes, Lei, Romano & Sesia 2023, arXiv:2104.08279, section 3.
 """
 
 from __future__ import annotations

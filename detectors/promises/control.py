@@ -38,7 +38,7 @@ def log_wealth(losses: Float64, risk: float | Float64, delta: float) -> Float64:
 
     prod_j (1 - v_j (L_j - risk)), v_j = min(1, sqrt(2 ln(1/delta) / (n s_{j-1}^2))), with the mean (1/2 + sum L) / (j + 1) and the
     variance s_j^2 = (1/4 + sum (L - mean)^2) / (j + 1). A supermartingale when the hypothesis is true, increasing in `risk`.
-    Source: Waudby-Smith & Ramdas 2024, arXiv:2010.09686; Bates, Angelopoulos, Lei, Malik & Jordan 2021, arXiv:2101.02703, section 3.1.
+    Source: Waudby-Smith & Ramdas 2024, arXiv:2010.09686; Bates, Angelopoulos, Lei, Malik & Jordan 2021, arXiv:2101.02703.
     """
     n = losses.shape[-1]
     seen = np.arange(1, n + 1) + 1.0

@@ -3,7 +3,7 @@
 Choosing the checkpoint of least loss on the calibration rows and then reading p-values off their scores is not valid: those
 rows look better than new ones. Here the test row joins the choice, t(z) = argmin_t [sum_i l_i(t) + l_z(t)], so that it is one
 of n + 1 exchangeable rows whichever checkpoint is chosen.
-Source: Liang, Zhou & Sesia 2023, arXiv:2301.11556, algorithms 1 and 2.
+Source: Liang, Zhou & Sesia 2023, arXiv:2301.11556.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def choose(
 
     Each candidate gets the tolerance limit at (1 - confidence) / number of candidates, so the bound holds for all of them
     and therefore for the chosen one; among equals the first. Labelled outliers never touch the bound.
-    Source: Tong, Feng & Li 2018, doi:10.1126/sciadv.aao1659 (umbrella rule), section "Comparing classifiers".
+    Source: Tong, Feng & Li 2018, doi:10.1126/sciadv.aao1659 (umbrella rule).
     Raises: CalibrationRefused with the units needed; ValueError for no candidates, or one without outliers.
     """
     if not columns:

@@ -40,7 +40,7 @@ class FixedSequence:
 
     A walk from the first score sticks on a few confident errors, hence several starts, at fixed shares of the rows between
     the fewest that could pass and all. Proven when the true risk does not fall as the threshold rises, as SGR's search is.
-    Source: Bauer 1991 (fixed sequence); starts as in Angelopoulos et al. 2021, arXiv:2110.01052, section 2.2.
+    Source: Bauer 1991 (fixed sequence); several starts as in Angelopoulos et al. 2021, arXiv:2110.01052.
     """
 
     starts: int

@@ -3,7 +3,7 @@
 Of n training scores a share gamma is taken as anomalous. A score with psi = #{training <= s} has p = (1 + psi) / (n + 2), and
 another training set of n scores would call it anomalous with probability P(Bin(n, p) > n - floor(n gamma)).
 Tails come from the incomplete beta function on their own side: 1 - 2 e^-32 has lost its digits in float64, and is 1 in float32.
-Source: Perini, Vercruyssen & Davis 2020 (ExCeeD); Perini & Davis 2023, arXiv:2305.13189 (RejEx), theorems 3.5-3.8.
+Source: Perini, Vercruyssen & Davis 2020 (ExCeeD); Perini & Davis 2023, arXiv:2305.13189 (RejEx), sections 3.1-3.3.
 """
 
 from __future__ import annotations
