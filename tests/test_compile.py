@@ -13,11 +13,17 @@ from demur.detectors.compile import compile_monitor, compile_scores, serialize
 from demur.detectors.numpy_monitor import evaluate_monitor
 from demur.detectors.policy import Column, Rule
 from demur.detectors.reason import Reason
-from tests.contract.entries import WIDTHS, C, entries, near, session
+from tests.contract.entries import WIDTHS, C, entries, session
+from tests.contract.entries import near as every_signal
 
 OUTPUTS = ["scores", "p_values", "rule_hits", "reasons", "pooled", "accept"]
 GROUP_OUTPUTS = ["group_scores", "group_p", "group_rule_hits", "group_reasons", "group_accept"]
 NAMES = ("msp", "energy", "mahalanobis", "knn")
+
+
+def near(count, seed=1):
+    """The two signals that these monitors read."""
+    return {s: x for s, x in every_signal(count, seed).items() if s in ("features", "logits")}
 
 
 def scores():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from demur.detectors.scores.boxes import Box
+from demur.detectors.scores.coverage import NAC, LayersNAC
 from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
 from demur.detectors.scores.head import FDBD, NCI, GradNorm
@@ -15,6 +17,8 @@ from demur.detectors.scores.onnx_score import OnnxScore
 from demur.detectors.scores.open_max import OpenMax
 from demur.detectors.scores.posterior import KLMatching, WeightedEnergy
 from demur.detectors.scores.probability import GEN, ODIN, Doctor, Margin
+from demur.detectors.scores.prototype import SHE
+from demur.detectors.scores.regret import PNML
 from demur.detectors.scores.scod import SCOD
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
 from demur.detectors.scores.sirc import SIRC
@@ -45,6 +49,11 @@ SCORES: dict[str, type[Any]] = {
     "fdbd": FDBD,
     "nci": NCI,
     "grad_norm": GradNorm,
+    "she": SHE,
+    "pnml": PNML,
+    "box": Box,
+    "nac": NAC,
+    "nac_layers": LayersNAC,
     "react_energy": ReActEnergy,
     "shaped": Shaped,
     "gmm": GMM,

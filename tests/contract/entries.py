@@ -23,7 +23,7 @@ from demur.detectors.scores import SCORES
 from demur.detectors.scores.onnx_score import OnnxScore
 
 C, D, M = 7, 16, 420
-WIDTHS = {"features": D, "logits": C}
+WIDTHS = {"features": D, "logits": C, "features_grad": D}
 Signals = dict[str, np.ndarray]
 
 
@@ -38,7 +38,15 @@ def with_logits(features: np.ndarray) -> Signals:
     _, weight, bias = world()
     features = np.ascontiguousarray(features, np.float32)
     with np.errstate(all="ignore"):
-        return {"features": features, "logits": (features @ weight.T + bias).astype(np.float32)}
+        logits = (features @ weight.T + bias).astype(np.float32)
+    return {"features": features, "logits": logits, "features_grad": gradient(logits)}
+
+
+def gradient(logits: np.ndarray) -> np.ndarray:
+    """Of KL(uniform | softmax) with respect to the features, (N, D)."""
+    shifted = np.clip(np.nan_to_num(logits), -1e38, 1e38).astype(np.float64)
+    p = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+    return ((p / p.sum(axis=1, keepdims=True) - 1 / C) @ world()[1]).astype(np.float32)
 
 
 def near(count: int, seed: int = 1) -> Signals:
