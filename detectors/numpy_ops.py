@@ -113,6 +113,12 @@ class NumpyOps:
     def where(self, condition: Any, a: Any, b: Any) -> Array:
         return np.asarray(np.where(condition, _f32(a), _f32(b)))
 
+    def flags(self, condition: Any) -> Any:
+        return np.asarray(condition, np.int32)
+
+    def wide(self, stored: Any) -> Array:
+        return np.asarray(stored, np.float32)
+
     def minimum(self, a: Array, b: Any) -> Array:
         return np.asarray(np.minimum(a, _f32(b)))
 

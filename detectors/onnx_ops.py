@@ -212,7 +212,9 @@ class OnnxOps:
     def linear(self, x: Sym, weight: Any, bias: Any = None, *, scale: float = 1.0) -> Sym:
         # Gemm keeps tables as (rows, D), so that `take` gathers whole rows of the same initializer.
         inputs = (x, weight) if bias is None else (x, weight, bias)
-        rows = weight.value.const_value.shape[0]
+        made_by = weight.value.producer()
+        held = weight.value if made_by is None else made_by.inputs[0]  # of `wide`, the table it was stored as
+        rows = held.const_value.shape[0]
         return self.node("Gemm", *inputs, width=rows, alpha=float(scale), transB=1)
 
     def argmax(self, x: Sym) -> Sym:
@@ -249,6 +251,13 @@ class OnnxOps:
 
     def where(self, condition: Sym, a: Any, b: Any) -> Sym:
         return self.node("Where", condition, a, b)
+
+    def flags(self, condition: Sym) -> Sym:
+        return self.node("Cast", condition, to=int(ir.DataType.INT32))
+
+    def wide(self, stored: Sym) -> Sym:
+        # Of a whole table, ONNX Runtime folds the Cast when it loads the graph: the file is smaller, the memory is not.
+        return self.node("Cast", stored, to=int(ir.DataType.FLOAT))
 
     def minimum(self, a: Sym, b: Any) -> Sym:
         return self.node("Min", a, b)

@@ -20,11 +20,19 @@ TABLES = {
     "square": RNG.normal(size=(K, 7)),
 }
 TABLES = {name: array.astype(np.float32) for name, array in TABLES.items()}
+TABLES["halves"] = TABLES["bank"].astype(np.float16)
+TABLES["bytes"] = np.rint(TABLES["bank"] * 30).astype(np.int8)
+TABLES["next"] = np.arange(3, K + 3, dtype=np.int32) % (K - 1)
 
 
 def nearest(xp, x, t):
     away = xp.take(t["bank"], xp.bottom(x, 4)[1]) - xp.one_part(x)
     return xp.sum(away * away)
+
+
+def walk(xp, x, t):
+    places = xp.take(t["next"], xp.bottom(x, 4)[1])
+    return xp.take(t["line"], places + xp.flags(xp.greater(xp.pick(x, places), 0.0)))
 
 
 CASES = {
@@ -49,6 +57,9 @@ CASES = {
     "fold_mean_across": lambda xp, x, t: xp.mean(xp.swap(xp.exp(xp.log_softmax(xp.fold(x, P))))),
     "sum_parts": lambda xp, x, t: xp.sum_parts(x, P),
     "distances": nearest,
+    "wide_table": lambda xp, x, t: xp.linear(x, xp.wide(t["halves"]), t["line"]),
+    "wide_rows": lambda xp, x, t: xp.sum(xp.wide(xp.take(t["bytes"], xp.bottom(x, 4)[1]))),
+    "flags": walk,
     "matmul": lambda xp, x, t: x @ t["square"],
     "sqrt": lambda xp, x, t: xp.sqrt(xp.abs(x)),
     "tanh": lambda xp, x, t: xp.tanh(x),

@@ -121,6 +121,9 @@ class Float64Ops(NumpyOps):
     def where(self, condition, a, b):
         return np.where(condition, a, b)
 
+    def wide(self, stored):
+        return stored.astype(np.float64)
+
     def minimum(self, a, b):
         return np.minimum(a, b)
 
@@ -130,7 +133,7 @@ class Float64Ops(NumpyOps):
 
 def in_float64(value):
     if isinstance(value, np.ndarray):
-        return value.astype(np.float64)
+        return value.astype(np.float64) if value.dtype.kind == "f" else value
     if isinstance(value, tuple):
         return tuple(map(in_float64, value))
     if dataclasses.is_dataclass(value):
