@@ -170,7 +170,7 @@ def test_vim_refuses_a_residual_without_variance():
         ("knn", {"k": True}, "whole number"),
         ("knn", {"k": 10_000}, "need at least 10000"),
         ("knn", {"metric": "l1"}, "must be one of cosine"),
-        ("msp", {"temperature": 2}, "accepted: none"),
+        ("max_logit", {"temperature": 2}, "accepted: none"),
         ("energy", {"temperature": 0}, r"temperature must be a number in \(0, 1e\+06\], got 0"),
         ("energy", {"temperature": "warm"}, "temperature must be"),
         ("mahalanobis", {"shrinkage": "lw"}, "ledoit_wolf, oas or a number"),
