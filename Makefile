@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-ray test-oldest test-helm lint format types imports bench bench-smoke docs proto proto-check lock
+.PHONY: help demo test test-slow test-peers test-ray test-differential test-oldest test-helm lint format types imports bench bench-smoke docs proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,7 +21,7 @@ demo: $(VENV)/.installed  ## train, fit, calibrate, serve and watch accept/absta
 	$(BIN)/demur demo
 
 test: $(VENV)/.installed  ## the test suite (no root, nothing beyond Python and make)
-	$(BIN)/python -m pytest -q -m "not slow and not helm and not peers and not ray" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not helm and not peers and not ray and not differential" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed  ## long simulations and soaks
 	$(BIN)/python -m pytest -q -m slow --timeout 1800 $(PYTEST_ARGS)
@@ -45,6 +45,18 @@ test-peers: .venv-peers/.installed  ## beside tritonclient, in its environment
 
 test-ray: .venv-ray/.installed  ## fits on Ray Data with two workers, equal to the bit
 	.venv-ray/bin/python -m pytest -q -m ray -W default tests/scale $(PYTEST_ARGS)
+
+# PyTorch, pytorch-ood and PyOD: for tests and benchmarks beside ours only. pytorch-ood asks for torchvision, and never
+# uses it for scores.
+.venv-differential/.installed: requirements/differential.lock requirements/torch.lock pyproject.toml
+	$(PYTHON) -m venv .venv-differential
+	.venv-differential/bin/python -m pip install --quiet --require-hashes -r requirements/differential.lock
+	.venv-differential/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements/torch.lock
+	.venv-differential/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-differential: .venv-differential/.installed  ## our scores beside pytorch-ood, PyOD and scikit-learn
+	.venv-differential/bin/python -m pytest -q -m differential -W default tests/differential $(PYTEST_ARGS)
 
 .venv-oldest/.installed: requirements/oldest.lock
 	$(PYTHON) -m venv .venv-oldest
@@ -107,4 +119,5 @@ lock: ## re-resolve the lock files (needs uv)
 	uv pip compile -q requirements/oldest.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/oldest.lock
 	uv pip compile -q requirements/proto.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/proto.lock
 	uv pip compile -q pyproject.toml requirements/ray.in -c requirements/base.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/ray.lock
+	uv pip compile -q pyproject.toml requirements/differential.in -c requirements/base.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/differential.lock
 	uv pip compile -q pyproject.toml requirements/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/peers.lock
