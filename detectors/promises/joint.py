@@ -8,7 +8,8 @@ unit and give every unit the refusal thresholds of the other n. A threshold is t
 below its own exactly when it is among the k smallest of all n + 1, which singles nobody out. So the n + 1 losses are
 exchangeable and (sum over the calibration units + 1) / (n + 1) <= alpha controls the test unit's. Units at a threshold count as
 accepted. With confidence the count must be binomial, and with shared units only that of the survivors is: their error rate is
-bounded, which bounds the share of all inputs.
+bounded, times the share of inputs that survives. Of one refusal threshold, the rank-th of n scores, that share is below
+Beta(rank, n - rank + 1) distributed whatever the scores, so a twentieth of delta pays for a bound of it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from demur.detectors.promises import control
-from demur.detectors.promises.promise import CalibrationRefused, RuleSpec, WrongAndAcceptedAtMost, exact
+from demur.detectors.promises import binomial, control
+from demur.detectors.promises.promise import (
+    CalibrationRefused,
+    RefuseGoodAtMost,
+    RuleSpec,
+    WrongAndAcceptedAtMost,
+    exact,
+)
 from demur.detectors.promises.risk import Chosen, counted, survivors
 from demur.detectors.promises.slices import Thresholds
 from demur.detectors.promises.statement import Statement, surviving
@@ -55,14 +62,29 @@ def stage(
         at = survivors(spec, refusing, earlier, sample, units, seed, drop_ties=proper)
         counts = counted(spec, sample, at)
         n = counts.rows if proper else int(independent(sample, spec.unit, units, seed).size)
-        last = control.largest(counts, n, promise.alpha, delta, promise.by, seed)
+        alpha = exact(promise.alpha)
+        if proper:
+            share, delta = _surviving_share(refusing, spec, delta or 0.0)
+            alpha = alpha / Fraction(share)
+        last = control.largest(counts, n, alpha, delta, promise.by, seed) if alpha < 1 else counts.wrong.size - 1
         if last < 0:
-            raise _unsupported(spec, promise, counts, n, delta, clustered=sample.clustered)
+            raise _unsupported(spec, promise, counts, n, alpha, delta, clustered=sample.clustered)
         value = np.array([counts.thresholds[last]], dtype=np.float32)
         statement = _statement(spec, promise, n, int(counts.wrong[last]), sample)
         thresholds = Thresholds(value, np.zeros(1, dtype=np.bool_), (), ())
         chosen.append(Chosen(spec, thresholds, statement, folds.named(index)))
     return chosen
+
+
+def _surviving_share(refusing: Fitted, spec: RuleSpec, delta: float) -> tuple[float, float]:
+    """What P(no refusal rule refuses) does not exceed, and the delta left after paying for it; 1 and all without such a rule."""
+    paid = delta / 20
+    bounds = [
+        binomial.upper(fitted.ranks[0] - 1, fitted.tables[0].n, paid)
+        for other, fitted in refusing
+        if isinstance(other.promise, RefuseGoodAtMost) and not other.sliced and other.unit == spec.unit
+    ]
+    return (min(bounds), delta - paid) if bounds else (1.0, delta)
 
 
 def _statement(
@@ -86,12 +108,16 @@ def _unsupported(
     promise: WrongAndAcceptedAtMost,
     counts: Prefixes,
     n: int,
+    alpha: Fraction,
     delta: float | None,
     *,
     clustered: bool,
 ) -> CalibrationRefused:
-    needed = control.units_needed(promise.alpha, delta, promise.by)
+    """`alpha` and `delta` are what the units were asked to carry, the promise's own or adjusted for the share that survives."""
+    needed = control.units_needed(alpha, delta, promise.by)
     supported = control.smallest_supported(counts, n, delta, promise.by)
+    if supported is not None:
+        supported *= float(exact(promise.alpha) / alpha)
     confident = "" if promise.confidence is None else f" with {percent(promise.confidence, 0)} confidence"
     units = surviving(spec.unit, clustered=clustered)
     why = f"needs at least {needed} {units}, got {n}"

@@ -25,8 +25,8 @@ class Fused:
 
     Its own p-value comes from calibration rows that did not make the members' tables, so dependence between the members
     does not matter. Non-finite as soon as one member is. `weights` are relative, in the order of `of`; default all equal.
-    Shapes: p-values of the member columns, (N,) each -> (N,). Range: [0, inf) nats, or for cauchy [-31.9, inf). Higher is
-    less trustworthy.
+    Shapes: p-values of the member columns, (N,) each -> (N,). Range: [0, inf) nats; cauchy [-31.9, inf).
+    Higher is less trustworthy.
     Raises: ValueError in fit with under 2 distinct members, an unknown `by`, or weights that are not positive, one a member.
     Source: Fisher 1932, section 21.1 (fisher); Tippett 1931 (min_p); Liu & Xie 2020, arXiv:1808.09011 (cauchy);
     Genovese, Roeder & Wasserman 2006, Biometrika 93(3) (weighted_min_p).
