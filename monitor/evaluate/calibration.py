@@ -12,6 +12,7 @@ from demur.monitor.evaluate.counts import checked_scores
 from demur.monitor.evaluate.errors import EvaluationError
 
 LEVELS = (0.01, 0.05, 0.1)
+ROUNDING = 1e-8  # p-values are float32, and float32(0.05) is above 0.05
 
 
 @dataclass(frozen=True)
@@ -56,5 +57,5 @@ def uniformity(p_values: ArrayLike, calibration_units: int) -> Uniformity:
     at = float(grid[above.argmax() if over >= under else below.argmax()])
     size = len(values) * calibration_units / (len(values) + calibration_units)
     chance = float(kstwobign.sf(max(over, under) * math.sqrt(size)))
-    shares = tuple((level, float(np.mean(values <= level))) for level in LEVELS)
+    shares = tuple((level, float(np.mean(values <= level + ROUNDING))) for level in LEVELS)
     return Uniformity(len(values), calibration_units, max(over, under), over, at, chance, shares)

@@ -99,7 +99,7 @@ def histograms(pool: Pool, column: int) -> list[Histogram]:
 
 def _binned(pool: Pool, values: NDArray[np.floating], edges: Values) -> tuple[Values, NDArray[np.int64]]:
     bins = len(edges) - 1
-    # A p-value of exactly 0.05 belongs to the bin that ends there: p <= 0.05 is what a rule refuses.
-    place = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
+    # A p-value of exactly 0.05 belongs to the bin that ends there, p <= 0.05 is what a rule refuses; as float32 it is above.
+    place = np.clip(np.searchsorted(edges.astype(values.dtype), values, side="left") - 1, 0, bins - 1)
     cell = pool.table[pool.usable] * bins + place
     return edges, np.bincount(cell, minlength=bins * len(pool.tables)).reshape(-1, bins).astype(np.int64)
