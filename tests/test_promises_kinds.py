@@ -109,8 +109,10 @@ def test_sequences_and_grids_accept_only_what_their_own_bound_allows(pairs, risk
     for method in (sequential.FixedSequence(1), sequential.FixedSequence(4), sequential.LearnThenTest(10)):
         found = method.select(counts, risk, 0.2)
         least = method.smallest_supported(counts, 0.2)
+        assert least is None or method.select(counts, least, 0.2) is not None
         if found is None:
-            assert least is None or least > risk * (1 - 2e-3)
+            # Where a walk starts depends on the risk, so a fixed sequence may fail at a level above one that works.
+            assert least is None or least > risk * (1 - 2e-3) or isinstance(method, sequential.FixedSequence)
             continue
         accepted = scores <= found.threshold
         assert (found.accepted, found.wrong) == (accepted.sum(), loss[accepted].sum())

@@ -67,7 +67,7 @@ class FixedSequence:
         return sorted(set(np.searchsorted(counts.accepted, at).tolist()))
 
     def smallest_supported(self, counts: Prefixes, delta: float) -> float | None:
-        """The smallest risk for which some walk gets a step, to a thousandth of itself."""
+        """A risk for which some walk gets a step, the smallest to a thousandth; places move with the risk, so one above may fail."""
         low, high = 0.0, 1.0
         while high - low > 1e-3 * high:
             middle = (low + high) / 2
