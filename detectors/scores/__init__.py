@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from demur.detectors.scores.boxes import Box
+from demur.detectors.scores.class_gmm import ClassGMM
 from demur.detectors.scores.coverage import NAC, LayersNAC
 from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
@@ -13,12 +14,14 @@ from demur.detectors.scores.health import ActivationKurtosis
 from demur.detectors.scores.knn import KNN
 from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit, MaxSup
 from demur.detectors.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
+from demur.detectors.scores.mean_shift import MeanShifted
 from demur.detectors.scores.onnx_score import OnnxScore
 from demur.detectors.scores.open_max import OpenMax
 from demur.detectors.scores.posterior import KLMatching, WeightedEnergy
 from demur.detectors.scores.probability import GEN, ODIN, Doctor, Margin
 from demur.detectors.scores.prototype import SHE
 from demur.detectors.scores.regret import PNML
+from demur.detectors.scores.robust import DRPO, RobustMahalanobis, RobustPCA
 from demur.detectors.scores.scod import SCOD
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
 from demur.detectors.scores.sirc import SIRC
@@ -42,6 +45,11 @@ SCORES: dict[str, type[Any]] = {
     "sirc": SIRC,
     "mahalanobis": Mahalanobis,
     "relative_mahalanobis": RelativeMahalanobis,
+    "robust_mahalanobis": RobustMahalanobis,
+    "class_gmm": ClassGMM,
+    "robust_pca": RobustPCA,
+    "drpo": DRPO,
+    "mean_shifted": MeanShifted,
     "knn": KNN,
     "vim": ViM,
     "residual": Residual,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.detectors.hyper import between, whole
+from demur.detectors.hyper import between, one_of, whole
 from demur.detectors.numpy_ops import Array
 from demur.detectors.sample import sample_rows
 from demur.detectors.score import Reference, Scaling, sample
@@ -20,7 +20,7 @@ SAMPLE_ROWS = 20_000
 
 @dataclass(frozen=True, eq=False)
 class GMM:
-    """Negative log density of a Gaussian mixture with full covariances.
+    """Negative log density of a Gaussian mixture, its covariances `full` (one a component) or `tied` (one for all).
 
     Evaluated in log space from whitened residuals, so far rows keep their order where densities have underflowed.
     Shapes: features (N, D) -> (N,). Range: (-inf, inf), nats. Higher is less trustworthy.
@@ -34,6 +34,7 @@ class GMM:
     offsets: Array  # (K * D,), component means centred and whitened
     log_weights: Array  # (K,), log(weight) + log|whiten| - D/2 log(2 pi)
     components: int  # K
+    covariance: str = "full"
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     scales: ClassVar[Scaling] = sample(SAMPLE_ROWS)
     source: ClassVar[str] = "McLachlan & Peel 2000, Finite Mixture Models, eq. 3.1"
@@ -44,12 +45,16 @@ class GMM:
         reference: Reference,
         *,
         components: int = 8,
+        covariance: str = "full",
         ridge: float = 1e-4,
         iterations: int = 300,
         bank: int = SAMPLE_ROWS,
         seed: int = 0,
     ) -> Self:
+        from sklearn.mixture import GaussianMixture
+
         whole("gmm", "components", components)
+        one_of("gmm", "covariance", covariance, ("full", "tied"))
         between("gmm", "ridge", ridge, 0.0, 1.0)
         rows = sample_rows(reference, "features", whole("gmm", "bank", bank), whole("gmm", "seed", seed, least=0))
         if len(rows) < max(2, components):
@@ -59,8 +64,14 @@ class GMM:
         scale = float(np.sqrt(rows.var(axis=0).mean()))
         if scale == 0:
             raise ValueError("gmm: the reference features are constant")
-        mixture = _em(rows / scale, components, ridge, whole("gmm", "iterations", iterations), seed)
-        return cls(centre, *_parameters(mixture, scale), components)
+        start = GaussianMixture(
+            components,
+            covariance_type=covariance,
+            reg_covar=ridge,
+            max_iter=whole("gmm", "iterations", iterations),
+            random_state=seed,
+        )
+        return cls(centre, *_parameters(_em(start, rows / scale), scale), components, covariance)
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         z = (signals["features"] - self.centre) @ self.whiten - self.offsets
@@ -68,21 +79,19 @@ class GMM:
         return -xp.logsumexp(self.log_weights - 0.5 * squares)  # type: ignore[no-any-return]
 
 
-def _em(rows: NDArray[np.float64], components: int, ridge: float, iterations: int, seed: int) -> Any:
-    from sklearn.mixture import GaussianMixture
-
-    mixture = GaussianMixture(components, reg_covar=ridge, max_iter=iterations, random_state=seed)
+def _em(mixture: Any, rows: NDArray[np.float64]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # non-convergence is an error here, raised below
         mixture.fit(rows)
     if not mixture.converged_:
-        raise ValueError(f"gmm: no convergence in {iterations} iterations; use fewer components or more iterations")
+        limit = mixture.max_iter
+        raise ValueError(f"gmm: no convergence in {limit} iterations; use fewer components or more iterations")
     return mixture
 
 
 def _parameters(mixture: Any, scale: float) -> tuple[Array, Array, Array]:
-    factors = mixture.precisions_cholesky_ / scale  # (K, D, D)
-    count, size, _ = factors.shape
+    count, size = mixture.means_.shape
+    factors = np.broadcast_to(mixture.precisions_cholesky_ / scale, (count, size, size))
     log_weights = np.log(mixture.weights_) + np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
     offsets = np.einsum("kd,kde->ke", mixture.means_ * scale, factors)
     whiten = factors.transpose(1, 0, 2).reshape(size, count * size)

@@ -4,6 +4,10 @@ from demur.detectors.scores.subspace import CORE
 from tests.contract.entries import Case, near, permuted, reference, with_logits
 
 
+def outward(count):
+    return with_logits(3 * near(count)["features"])
+
+
 def pointing_elsewhere(count):
     """Ordinary to the head; what it does not see is at right angles to what any class has there."""
     core = CORE.fit(reference())
@@ -26,4 +30,12 @@ CASES = {
     "react_energy": Case("react_energy"),
     "shaped": Case("shaped", SHAPED, far=permuted),
     "gmm": Case("gmm", {"components": 3}),
+    "gmm_tied": Case("gmm", {"components": 3, "covariance": "tied"}),
+    "class_gmm": Case("class_gmm"),
+    "robust_mahalanobis": Case("robust_mahalanobis", far=outward),
+    "robust_pca": Case("robust_pca", {"dim": 6}, far=permuted),
+    "drpo": Case("drpo", {"directions": 40}, far=permuted),
+    "drpo_max": Case("drpo", {"directions": 40, "by": "max"}, far=permuted),
+    "mean_shifted": Case("mean_shifted", most_nodes=40),
+    "mean_shifted_five": Case("mean_shifted", {"k": 5, "bank": 200}, most_nodes=40),
 }
