@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 from demur.detectors.build import build_score
 from demur.detectors.score import Score
 from tests.backends import RTOL, Scored, assert_close, on_both, reference, signals
@@ -69,10 +71,10 @@ def judge(module: ModuleType, name: str, where: Seeded) -> None:
         assert_close(got[name], want, RTOL * abs(want) + LEAST_NORMAL + case.rounding(w, want))
 
 
-def runs(cases: Mapping[str, Case], seeds: tuple[int, ...] = (0, 1)) -> list[tuple[str, Seeded]]:
+def runs(cases: Mapping[str, Case], seeds: tuple[int, ...] = (0, 1)) -> list[Any]:
     """Every case in each of its worlds; the large world once."""
     return [
-        (name, (where, seed))
+        pytest.param(name, (where, seed), id=f"{name}-{where}-{seed}")
         for name, case in cases.items()
         for where in case.worlds
         for seed in (seeds[:1] if where == "many_batches" else seeds)

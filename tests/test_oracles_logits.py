@@ -54,7 +54,7 @@ def of_weibull(w: World, want: Float) -> Float:
     slope = 20 / (np.e * min(laws))
     means = max(np.linalg.norm(m) for m in confidence.mean_logits(w.sample).values())
     lost = slope * 4 * ROUNDING * (np.linalg.norm(w.test64[1], axis=1) + means)
-    return want * largest(w) * (3 * lost + 8 * ROUNDING)
+    return want * (1 - want) * np.expm1(np.minimum(largest(w) * (3 * lost + 8 * ROUNDING), 50.0)) + 1e-7
 
 
 def of_sirc(by: str) -> Callable[[World, Float], Float]:

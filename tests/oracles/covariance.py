@@ -37,11 +37,17 @@ def mahalanobis(sample: Sample, features: Float, shrinkage: float | str) -> Floa
 
 def class_mahalanobis(sample: Sample, features: Float, shrinkage: float | str = "ledoit_wolf") -> Float:
     """min_c (h - mu_c)' S_c^-1 (h - mu_c), S_c of the correct rows of class c, each shrunk by itself."""
-    distances = []
-    for label, mean in class_means(sample).items():
-        mine = sample.features[(sample.labels == label) & sample.correct]
-        distances.append(squared_distance(features, mean, shrunk(mine - mean, shrinkage)))
-    return np.min(distances, axis=0)
+    matrices = class_covariances(sample, shrinkage)
+    means = class_means(sample).values()
+    return np.min([squared_distance(features, mean, m) for mean, m in zip(means, matrices, strict=True)], axis=0)
+
+
+def class_covariances(sample: Sample, shrinkage: float | str) -> list[Float]:
+    """In the order of `class_means`."""
+    return [
+        shrunk(sample.features[(sample.labels == label) & sample.correct] - mean, shrinkage)
+        for label, mean in class_means(sample).items()
+    ]
 
 
 def l1_median(rows: Float) -> Float:

@@ -88,26 +88,37 @@ def nac_states(weight: Float, features: Float, logits: Float, sharpness: float) 
     return expit(sharpness * features * gradient)
 
 
-def nac_counts(states: Float, edges: Float) -> Float:
-    """How many states of each neuron lie in [t_j, t_j+1), (D, bins)."""
-    width, bins = states.shape[1], len(edges) - 1
-    counts = np.zeros((width, bins))
-    for row in states:
-        for neuron, value in enumerate(row):
-            counts[neuron, np.searchsorted(edges, value, side="right") - 1] += 1
-    return counts
+def nac_room(weight: Float, features: Float, logits: Float, sharpness: float, eps: float) -> Float:
+    """How far float32 may move the states: p by its exponents, g by the terms of its sum, the sigmoid by its slope."""
+    p, a = softmax(logits, axis=1), nac_states(weight, features, logits, sharpness)
+    of_p = p * (1 - p) * 4 * eps * np.abs(logits).max(axis=1, keepdims=True) + 4 * eps * np.abs(p - 1 / p.shape[1])
+    room = a * (1 - a) * sharpness * np.abs(features) * (of_p @ np.abs(weight)) + 8 * eps * a * (1 - a) + eps
+    return np.where(features == 0, 0.0, room)  # sigmoid(0) is a half exactly, which is an edge
 
 
-def nac_range(states: Float, room: Float, coverage: Float, edges: Float) -> tuple[Float, Float]:
-    """Least and greatest -mean_i Phi_i,bin(state_i) when a state may be off by `room`: bins end where float32 cannot say.
+def bins(edges: Float, states: Float) -> np.ndarray:
+    """j of [t_j, t_j+1)."""
+    return np.searchsorted(edges, states, side="right") - 1
 
-    coverage (D, bins) is min(count / O, 1).
-    """
+
+def nac_counts(edges: Float, states: Float, room: Float) -> tuple[Float, Float]:
+    """Least and greatest number of states of each neuron that may lie in each bin, (D, bins) each."""
+    least, most = np.zeros((2, states.shape[1], len(edges) - 1))
+    for value, off in zip(states, room, strict=True):
+        first, last = bins(edges, np.maximum(value - off, 0.0)), bins(edges, np.minimum(value + off, 1.0))
+        for neuron, (low, high) in enumerate(zip(first, last, strict=True)):
+            most[neuron, low : high + 1] += 1
+            least[neuron, low] += low == high
+    return least, most
+
+
+def nac_range(coverage: Float, edges: Float, states: Float, room: Float) -> tuple[Float, Float]:
+    """Least and greatest -mean_i Phi_i,bin(state_i), as bins end where float32 cannot say; coverage is Phi (D, bins)."""
     low, high = np.zeros(len(states)), np.zeros(len(states))
-    for row, (values, off) in enumerate(zip(states, room, strict=True)):
-        for neuron, (value, o) in enumerate(zip(values, off, strict=True)):
-            first, last = np.searchsorted(edges, [max(value - o, 0.0), min(value + o, 1.0)], side="right") - 1
-            reachable = -coverage[neuron, first : last + 1] / len(values)
+    for row, (value, off) in enumerate(zip(states, room, strict=True)):
+        first, last = bins(edges, np.maximum(value - off, 0.0)), bins(edges, np.minimum(value + off, 1.0))
+        for neuron, (i, j) in enumerate(zip(first, last, strict=True)):
+            reachable = -coverage[neuron, i : j + 1] / len(value)
             low[row] += reachable.min()
             high[row] += reachable.max()
     return low, high
@@ -116,21 +127,39 @@ def nac_range(states: Float, room: Float, coverage: Float, edges: Float) -> tupl
 def pnml(sample: Sample, features: Float) -> Float:
     """log_C sum_i p_i / (p_i + p_i^g (1 - p_i)): regret of the predictive normalised maximum likelihood (Bibas 2021, 3.2).
 
-    The authors' form: p of the head on the unit feature u; x = [1, u]; a = x' (X'X)^+ x; g = max(a / (1 + a), |x_perp|^2),
-    x_perp the part of x outside the span of the reference.
+    The authors' form: p of the head on the unit feature u, g from `leverage`.
     """
-    known, asked = with_one(sample.features), with_one(features)
-    _, values, basis = np.linalg.svd(known, full_matrices=False)
-    basis, values = basis[values > 1e-6 * values[0]], values[values > 1e-6 * values[0]]
+    return regret(sample, features, leverage(sample, features))
+
+
+def leverage(sample: Sample, features: Float) -> Float:
+    """g = max(a / (1 + a), |x_perp|^2), x = [1, u], a = x' (X'X)^+ x, x_perp the part of x outside the reference's span."""
+    basis, values = span(sample)
+    asked = with_one(features)
     inside = asked @ basis.T
     spread = ((inside / values) ** 2).sum(axis=1)
-    outside = ((asked - inside @ basis) ** 2).sum(axis=1)
-    g = np.maximum(spread / (1 + spread), outside)[:, None]
-    logits = asked[:, 1:] @ sample.head_weight.T + sample.head_bias
-    classes = logits.shape[1]
-    log_p = log_softmax(logits, axis=1)
+    return np.maximum(spread / (1 + spread), ((asked - inside @ basis) ** 2).sum(axis=1))
+
+
+def span(sample: Sample) -> tuple[Float, Float]:
+    """Directions and singular values of the reference's [1, u], down to the rounding of float32 features."""
+    known = with_one(sample.features)
+    _, values, basis = np.linalg.svd(known, full_matrices=False)
+    seen = values > np.sqrt(known.shape[1]) * 2.0**-23 * values[0]
+    return basis[seen], values[seen]
+
+
+def regret(sample: Sample, features: Float, g: Float) -> Float:
+    log_p = log_softmax(unit_logits(sample, features), axis=1)
+    classes = log_p.shape[1]
     log_rest = np.array([logsumexp(np.delete(log_p, c, axis=1), axis=1) for c in range(classes)]).T
-    return logsumexp(log_p - np.logaddexp(log_p, g * log_p + log_rest), axis=1) / np.log(classes)
+    powers = g[:, None] * log_p
+    grown = np.exp(log_p + log_rest - np.logaddexp(log_p, powers + log_rest)) * -np.expm1(powers)
+    return np.log1p(grown.sum(axis=1)) / np.log(classes)
+
+
+def unit_logits(sample: Sample, features: Float) -> Float:
+    return with_one(features)[:, 1:] @ sample.head_weight.T + sample.head_bias
 
 
 def with_one(rows: Float) -> Float:

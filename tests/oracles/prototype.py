@@ -24,12 +24,15 @@ def residual(sample: Sample, features: Float, dim: int | None = None) -> Float:
     return vim_residual(sample, features, dim)
 
 
-def box_depth(features: Float, low: Float, high: Float) -> Float:
-    """max_d |h_d - c_d| / (w_d / 2 + 1e-20) of each row and each box (Henzinger et al. 2020, graded): (N, boxes)."""
-    centre, width = (low + high) / 2, high - low
-    return np.array(
-        [[np.max(np.abs(h - c) / (w / 2 + 1e-20)) for c, w in zip(centre, width, strict=True)] for h in features]
-    )
+def box_depth(features: Float, low: Float, high: Float, off: float = 0.0) -> Float:
+    """min over boxes of max_d |h_d - c_d| / (w_d / 2 + 1e-20) (Henzinger et al. 2020, graded); corners (N, boxes, D).
+
+    With `off`, the offset h_d - c_d taken to be that share of its terms larger (or smaller).
+    """
+    centre, half = (low + high) / 2, (high - low) / 2
+    terms = np.abs(features[:, None]) + np.abs(low) + np.abs(high)
+    gaps = np.maximum(np.abs(features[:, None] - centre) + off * terms, 0.0)
+    return (gaps / (half + 1e-20)).max(axis=2).min(axis=1)
 
 
 def projection_outlyingness(
