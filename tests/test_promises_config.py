@@ -94,6 +94,23 @@ def test_outliers_set_no_threshold_and_report_power_with_an_interval(sample):
     assert demur.calibrate(with_them).encode() == with_them.encode()
 
 
+def test_power_counts_one_row_of_each_outlier_group_and_group_rules_ask_for_groups(sample):
+    promise = {"refuse_good_at_most": 0.1, "confidence": 0.9, "by": "neyman_pearson"}
+    given = {"reference": rows(sample, 300, 1), "calibration": rows(sample, 900, 2)}
+    logits = np.repeat(np.random.default_rng(6).normal(size=(50, 4)).astype(np.float32), 4, axis=0)
+    logits += 0.01 * np.random.default_rng(7).normal(size=logits.shape).astype(np.float32)
+    outliers = {"logits": logits, "group_id": np.arange(200) // 4}
+    assert (
+        "Of the 50 labelled outliers"
+        in demur.fit(policy(promise), **given, outliers=outliers).manifest.rules[0].statement
+    )
+    given = {n: t | {"group_id": np.arange(len(t["label"])) // 3} for n, t in given.items()}
+    by_group = policy(promise, unit="group")
+    assert "Of the 50 labelled outliers" in demur.fit(by_group, **given, outliers=outliers).manifest.rules[0].statement
+    with pytest.raises(ConfigurationError, match="outliers: expected group_id"):
+        demur.fit(by_group, **given, outliers={"logits": logits})
+
+
 def test_two_sided_scores_refuse_what_looks_too_good(sample):
     document = policy({"refuse_good_at_most": 0.1}, when="typical")
     document["scores"] = ["energy", {"typical": {"type": "two_sided", "of": ["energy"]}}]

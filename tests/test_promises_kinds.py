@@ -117,8 +117,9 @@ def test_sequences_and_grids_accept_only_what_their_own_bound_allows(pairs, risk
         accepted = scores <= found.threshold
         assert (found.accepted, found.wrong) == (accepted.sum(), loss[accepted].sum())
         assert found.bound <= risk + 1e-9
-        assert least is not None
-        assert least <= risk * (1 + 2e-3)
+        if isinstance(method, sequential.LearnThenTest):
+            assert least is not None
+            assert least <= risk * (1 + 2e-3)
 
 
 def test_a_fixed_sequence_stops_at_its_first_failure():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from demur.detectors.build import accepted, build_score
 from demur.detectors.policy import Column
+from demur.detectors.promises.clustered import one_row_per_group
 from demur.detectors.pvalue import p_value
 from demur.detectors.score import Engine, Reference
 from demur.detectors.scores import SCORES
@@ -259,11 +260,18 @@ def judge(
 def with_outliers(
     policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], evidence: Evidence, table: SignalsTable | None
 ) -> Evidence:
-    """The evidence with the scores of labelled outliers, when some rule reports its power on them."""
+    """The evidence with the scores of labelled outliers, when some rule reports its power on them; of rows that come in
+    groups one a group, because its interval needs independent ones.
+    """
     if table is None or planned.stream or all(r.promise.by != "neyman_pearson" for r in policy.rules):
         return evidence
+    units, grouping = {c.name: c.unit for c in planned.columns}, table.grouping
+    if grouping is None and "group" in units.values():
+        raise ConfigurationError("outliers: expected group_id because rules judge groups, got none; add that column")
     found = judge(policy, planned, scores, evidence.fold_a, table)
-    return replace(evidence, outliers={n: a for n, a in found.items() if n not in evidence.fold_a})
+    rows = np.arange(len(table)) if grouping is None else one_row_per_group(grouping.index, policy.seed)
+    kept = {n: a if units[n] == "group" else a[rows] for n, a in found.items() if n not in evidence.fold_a}
+    return replace(evidence, outliers=kept)
 
 
 def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable) -> Evidence:
