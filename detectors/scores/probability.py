@@ -52,6 +52,7 @@ class GEN:
 
     gamma: float
     top: int
+    classes: int  # C
     inputs: ClassVar[tuple[Signal, ...]] = ("logits",)
     scales: ClassVar[Scaling] = EXACT_MERGE
     source: ClassVar[str] = "Liu et al. 2023, CVPR, GEN: Pushing the Limits of Softmax-Based OOD Detection"
@@ -59,11 +60,11 @@ class GEN:
     @classmethod
     def fit(cls, reference: Reference, *, gamma: float = 0.1, top: int = 100) -> Self:
         classes = class_count(reference, "gen")
-        return cls(between("gen", "gamma", gamma, 0.0, 1.0), min(whole("gen", "top", top), classes))
+        return cls(between("gen", "gamma", gamma, 0.0, 1.0), min(whole("gen", "top", top), classes), classes)
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         log_p = xp.log_softmax(signals["logits"])
-        largest = xp.top(log_p, self.top)
+        largest = log_p if self.top == self.classes else xp.top(log_p, self.top)
         below_first = xp.greater(xp.max(log_p, keepdims=True), largest)
         log_q = xp.where(below_first, xp.log(1.0 - xp.exp(largest)), xp.concat([log_rest(xp, log_p)]))
         return xp.sum(xp.exp(self.gamma * (largest + log_q)))
