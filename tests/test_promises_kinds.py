@@ -190,6 +190,13 @@ def test_wrong_and_accepted_prints_its_forms_and_theorem():
     )
 
 
+def test_betting_refuses_what_would_take_it_minutes():
+    many = CalibrationSample({"s": np.zeros(60_000, np.float32)}, loss=np.zeros(60_000))
+    betting = RuleSpec("risky", "s", Reason.AMBIGUOUS, WrongAndAcceptedAtMost(0.05, 0.9, "betting"))
+    with pytest.raises(CalibrationRefused, match=r'rule "risky": .* at most 50000 units, got 60000; by: binomial'):
+        calibrate([betting], many)
+
+
 def test_a_policy_of_every_kind_takes_turns_on_its_rows():
     specs = [AMBIGUOUS, JOINT, NOVEL, RuleSpec("stable", "v", Reason.NOVEL, StableAtContamination(0.1, 8.0))]
     c = calibrate(specs, rows(8000))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from demur.detectors.promises import binomial
-from demur.detectors.promises.promise import Level, exact
+from demur.detectors.promises.promise import CalibrationRefused, Level, exact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Float64 = NDArray[np.float64]
 
 _HALVINGS = 60
+MOST_BETTING_UNITS = 50_000  # one pass over all units for each error let in: 5 s at this many, 20 s at twice
 
 
 def conformal_budget(n: int, alpha: Level) -> float:
@@ -81,8 +82,12 @@ def largest(counts: Prefixes, n: int, alpha: Level, delta: float | None, by: Con
     """The index of the highest distinct score up to which units may be accepted, of n units in all; -1 when of none.
 
     `counts` are of the units no other rule refuses. `delta` None is conformal risk control. The betting bound depends on the
-    order of the units, so it looks at them in an order drawn from `seed`.
+    order of the units, so it looks at them in an order drawn from `seed`. Raises: CalibrationRefused for more units than it can.
     """
+    if delta is not None and by == "betting" and n > MOST_BETTING_UNITS:
+        raise CalibrationRefused(
+            f"by betting takes at most {MOST_BETTING_UNITS} units, got {n}; by: binomial is exact for them, and accepts more"
+        )
     if delta is not None and by == "betting":
         return _largest_by_betting(counts, n, float(alpha), delta, seed)
     most = math.floor(exact(alpha) * (n + 1)) - 1 if delta is None else binomial.most_errors(n, float(alpha), delta)

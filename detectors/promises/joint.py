@@ -26,6 +26,7 @@ from demur.detectors.promises.promise import (
     RuleSpec,
     WrongAndAcceptedAtMost,
     exact,
+    kind,
 )
 from demur.detectors.promises.risk import Chosen, counted, survivors
 from demur.detectors.promises.slices import Thresholds
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from demur.detectors.promises.fold import Folds
+    from demur.detectors.promises.promise import ControlBy
     from demur.detectors.promises.sample import CalibrationSample
     from demur.detectors.promises.selective import Prefixes
     from demur.detectors.promises.survival import Fitted
@@ -66,7 +68,7 @@ def stage(
         if proper:
             share, delta = _surviving_share(refusing, spec, delta or 0.0)
             alpha = alpha / Fraction(share)
-        last = control.largest(counts, n, alpha, delta, promise.by, seed) if alpha < 1 else counts.wrong.size - 1
+        last = _highest(spec, counts, n, alpha, delta, promise.by, seed)
         if last < 0:
             raise _unsupported(spec, promise, counts, n, alpha, delta, clustered=sample.clustered)
         value = np.array([counts.thresholds[last]], dtype=np.float32)
@@ -74,6 +76,15 @@ def stage(
         thresholds = Thresholds(value, np.zeros(1, dtype=np.bool_), (), ())
         chosen.append(Chosen(spec, thresholds, statement, folds.named(index)))
     return chosen
+
+
+def _highest(
+    spec: RuleSpec, counts: Prefixes, n: int, alpha: Fraction, delta: float | None, by: ControlBy, seed: int
+) -> int:
+    try:
+        return control.largest(counts, n, alpha, delta, by, seed) if alpha < 1 else counts.wrong.size - 1
+    except CalibrationRefused as cause:
+        raise CalibrationRefused(f"{kind(spec.promise)} {cause}", rule=spec.name) from cause
 
 
 def _surviving_share(refusing: Fitted, spec: RuleSpec, delta: float) -> tuple[float, float]:
