@@ -15,7 +15,6 @@ import numpy as np
 
 from demur.monitor.evaluate.calibration import Uniformity
 from demur.monitor.evaluate.errors import EvaluationError
-from demur.monitor.evaluate.estimate import Estimate
 from demur.monitor.evaluate.figures import Histogram, Operating, Plot
 from demur.monitor.evaluate.kept import KeptPromise
 from demur.monitor.evaluate.open_set import Costs
@@ -23,6 +22,7 @@ from demur.monitor.evaluate.outcome import PoolOutcome, SetOutcome
 from demur.monitor.evaluate.ranking import Ranking
 from demur.monitor.evaluate.scope import Scope
 from demur.monitor.evaluate.selection import Selection
+from demur.monitor.evaluate.severities import Severity
 
 SCHEMA = 1
 DIGITS = 6  # of what is only drawn
@@ -48,17 +48,6 @@ class Subject:
     bundle: str
     unit: str
     demur: str
-
-
-@dataclass(frozen=True)
-class Severity:
-    """How one score follows severity over `levels`, on `units` units whose severity is known."""
-
-    score: str
-    levels: tuple[float, ...]
-    units: int
-    kendall_tau_b: Estimate
-    c_index: Estimate
 
 
 @dataclass(frozen=True, eq=False)

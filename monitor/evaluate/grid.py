@@ -1,14 +1,15 @@
-"""One score column as a matrix that turns unit weights into counts of every atom at every distinct score."""
+"""One score column as cells: how many units of every atom have each distinct score, as it is and resampled."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.monitor.evaluate.bootstrap import Resampler
 from demur.monitor.evaluate.counts import Counts, Values
 from demur.monitor.evaluate.pool import Pool
 from demur.monitor.evaluate.questions import Question
@@ -35,36 +36,27 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """scores (K,) ascending; `cells` sparse (atoms * K, units): weights (units, B) become counts by one product."""
+    """scores (K,) ascending; cell (usable units,) int64: atom * K + place of the score."""
 
     scores: Values
     atoms: int
-    cells: Any
+    cell: NDArray[np.int64]
 
     @classmethod
     def of(cls, pool: Pool, column: int, most: int | None = None) -> Grid:
-        """The grid of a score over the pool's usable units.
+        """The grid of a score over the pool's usable units; `most` bounds K as in `merged`."""
+        distinct, index = merged(pool.scores(column), most)
+        return cls(distinct, len(pool.atoms), pool.atom[pool.usable] * len(distinct) + index)
 
-        `most` bounds K: beyond it, neighbouring scores are merged into that many bins of about as many units each.
-        """
-        from scipy.sparse import csr_array
+    def tally(self) -> Tally:
+        """Every unit once."""
+        found = np.bincount(self.cell, minlength=self.atoms * len(self.scores)).astype(np.float64)
+        return Tally(self.scores, found.reshape((self.atoms, len(self.scores))))
 
-        values = pool.scores(column)
-        distinct, index = np.unique(values, return_inverse=True)
-        if most is not None and len(distinct) > most:
-            distinct, index = _merged(distinct, index, most)
-        atom = pool.atom[pool.usable]
-        units = len(values)
-        shape = (len(pool.atoms) * len(distinct), units)
-        cells = csr_array((np.ones(units), (atom * len(distinct) + index, np.arange(units))), shape=shape)
-        return cls(distinct, len(pool.atoms), cells)
-
-    def tally(self, weights: NDArray[np.float64] | None = None) -> Tally:
-        """Every unit once, or as often as whole-number weights (units, B) say, for B resamples."""
-        if weights is None:
-            weights = np.ones(self.cells.shape[1])
-        found = np.asarray(self.cells @ weights, np.float64)
-        return Tally(self.scores, found.reshape((self.atoms, len(self.scores), *weights.shape[1:])))
+    def resampled(self, resampler: Resampler, size: int) -> Iterator[Tally]:
+        """Tallies of at most `size` resamples each."""
+        for found in resampler.counts(self.cell, self.atoms * len(self.scores), size):
+            yield Tally(self.scores, found.reshape((self.atoms, len(self.scores), -1)))
 
 
 def _union(counts: Values, atoms: tuple[int, ...]) -> Values:
@@ -74,10 +66,17 @@ def _union(counts: Values, atoms: tuple[int, ...]) -> Values:
     return whole
 
 
-def _merged(distinct: Values, index: NDArray[Any], most: int) -> tuple[Values, NDArray[Any]]:
-    """Scores cut into `most` bins by how many units lie below; a bin is named for its highest score."""
+def merged(values: Values, most: int | None = None) -> tuple[Values, NDArray[np.int64]]:
+    """Distinct values ascending, and the place of each value among them.
+
+    Beyond `most` distinct ones, neighbours are merged into that many bins of about as many units each, named for their
+    highest value. Equal values are never parted.
+    """
+    distinct, index = np.unique(values, return_inverse=True)
+    if most is None or len(distinct) <= most:
+        return distinct, index.astype(np.int64)
     below = np.cumsum(np.bincount(index, minlength=len(distinct)))
     bin_of = np.minimum((below - 1) * most // len(index), most - 1)
     used, dense = np.unique(bin_of, return_inverse=True)
     last = np.searchsorted(bin_of, used, side="right") - 1
-    return distinct[last], dense[index]
+    return distinct[last], dense[index].astype(np.int64)

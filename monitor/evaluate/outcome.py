@@ -115,8 +115,7 @@ def _cells(pool: Pool, resampler: Resampler | None) -> Values:
     cell = pool.atom * 2 + pool.accept
     size = 2 * len(pool.atoms)
     columns = [np.bincount(cell, minlength=size).astype(np.float64)[:, None]]
-    batches = iter(()) if resampler is None else resampler.weights(256)
-    columns += [np.stack([np.bincount(cell, w, size) for w in weights.T], axis=1) for weights in batches]
+    columns += [] if resampler is None else list(resampler.counts(cell, size, 256))
     return np.concatenate(columns, axis=1).reshape(len(pool.atoms), 2, -1)
 
 

@@ -120,12 +120,11 @@ def _resampled(
     """(draws,) values by question and metric, moved by what merging scores into bins did to the value itself."""
     grid = exact if len(exact.scores) <= MOST_BINS else Grid.of(pool, column, MOST_BINS)
     found: dict[tuple[int, str], list[Any]] = {}
-    for weights in resampler.weights(max(16, min(256, CELLS // len(grid.scores)))):
-        tally = grid.tally(weights)
+    for tally in grid.resampled(resampler, max(16, min(256, CELLS // len(grid.scores)))):
         for number, question in enumerate(asked):
             for name, value in values_of(pool, tally, question).items():
                 found.setdefault((number, name), []).append(value)
-        report(weights.shape[1])
+        report(tally.counts.shape[2])
     moved = _merging_error(pool, grid, exact, asked) if grid is not exact else {}
     return {key: np.concatenate(parts) + moved.get(key, 0.0) for key, parts in found.items()}
 

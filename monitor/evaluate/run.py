@@ -14,7 +14,7 @@ from demur.monitor.evaluate.bootstrap import Resampler
 from demur.monitor.evaluate.calibration import Uniformity, uniformity
 from demur.monitor.evaluate.errors import EvaluationError
 from demur.monitor.evaluate.estimate import Estimate
-from demur.monitor.evaluate.evaluation import Evaluation, Settings, Severity, Subject
+from demur.monitor.evaluate.evaluation import Evaluation, Settings, Subject
 from demur.monitor.evaluate.grid import Tally
 from demur.monitor.evaluate.judged import Judged, Unit, columns_of, judge, unit_of
 from demur.monitor.evaluate.open_set import Costs
@@ -22,7 +22,7 @@ from demur.monitor.evaluate.pool import ID, Part, Pool, check_names
 from demur.monitor.evaluate.questions import Question, questions
 from demur.monitor.evaluate.ranking import Ranking, open_set_of, rank
 from demur.monitor.evaluate.selection import selection_of
-from demur.monitor.evaluate.severity import SeverityCounts, c_index, kendall_tau_b
+from demur.monitor.evaluate.severities import Severity, severities_of
 from demur.monitor.fit.assemble import ROWS
 from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable, load_table
@@ -104,7 +104,7 @@ def _evaluation(
         drawn += figures.plots(pool, name, asked, tally)
         bars += figures.histograms(pool, column)
         scopes += _scope(pool, column, tally, confidence)
-        severities += _severity(pool, column, usable)
+        severities += severities_of(pool, column, usable)
     return Evaluation(
         Subject(manifest.monitor, manifest.version, monitor.bundle.digest, pool.unit, __version__),
         settings,
@@ -160,25 +160,6 @@ def _scope(pool: Pool, column: int, tally: Tally, confidence: float) -> list[sco
     threshold = scope.scope_threshold(tally.scores, good)
     accept = pool.scores(column) <= threshold
     return [scope.evaluate_scope(pool, pool.columns[column], threshold, accept, confidence)]
-
-
-def _severity(pool: Pool, column: int, resampler: Resampler | None) -> list[Severity]:
-    level = pool.severity[pool.usable]
-    known = ~np.isnan(level)
-    levels = np.unique(level[known])
-    if len(levels) < 2:
-        return []
-    scores = pool.scores(column)[known]
-    counts = SeverityCounts.of(scores, level[known])
-    values = [Estimate(float(metric(counts))) for metric in (kendall_tau_b, c_index)]
-    if resampler is not None:
-        found = SeverityCounts.resampled(scores, level[known], (w[known] for w in resampler.weights(16)))
-        values = [_between(value, resampler.interval(f)) for value, f in zip(values, found, strict=True)]
-    return [Severity(pool.columns[column], tuple(levels.tolist()), len(scores), *values)]
-
-
-def _between(value: Estimate, limits: tuple[float, float] | None) -> Estimate:
-    return value if limits is None else Estimate(value.value, *limits)
 
 
 def _calibration(monitor: Monitor, pool: Pool) -> dict[str, Uniformity]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,25 +34,6 @@ class SeverityCounts:
         units = np.zeros((len(distinct), len(levels)))
         np.add.at(units, (row, column), 1.0)
         return cls(levels, units)
-
-    @staticmethod
-    def resampled(
-        scores: ArrayLike, severity: ArrayLike, weights: Iterable[NDArray[np.float64]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Kendall's tau-b and the C-index, (B,) each, of B resamples given as batches (N, b) of whole-number weights."""
-        from scipy.sparse import csr_array
-
-        values, (levels, column) = checked_scores(scores), np.unique(checked_scores(severity), return_inverse=True)
-        distinct, row = np.unique(values, return_inverse=True)
-        shape = len(distinct) * len(levels), len(values)
-        cells = csr_array((np.ones(len(values)), (row * len(levels) + column, np.arange(len(values)))), shape=shape)
-        taus, indices = [], []
-        for batch in weights:
-            units = np.reshape(cells @ batch, (len(distinct), len(levels), -1))
-            counts = SeverityCounts(levels, units)
-            taus.append(kendall_tau_b(counts))
-            indices.append(c_index(counts))
-        return np.concatenate(taus), np.concatenate(indices)
 
     def pairs(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Pairs of units of unequal severity: ordered as the severities, opposed, tied in score; () or (B,) each."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from demur.monitor.evaluate import roc
+from demur.monitor.evaluate import bootstrap, roc
+from demur.monitor.evaluate.bootstrap import Resampler
 from demur.monitor.evaluate.counts import Counts
 from demur.monitor.evaluate.curve import Curve
 from demur.monitor.evaluate.figures import histograms
@@ -62,27 +63,42 @@ def test_tiny_curves_are_left_alone():
     assert len(same.thinned()) == 2
 
 
-def test_a_grid_counts_every_unit_once_and_resamples_as_often_as_drawn():
+@pytest.mark.parametrize("clusters", [None, 40])
+def test_a_grid_counts_every_unit_once_and_resamples_as_often_as_drawn(clusters):
     pool = pool_of(200)
     asked = {q.truth: q for q in questions(pool)}
-    grid = Grid.of(pool, 0)
-    weights = np.random.default_rng(1).integers(0, 3, (400, 5)).astype(float)
-    tally = grid.tally(weights)
+    cluster = None if clusters is None else np.arange(400) // (400 // clusters)
+    resampler = Resampler(pool.table, cluster, 100, seed=3)
+    (weights,), (tally,) = resampler.weights(100), Grid.of(pool, 0).resampled(resampler, 100)
     wrong = np.append(pool.id.wrong, np.ones(200, bool))
     for truth, chosen in (("ood", np.repeat([False, True], 200)), ("oms", wrong)):
         counts = tally.ask(asked[truth])
         np.testing.assert_allclose(counts.bad.sum(axis=0), weights[chosen].sum(axis=0))
         np.testing.assert_allclose(counts.good.sum(axis=0), weights[~chosen].sum(axis=0))
-        assert roc.auroc(counts)[2] == pytest.approx(
-            float(
-                roc.auroc(
-                    Counts.of(
-                        np.repeat(pool.scores(0), weights[:, 2].astype(int)),
-                        np.repeat(chosen, weights[:, 2].astype(int)),
-                    )
-                )
-            )
-        )
+        repeat = weights[:, 2].astype(int)
+        alone = Counts.of(np.repeat(pool.scores(0), repeat), np.repeat(chosen, repeat))
+        assert roc.auroc(counts)[2] == pytest.approx(float(roc.auroc(alone)))
+
+
+def test_drawing_counts_is_as_good_as_drawing_units(monkeypatch):
+    pool = pool_of(3000)
+    asked, grid = questions(pool), Grid.of(pool, 0, 60)
+    spans = {}
+    for way, crowd in (("counts", 0), ("units", 10**9)):
+        monkeypatch.setattr(bootstrap, "CROWD", crowd)
+        tallies = list(grid.resampled(Resampler(pool.table, None, 600, seed=1), 256))
+        sizes = np.concatenate([t.counts.sum(axis=(0, 1)) for t in tallies])
+        assert (sizes == 6000).all()
+        for table in (0, 1):
+            atoms = [i for i, a in enumerate(pool.atoms) if a.part == pool.parts[table]]
+            assert all((t.counts[atoms].sum(axis=(0, 1)) == 3000).all() for t in tallies)
+        for question in asked:
+            area = np.concatenate([roc.auroc(t.ask(question)) for t in tallies])
+            spans[way, question.truth] = area.mean(), area.std()
+    for question in asked:
+        (mean, spread), (other, wide) = spans["counts", question.truth], spans["units", question.truth]
+        assert abs(mean - other) < 4 * spread / np.sqrt(300)
+        assert 0.85 < spread / wide < 1.18
 
 
 def test_merged_bins_hold_about_as_many_units_each_and_move_the_area_little():

@@ -33,13 +33,15 @@ def test_with_two_levels_concordance_is_the_area_under_roc():
 def test_resamples_are_judged_as_the_units_they_repeat():
     rng = np.random.default_rng(2)
     scores, level = rng.integers(0, 9, 40), rng.integers(0, 3, 40)
-    weights = rng.multinomial(40, np.full(40, 1 / 40), size=3).T.astype(float)
-    tau, index = SeverityCounts.resampled(scores, level, [weights[:, :2], weights[:, 2:]])
-    for column in range(3):
-        repeat = weights[:, column].astype(int)
+    repeats = rng.multinomial(40, np.full(40, 1 / 40), size=3)
+    units = np.zeros((9, 3, 3))
+    for column, repeat in enumerate(repeats):
+        np.add.at(units[:, :, column], (scores, level), repeat)
+    counts = SeverityCounts(np.arange(3.0), units)
+    for column, repeat in enumerate(repeats):
         alone = SeverityCounts.of(np.repeat(scores, repeat), np.repeat(level, repeat))
-        assert tau[column] == pytest.approx(kendall_tau_b(alone), abs=1e-12)
-        assert index[column] == pytest.approx(c_index(alone), abs=1e-12)
+        assert kendall_tau_b(counts)[column] == pytest.approx(kendall_tau_b(alone), abs=1e-12)
+        assert c_index(counts)[column] == pytest.approx(c_index(alone), abs=1e-12)
 
 
 def test_one_level_is_refused():
