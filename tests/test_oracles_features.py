@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from tests.backends import RTOL, assert_close, on_both, reference, signals
 from tests.judged import ROUNDING, Case, Seeded, judge, runs
 from tests.oracles import covariance, distance, headed, prototype
 from tests.oracles.sample import Float
-from tests.oracles.worlds import World, world
+from tests.oracles.worlds import WORLDS, World, world
 
 
 def largest(w: World) -> Float:
@@ -117,6 +118,74 @@ def of_box(w: World, score: Any) -> Float:
     return prototype.box_depth(w.test64[0], *corners, off) - prototype.box_depth(w.test64[0], *corners, -off)
 
 
+SMALL = tuple(name for name in WORLDS if name != "many_batches")  # where the sample is the whole reference
+
+
+@functools.cache
+def robust_fit(w: World) -> tuple[Float, Float]:
+    return covariance.robust_location_and_scatter(w.sample.features)
+
+
+@functools.cache
+def median_of(w: World) -> Float:
+    return covariance.l1_median(w.sample.features)
+
+
+def robust(w: World, _: Any) -> Float:
+    return distance.squared_distance(w.test64[0], *robust_fit(w))
+
+
+def of_robust(w: World, want: Float) -> Float:
+    return of_whitening(lambda v: [robust_fit(v)[1]])(w, want)
+
+
+def of_mixture(w: World, want: Float) -> Float:
+    """-log density crosses 0: half a squared distance and constants, each in float32."""
+    squares = covariance.mahalanobis(w.sample, w.test64[0], "ledoit_wolf")
+    moved = of_whitening(lambda v: [distance.tied_covariance(v.sample, "ledoit_wolf")])(w, squares)
+    matrix = distance.tied_covariance(w.sample, "ledoit_wolf")
+    constant = np.abs(np.linalg.slogdet(2 * np.pi * matrix)[1]) + np.log(len(w.head_weight))
+    return RTOL * squares + moved + 4 * ROUNDING * constant
+
+
+def drpo(by: str, count: int, seed: int = 0) -> Callable[[World, Any], Float]:
+    def want(w: World, _: Any) -> Float:
+        u = prototype.random_directions(count, w.features.shape[1], seed)
+        fit = prototype.median_and_spread(w.sample.features @ u.T)
+        return prototype.projection_outlyingness(w.test64[0], u, *fit, by)
+
+    return want
+
+
+def of_projections(w: World, _: Float) -> Float:
+    """Projections round at the size of the features and of what is taken off them, in units of the least spread."""
+    u = prototype.random_directions(256, w.features.shape[1], 0)
+    _, spread = prototype.median_and_spread(w.sample.features @ u.T)
+    return 4 * ROUNDING * (length(w) + np.abs(w.sample.features).max()) / np.median(spread)
+
+
+def robust_pca(w: World, _: Any) -> Float:
+    centre = median_of(w)
+    basis = prototype.clipped_subspace(w.sample.features, centre, 0.1, 4)
+    return prototype.beyond_subspace(w.test64[0], centre, basis)
+
+
+def of_centred_projection(w: World, _: Float) -> Float:
+    """The projection rounds at the size of the centred features, the centre at its own; the median's last digits are
+    those of an iteration."""
+    centre = median_of(w)
+    return 4 * ROUNDING * np.linalg.norm(w.test64[0] - centre, axis=1) + 2 * ROUNDING * np.linalg.norm(centre)
+
+
+def of_shift(w: World, want: Float) -> Float:
+    """Unit vectors are rounded, then divided by what is left of them after the mean direction is taken off."""
+    units = distance.unit(w.test64[0])
+    centre = distance.unit(w.sample.features).mean(axis=0)
+    known = np.linalg.norm(distance.unit(w.sample.features) - centre, axis=1)
+    off = 4 * ROUNDING * (1 / np.linalg.norm(units - centre, axis=1) + 1 / np.median(known))
+    return 2 * off * np.sqrt(7 * want) + 7 * off**2
+
+
 CASES = {
     "she": Case("she", lambda w, _: prototype.she(w.sample, *w.test64), of_product),
     "she_cosine": Case(
@@ -143,6 +212,17 @@ CASES = {
         {"grad_norm": {"bias": True}}, lambda w, _: headed.grad_norm(*w.test64, bias=True), of_gradient
     ),
     "pnml": Case("pnml", lambda w, _: headed.pnml(w.sample, w.test64[0]), of_regret),
+    "robust_mahalanobis": Case("robust_mahalanobis", robust, of_robust, worlds=SMALL),
+    "class_gmm": Case("class_gmm", lambda w, _: covariance.class_mixture(w.sample, w.test64[0]), of_mixture),
+    "drpo": Case("drpo", drpo("mean", 256), of_projections),
+    "drpo_max": Case({"drpo": {"by": "max", "directions": 40, "seed": 3}}, drpo("max", 40, 3), of_projections),
+    "robust_pca": Case({"robust_pca": {"dim": 4}}, robust_pca, of_centred_projection),
+    "mean_shifted": Case("mean_shifted", lambda w, _: prototype.mean_shifted(w.sample.features, w.test64[0]), of_shift),
+    "mean_shifted_7": Case(
+        {"mean_shifted": {"k": 7}},
+        lambda w, _: prototype.mean_shifted(w.sample.features, w.test64[0], 7),
+        of_shift,
+    ),
     "mahalanobis_class": Case(
         {"mahalanobis": {"covariance": "class"}},
         lambda w, _: covariance.class_mahalanobis(w.sample, w.test64[0]),

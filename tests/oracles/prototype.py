@@ -44,9 +44,23 @@ def projection_outlyingness(
 
 
 def median_and_spread(projected: Float) -> tuple[Float, Float]:
-    """Median and max(median absolute deviation, 1e-4) of each column."""
+    """Median, and median absolute deviation of at least 1e-4 of the largest, of each column."""
     median = np.median(projected, axis=0)
-    return median, np.maximum(np.median(np.abs(projected - median), axis=0), 1e-4)
+    deviation = np.median(np.abs(projected - median), axis=0)
+    return median, np.maximum(deviation, 1e-4 * deviation.max())
+
+
+def random_directions(count: int, width: int, seed: int) -> Float:
+    return unit(np.random.default_rng(seed).standard_normal((count, width)))
+
+
+def clipped_subspace(rows: Float, centre: Float, contamination: float, dim: int) -> Float:
+    """Leading eigenvectors (D, dim) of mean y y', y = (h - m) min(1, r / |h - m|), r the ceil((1 - c) n)-th distance."""
+    gaps = np.linalg.norm(rows - centre, axis=1)
+    reach = np.sort(gaps)[int(np.ceil((1 - contamination) * len(rows))) - 1]
+    clipped = (rows - centre) * np.minimum(1.0, reach / np.maximum(gaps, 1e-300))[:, None]
+    _, vectors = np.linalg.eigh(clipped.T @ clipped / len(rows))
+    return vectors[:, ::-1][:, :dim]
 
 
 def beyond_subspace(features: Float, mean: Float, basis: Float) -> Float:
@@ -58,7 +72,7 @@ def beyond_subspace(features: Float, mean: Float, basis: Float) -> Float:
 def mean_shifted(rows: Float, features: Float, k: int = 2) -> Float:
     """Sum of squared distances between theta(x) and its k nearest, theta(x) = unit(unit(h) - c), c the mean unit row
     (Reiss and Hoshen 2023, equation 5; neighbours among theta's)."""
-    centre = unit(rows).mean(axis=0)
-    known, asked = unit(unit(rows) - centre), unit(unit(features) - centre)
+    centre = unit(rows[rows.any(axis=1)]).mean(axis=0)
+    known, asked = unit(unit(rows[rows.any(axis=1)]) - centre), unit(unit(features) - centre)
     distances = np.array([np.sum((known - row) ** 2, axis=1) for row in asked])
     return np.sort(distances, axis=1)[:, :k].sum(axis=1)
