@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from demur.monitor.cli import assess, audit, bench, bundle, demo, doctor, evaluate, fit, inspect, perturb, serve
+from demur.monitor.cli import assess, audit, bench, bundle, curate, demo, doctor, evaluate, fit, inspect, perturb, serve
 from demur.monitor.cli.console import ERRORS, REFUSED, fail
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("serve")(serve.serve)
 app.command("assess")(assess.assess)
 app.command("evaluate")(evaluate.evaluate)
 app.command("perturb")(perturb.perturb)
+app.add_typer(curate.app, name="curate")
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.add_typer(audit.app, name="audit")

@@ -32,8 +32,9 @@ def test_the_true_share_lies_in_the_interval_on_most_seeds(share):
 
 @pytest.mark.slow
 def test_the_interval_covers_over_many_seeds():
-    covered = [r.low <= share <= r.high for share in (0.03, 0.08, 0.12) for r in (found(share, s) for s in range(30))]
-    assert np.mean(covered) >= 0.85
+    for share in (0.03, 0.06, 0.09):
+        results = [found(share, seed) for seed in range(30)]
+        assert np.mean([r.low <= share <= r.high for r in results]) >= 0.8
 
 
 def test_the_prior_rules_what_data_leave_open():
