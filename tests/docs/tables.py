@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from demur.detectors.scores import SCORES, STREAM_SCORES
+from demur.detectors.transforms import TRANSFORMS
 from demur.monitor.cli.main import app
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import PolicyConfig
@@ -124,7 +125,22 @@ COMPOSED = {
     "two_sided": ("the p-value of the score in `of`", "", ""),
     "scod": ("`logits` and its score's", "", ""),
     "onnx_score": ("the inputs of the model", "", ""),
+    "nac_layers": ("each of its `layers`, and its gradient `<layer>_grad`", "", ""),
 }
+
+
+def transforms() -> str:
+    """What reshapes signals before a score sees them."""
+    return table("transform|what it does|hyper-parameters", (_transform(*entry) for entry in TRANSFORMS.items()))
+
+
+def _transform(name: str, kind: type[Any]) -> tuple[str, ...]:
+    given = [f"`{p.name}`{_given(p)}" for p in list(inspect.signature(kind.fit).parameters.values())[1:]]
+    return (
+        f"`{name}`",
+        " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split("\nShapes:")[0].split()),
+        ", ".join(given),
+    )
 
 
 def _given(parameter: inspect.Parameter) -> str:
@@ -197,6 +213,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "monitor": lambda: keys(PolicyConfig),
     "server": lambda: keys(ServerConfig),
     "scores": scores,
+    "transforms": transforms,
     "commands": commands,
     "perturbations": perturbations,
 }
