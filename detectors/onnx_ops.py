@@ -116,7 +116,7 @@ class OnnxOps:
             self.nodes.append(ir.Node("", op, [s.value for s in symbols], converted, outputs=outputs, name=name))
             self._recorded[key] = outputs
         width = _broadcast(symbols) if width is None else width
-        parts = max((s.parts for s in symbols), default=0) if parts is None else parts
+        parts = _broadcast_parts(op, symbols) if parts is None else parts
         return [Sym(o, self, width, parts=parts) for o in self._recorded[key]]
 
     def _symbol(self, x: Any) -> Sym:
@@ -320,3 +320,12 @@ class OnnxOps:
 def _broadcast(symbols: Sequence[Sym]) -> int:
     """The width of an elementwise result. A constant of width 1 does not turn a per-row value into a matrix."""
     return max((s.width for s in symbols if not (s.fixed and s.width == 1)), default=0)
+
+
+def _broadcast_parts(op: str, symbols: Sequence[Sym]) -> int:
+    """Parts of a result: a folded row (N, 1, K) against a table (P, K), entry by entry, has P."""
+    parts = max((s.parts for s in symbols), default=0)
+    if parts != 1 or op not in ("Add", "Sub", "Mul", "Div", "Max", "Min"):
+        return parts
+    held = [s.value.const_value for s in symbols if s.fixed]
+    return max(parts, *(v.shape.numpy()[0] for v in held if v is not None and len(v.shape) == 2), 1)

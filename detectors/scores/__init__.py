@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from demur.detectors.scores.balls import CFOOD
 from demur.detectors.scores.boxes import Box
+from demur.detectors.scores.cider import CIDER
 from demur.detectors.scores.class_gmm import ClassGMM
+from demur.detectors.scores.contrast import ContrastiveBanks
 from demur.detectors.scores.coverage import NAC, LayersNAC
 from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
+from demur.detectors.scores.guidance import NNGuide, Relation
 from demur.detectors.scores.head import FDBD, NCI, GradNorm
 from demur.detectors.scores.health import ActivationKurtosis
+from demur.detectors.scores.histogram import HBOS
 from demur.detectors.scores.knn import KNN
 from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit, MaxSup
+from demur.detectors.scores.magnitude import Magnitude
 from demur.detectors.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
 from demur.detectors.scores.mean_shift import MeanShifted
+from demur.detectors.scores.neighbours import LOF
 from demur.detectors.scores.onnx_score import OnnxScore
 from demur.detectors.scores.open_max import OpenMax
 from demur.detectors.scores.posterior import KLMatching, WeightedEnergy
+from demur.detectors.scores.principal import PCA
 from demur.detectors.scores.probability import GEN, ODIN, Doctor, Margin
 from demur.detectors.scores.prototype import SHE
 from demur.detectors.scores.regret import PNML
@@ -27,6 +35,7 @@ from demur.detectors.scores.shaped import ReActEnergy, Shaped
 from demur.detectors.scores.sirc import SIRC
 from demur.detectors.scores.stream import EntropyInterval, MeanNLL
 from demur.detectors.scores.subspace import CORE, Residual
+from demur.detectors.scores.tails import COPOD, ECOD
 from demur.detectors.scores.vim import ViM
 
 SCORES: dict[str, type[Any]] = {
@@ -51,6 +60,17 @@ SCORES: dict[str, type[Any]] = {
     "drpo": DRPO,
     "mean_shifted": MeanShifted,
     "knn": KNN,
+    "nnguide": NNGuide,
+    "relation": Relation,
+    "cider": CIDER,
+    "cfood": CFOOD,
+    "contrastive_banks": ContrastiveBanks,
+    "lof": LOF,
+    "ecod": ECOD,
+    "copod": COPOD,
+    "hbos": HBOS,
+    "pca": PCA,
+    "magnitude": Magnitude,
     "vim": ViM,
     "residual": Residual,
     "core": CORE,

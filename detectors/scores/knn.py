@@ -3,59 +3,83 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from demur.detectors.hyper import one_of, whole
 from demur.detectors.numpy_ops import Array
-from demur.detectors.sample import sample_rows
 from demur.detectors.score import Reference, Scaling, sample
+from demur.detectors.scores.bank import BANK_ROWS, closeness, has_direction, kept_rows, stored, wide
 from demur.detectors.tensor import Ops, Signal, Signals, T
-
-BANK_ROWS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class KNN:
-    """Cosine distance 1 - cos from the features to their k-th nearest neighbour in the bank.
+    """Distance from the features to their k-th nearest neighbour in the bank, or the mean over the k nearest.
 
-    Neighbours are ranked in coordinates centred on the bank, and the distance is half the squared difference of the
-    unit vectors: 1 - u.b itself, and sqrt(2 - 2 u.b), lose all digits on features with a common offset. The zero vector
-    has no direction: its distance is 1.
-    Shapes: features (N, D) -> (N,). Range: [0, 2], dimensionless. Higher is less trustworthy.
-    Raises: ValueError in fit when fewer than k reference rows have a direction.
+    metric "cosine": 1 - cos, half the squared difference of the unit vectors; the zero vector has no direction: its
+    distance is 1. "euclidean": |h - b|. aggregate "kth" or "mean" (of the distances). Neighbours are ranked in
+    coordinates centred on the bank and distances taken by differences: 1 - u.b itself, and sqrt(2 - 2 u.b), lose all
+    digits on features with a common offset. `select`: which rows the bank keeps (`bank.kept_rows`); `dtype`: rows are
+    stored as float32, float16 or int8 (multiples of max|column| / 127 of the centred rows), distances are to the rounded
+    rows; docs/banks.md has what that costs.
+    Shapes: features (N, D) -> (N,). Range: [0, 2], dimensionless, or [0, inf) in units of the features. Higher is less
+    trustworthy.
+    Raises: ValueError in fit when fewer than k rows remain (with a direction, under cosine), a row is not finite or does
+    not fit the type, or labels are missing for `class_balanced`.
     Source: Sun et al. 2022, arXiv:2204.06507, eq. 3; differs: half the square of the paper's distance (same order), a
-    seeded sample of `bank` rows.
+    bank of `bank` rows. Euclidean, kth and mean: Ramaswamy et al. 2000; Angiulli & Pizzuti 2002 (PyOD's largest, mean).
     """
 
-    centre: Array  # (D,), the mean of the unit vectors in the bank
-    bank: Array  # (M, D), unit vectors minus the centre
+    centre: Array  # (D,), the mean of the unit vectors, or rows, in the bank
+    bank: NDArray[Any]  # (M, D), unit vectors, or rows, minus the centre
     bank_sq: Array  # (M,)
     k: int
+    step: Array | None = None  # (D,), of int8
+    metric: str = "cosine"
+    aggregate: str = "kth"
+    dtype: str = "float32"
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     scales: ClassVar[Scaling] = sample(BANK_ROWS)
     source: ClassVar[str] = "Sun et al. 2022, arXiv:2204.06507, eq. 3"
 
     @classmethod
     def fit(
-        cls, reference: Reference, *, k: int = 50, bank: int = BANK_ROWS, metric: str = "cosine", seed: int = 0
+        cls,
+        reference: Reference,
+        *,
+        k: int = 50,
+        bank: int = BANK_ROWS,
+        metric: str = "cosine",
+        aggregate: str = "kth",
+        select: str = "random",
+        dtype: str = "float32",
+        seed: int = 0,
     ) -> Self:
-        one_of("knn", "metric", metric, ("cosine",))
-        rows = sample_rows(reference, "features", whole("knn", "bank", bank), whole("knn", "seed", seed, least=0))
-        lengths = np.linalg.norm(rows, axis=1)
-        rows, lengths = rows[lengths > 0], lengths[lengths > 0]
-        if len(rows) < whole("knn", "k", k):
-            raise ValueError(f"knn: k = {k} neighbours need at least {k} non-zero rows in the bank, got {len(rows)}")
-        units = rows / lengths[:, None]
-        centre = units.mean(axis=0).astype(np.float32)
-        stored = (units - centre).astype(np.float32)
-        return cls(centre, stored, np.sum(stored.astype(np.float64) ** 2, axis=1).astype(np.float32), k)
+        one_of("knn", "metric", metric, ("cosine", "euclidean"))
+        one_of("knn", "aggregate", aggregate, ("kth", "mean"))
+        least, unit = whole("knn", "k", k), metric == "cosine"
+        kept = kept_rows(
+            reference, "knn", "features", size=bank, seed=seed, select=select, unit=unit, least=least
+        ).signals["features"]
+        centre = kept.mean(axis=0).astype(np.float32)
+        rows, step, squares = stored("knn", kept - centre, dtype)
+        return cls(centre, rows, squares, k, step, metric, aggregate, dtype)
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         x = signals["features"]
-        here = xp.unit(x) - self.centre
-        place = xp.argkth_smallest(xp.linear(here, self.bank, self.bank_sq, scale=-2.0), self.k)
-        apart = here - xp.take(self.bank, place)
-        has_direction = xp.greater(xp.max(xp.abs(x)), 0.0)
-        return xp.where(has_direction, 0.5 * xp.sum(apart * apart), 1.0)
+        here = (xp.unit(x) if self.metric == "cosine" else x) - self.centre
+        ranked = closeness(xp, here, self.bank, self.bank_sq, self.step, self.dtype)
+        if self.aggregate == "kth":
+            found = self._apart(xp, here, xp.argkth_smallest(ranked, self.k))
+        else:
+            found = xp.mean(self._apart(xp, xp.one_part(here), xp.bottom(ranked, self.k)[1]))
+        return found if self.metric == "euclidean" else xp.where(has_direction(xp, x), found, 1.0)
+
+    def _apart(self, xp: Ops[T], here: T, places: T) -> T:
+        """Distances to the rows at the places: (N,) -> (N,), (N, k) -> (N, k)."""
+        rows = wide(xp, xp.take(self.bank, places), self.dtype)
+        apart = here - (rows if self.step is None else rows * self.step)
+        return xp.norm(apart) if self.metric == "euclidean" else 0.5 * xp.sum(apart * apart)

@@ -22,8 +22,8 @@ from demur.detectors.score import Reference, Score
 from demur.detectors.scores import SCORES
 from demur.detectors.scores.onnx_score import OnnxScore
 
-C, D, M = 7, 16, 420
-WIDTHS = {"features": D, "logits": C, "features_grad": D}
+C, D, M, P = 7, 16, 420, 8
+WIDTHS = {"features": D, "logits": C, "features_grad": D, "projection": P}
 Signals = dict[str, np.ndarray]
 
 
@@ -39,7 +39,14 @@ def with_logits(features: np.ndarray) -> Signals:
     features = np.ascontiguousarray(features, np.float32)
     with np.errstate(all="ignore"):
         logits = (features @ weight.T + bias).astype(np.float32)
-    return {"features": features, "logits": logits, "features_grad": gradient(logits)}
+        projection = (features @ mixing()).astype(np.float32)
+    return {"features": features, "logits": logits, "features_grad": gradient(logits), "projection": projection}
+
+
+@functools.cache
+def mixing() -> np.ndarray:
+    """Weights (D, P) of a projection head."""
+    return np.random.default_rng(13).normal(size=(D, P)).astype(np.float32)
 
 
 def gradient(logits: np.ndarray) -> np.ndarray:
@@ -84,7 +91,13 @@ def reference() -> Reference:
     signals = near(M, seed=0)
     labels = np.arange(M) % C
     correct = signals["logits"].argmax(axis=1) == labels
-    return Reference(signals, labels, world()[1], world()[2], correct)
+    sides = {"outliers": Reference(outliers(300))}
+    return Reference(signals, labels, world()[1], world()[2], correct, sides=sides)
+
+
+def outliers(count: int) -> Signals:
+    """Rows known to be foreign: permuted activations, like those of `permuted` but others."""
+    return with_logits(np.random.default_rng(17).permuted(near(count, seed=4)["features"], axis=1))
 
 
 def small_network(opset: int = 17) -> bytes:
