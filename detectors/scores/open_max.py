@@ -7,7 +7,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from demur.detectors.accumulate import ClassMoments, Float64
 from demur.detectors.hyper import whole
@@ -145,6 +144,8 @@ def _laws(tails: Float64) -> tuple[Float64, Float64, Float64]:
 
 def _law_of(label: int, distances: Float64) -> tuple[float, float, float]:
     """The likelihood equation in the shape k, sum x^k log x / sum x^k - 1/k = mean log x, has one root."""
+    from scipy.optimize import brentq
+
     least = float(distances.min())
     logs = np.log1p((distances - least) / SHIFT)
     if logs.max() <= 0:
