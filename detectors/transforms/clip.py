@@ -116,7 +116,7 @@ class VRAOpenOODClip:
 
 
 def _below(xp: Ops[T], h: T, low: Array) -> T:
-    """h < low."""
+    """H < low."""
     return xp.greater(low, h)  # type: ignore[arg-type] # lifted with the rest of the score
 
 
