@@ -116,7 +116,7 @@ class VRAOpenOODClip:
 
 
 def _below(xp: Ops[T], h: T, low: Array) -> T:
-    """H < low."""
+    """Where an activation lies under its threshold."""
     return xp.greater(low, h)  # type: ignore[arg-type] # lifted with the rest of the score
 
 
