@@ -235,7 +235,8 @@ class OnnxOps:
 
     def pick(self, x: Sym, index: Sym) -> Sym:
         places = index if index.width else self.node("Unsqueeze", index, self.integers(-1), width=0)
-        return self.node("GatherElements", x, places, width=index.width, axis=-1)
+        # axis 1, not -1: onnx's reference evaluator refuses more picks than entries otherwise.
+        return self.node("GatherElements", x, places, width=index.width, axis=1)
 
     def index(self, x: Sym) -> Sym:
         whole = self.node("Cast", x, to=int(ir.DataType.INT64))

@@ -60,6 +60,7 @@ CASES = {
     "distances": nearest,
     "wide_table": lambda xp, x, t: xp.linear(x, xp.wide(t["halves"]), t["line"]),
     "wide_rows": lambda xp, x, t: xp.sum(xp.wide(xp.take(t["bytes"], xp.bottom(x, 4)[1]))),
+    "pick_more": lambda xp, x, t: xp.sum(xp.pick(x, xp.take(t["next"], xp.index(xp.concat([x, x]) * 0.0 + 3.0)))),
     "flags": walk,
     "one_against_all": lambda xp, x, t: xp.max(xp.abs(xp.one_part(x) - t["few"])),
     "matmul": lambda xp, x, t: x @ t["square"],

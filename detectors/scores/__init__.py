@@ -10,6 +10,7 @@ from demur.detectors.scores.cider import CIDER
 from demur.detectors.scores.class_gmm import ClassGMM
 from demur.detectors.scores.contrast import ContrastiveBanks
 from demur.detectors.scores.coverage import NAC, LayersNAC
+from demur.detectors.scores.forest import IsolationForest
 from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
 from demur.detectors.scores.guidance import NNGuide, Relation
@@ -66,6 +67,7 @@ SCORES: dict[str, type[Any]] = {
     "cfood": CFOOD,
     "contrastive_banks": ContrastiveBanks,
     "lof": LOF,
+    "isolation_forest": IsolationForest,
     "ecod": ECOD,
     "copod": COPOD,
     "hbos": HBOS,
