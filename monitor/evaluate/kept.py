@@ -64,8 +64,7 @@ def kept_promises(
             continue
         hits = (judged.rule_hits[usable] >> number & 1).astype(np.bool_)
         chosen, hit = _events(rule, kind, hits, judged.accept[usable], wrong)
-        inside = None if cluster is None else cluster[chosen]
-        checked = realised(hit[chosen], inside, confidence, draws, seed)
+        checked = realised(hit, chosen, cluster, confidence, draws, seed)
         found.append(_compared(manifest, rule, kind, checked))
     return found
 

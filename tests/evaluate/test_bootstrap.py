@@ -83,11 +83,20 @@ def test_intervals_of_clustered_units_are_wider_than_if_they_stood_alone():
 
 
 def test_a_realised_share_is_exact_alone_and_weighed_by_cluster_otherwise():
-    hit = np.array([True] * 6 + [False] * 6)
-    alone = realised(hit, None, 0.95, 0, 0)
+    hit, every = np.array([True] * 6 + [False] * 6), np.ones(12, bool)
+    alone = realised(hit, every, None, 0.95, 0, 0)
     assert alone.share.value == 0.5
     assert alone.share.low == pytest.approx(0.2109, abs=1e-4)  # Clopper and Pearson's table for 6 of 12
-    clusters = realised(hit, np.array([0] * 6 + [1, 1, 2, 2, 3, 3]), 0.95, 200, 0)
+    clusters = realised(hit, every, np.array([0] * 6 + [1, 1, 2, 2, 3, 3]), 0.95, 200, 0)
     assert clusters.share.value == 0.25
     assert clusters.share.low == 0.0
-    assert realised(hit, np.zeros(12, int), 0.95, 0, 0).share.low is None
+    assert realised(hit, every, np.zeros(12, int), 0.95, 0, 0).share.low is None
+
+
+def test_among_chosen_units_a_cluster_weighs_by_its_share_of_them():
+    """One row drawn from each group: P(wrong and accepted) / P(accepted)."""
+    cluster = np.array([0, 0, 0, 0, 1, 1])
+    accepted, wrong = np.array([1, 0, 0, 0, 1, 1], bool), np.array([1, 1, 1, 0, 0, 0], bool)
+    found = realised(wrong, accepted, cluster, 0.95, 0, 0)
+    assert found.share.value == pytest.approx(0.25 / (0.25 + 1.0))
+    assert (found.part, found.whole) == (1, 3)

@@ -144,7 +144,7 @@ def _ruler(promise: KeptPromise) -> Html:
 def truths(evaluation: Evaluation) -> Html:
     """AUROC of every score under every truth, and the OOD oracle."""
     asked = list(dict.fromkeys((r.truth, r.against) for r in evaluation.rankings))
-    asked.sort(key=lambda q: list(MEANING).index(q[0]))
+    asked.sort(key=lambda q: (q not in _headline(evaluation), list(MEANING).index(q[0])))
     split = [q for q in asked if "_vs_" in q[0]]
     lead = (
         "AUROC: the probability that a bad unit scores above a good one; 0.5 is chance. The best score of a column is framed. A "
@@ -158,6 +158,12 @@ def truths(evaluation: Evaluation) -> Html:
         content += [element("h3", "Novel, against right and against wrong"), note, _grid(evaluation, split)]
         content.append(_words(asked, ("right_vs_ood", "wrong_vs_ood")))
     return section("truths", "Ground truths side by side", lead, *content, _oracle(evaluation))
+
+
+def _headline(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """The columns to look at first: errors on the test set, then OOD and OMS over everything."""
+    whole = evaluation.sets[-1].set if len(evaluation.sets) == 2 else "all"
+    return [("errors", "id"), ("ood", whole), ("oms", whole)]
 
 
 def _words(asked: list[tuple[str, str]], names: tuple[str, ...]) -> Html:
