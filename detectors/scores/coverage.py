@@ -68,7 +68,7 @@ class NAC:
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         p = xp.exp(xp.log_softmax(signals["logits"]))
         gradient = (p - xp.min(p, keepdims=True)) @ self.weight  # 0 for equal p: the weights of all classes sum to 0
-        return _uncovered(xp, signals["features"] * gradient, self.cuts, self.start, self.table)
+        return _uncovered(xp, signals["features"] * gradient, self.cuts, self.start, self.table)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class LayersNAC:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         influence = [signals[n] * signals[f"{n}_grad"] for n in self.layers]
-        return _uncovered(xp, xp.concat(influence), self.cuts, self.start, self.table)
+        return _uncovered(xp, xp.concat(influence), self.cuts, self.start, self.table)  # type: ignore[no-any-return]
 
 
 def nac_edges(count: int) -> Float64:
