@@ -16,6 +16,8 @@ from demur.detectors.scores.class_fit import f32
 from demur.detectors.scores.ranked import below, blocks_of
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class ECOD:
@@ -89,11 +91,13 @@ def _fitted(reference: Reference, score: str, bank: int, seed: int) -> tuple[Arr
 
 
 def skewness(rows: Float64) -> Float64:
-    """(D,) of the sample, not corrected for bias; 0 for a constant column."""
-    centred = rows - rows.mean(axis=0)
+    """(D,) of the sample, not corrected for bias; 0 for a constant column, and where it is 0 but for rounding."""
+    mean = rows.mean(axis=0)
+    centred = rows - mean
     spread = np.sqrt((centred**2).mean(axis=0))
-    scaled = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
-    return np.asarray((scaled**3).mean(axis=0))
+    scaled = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > ROUNDING * np.abs(mean))
+    found = (scaled**3).mean(axis=0)
+    return np.where(np.abs(found) > ROUNDING, found, 0.0)
 
 
 def _tails(xp: Ops[T], x: T, fitted: ECOD | COPOD) -> tuple[T, T, T]:
