@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.evaluate.counts import Values
-from demur.monitor.evaluate.curve import Curve
+from demur.monitor.evaluate.curve import MOST_VERTICES, Curve
 from demur.monitor.evaluate.grid import Tally
 from demur.monitor.evaluate.pool import Pool
 from demur.monitor.evaluate.questions import Question
@@ -19,8 +19,10 @@ from demur.monitor.evaluate.risk_coverage import risk_coverage_curve
 from demur.monitor.evaluate.roc import roc_curve
 
 SCORE_BINS, P_BINS = 48, 20
+FEWEST_VERTICES = 60
 TAIL = 0.005  # of the units may lie beyond either end of a score's histogram, in its outermost bins
 MOST_CURVES = 240  # beyond it only the curves of `all` and of the in-distribution set are kept
+VERTICES = 48_000  # of all curves together: about 1 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,13 @@ def plots(pool: Pool, score: str, asked: Sequence[Question], tally: Tally) -> li
     drawn = [q for q in asked if q.truth in ("errors", "ood", "oms")]
     if len(drawn) * len(pool.columns) * 2 > MOST_CURVES:
         drawn = [q for q in drawn if q.against in ("all", "id")]
+    most = max(FEWEST_VERTICES, min(MOST_VERTICES, VERTICES // max(1, 2 * len(drawn) * len(pool.columns))))
     found = []
     for question in drawn:
         here = tally.ask(question).present()
-        found.append(Plot("roc", question.truth, question.against, score, roc_curve(here).thinned()))
+        found.append(Plot("roc", question.truth, question.against, score, roc_curve(here).thinned(most)))
         if question.by_mistakes:
-            curve = risk_coverage_curve(here).thinned()
+            curve = risk_coverage_curve(here).thinned(most)
             found.append(Plot("risk_coverage", question.truth, question.against, score, curve))
     return found
 

@@ -237,3 +237,12 @@ def test_asking_for_what_is_not_there(evaluation, tmp_path):
         evaluation.outcome("elsewhere")
     with pytest.raises(EvaluationError, match=r"expected \.html or \.json"):
         evaluation.save(tmp_path / "report.pdf")
+
+
+def test_a_severity_column_counts_unless_a_number_is_given_and_eval_only_rows_are_welcome(bundle, tables):
+    half = np.repeat([1, 3], 100)
+    mild = tables["shifted"]["mild"] | {"severity": half, "eval_only": np.ones(200, np.int64)}
+    by_column = demur.evaluate(bundle, tables["test"], shifted={"mild": mild}, bootstrap=0)
+    assert by_column.severity[0].levels == (0.0, 1.0, 3.0)
+    by_number = demur.evaluate(bundle, tables["test"], shifted={"mild": mild}, severity={"mild": 2}, bootstrap=0)
+    assert by_number.severity[0].levels == (0.0, 2.0)
