@@ -15,7 +15,14 @@ from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
 from demur.detectors.scores.guidance import NNGuide, Relation
 from demur.detectors.scores.head import FDBD, NCI, GradNorm
-from demur.detectors.scores.health import ActivationKurtosis
+from demur.detectors.scores.health import (
+    ActivationKurtosis,
+    AttentionSink,
+    LLMInt8,
+    MassiveActivation,
+    OutlierDimensions,
+    Saturation,
+)
 from demur.detectors.scores.histogram import HBOS
 from demur.detectors.scores.knn import KNN
 from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit, MaxSup
@@ -37,6 +44,14 @@ from demur.detectors.scores.sirc import SIRC
 from demur.detectors.scores.stream import EntropyInterval, MeanNLL
 from demur.detectors.scores.subspace import CORE, Residual
 from demur.detectors.scores.tails import COPOD, ECOD
+from demur.detectors.scores.views import (
+    BALD,
+    Cover,
+    Disagreement,
+    PredictiveEntropy,
+    Rotation,
+    VariationRatio,
+)
 from demur.detectors.scores.vim import ViM
 
 SCORES: dict[str, type[Any]] = {
@@ -87,7 +102,18 @@ SCORES: dict[str, type[Any]] = {
     "react_energy": ReActEnergy,
     "shaped": Shaped,
     "gmm": GMM,
+    "cover": Cover,
+    "predictive_entropy": PredictiveEntropy,
+    "bald": BALD,
+    "variation_ratio": VariationRatio,
+    "disagreement": Disagreement,
+    "rotation": Rotation,
     "activation_kurtosis": ActivationKurtosis,
+    "massive_activation": MassiveActivation,
+    "outlier_dimensions": OutlierDimensions,
+    "llm_int8": LLMInt8,
+    "attention_sink": AttentionSink,
+    "saturation": Saturation,
     "fused": Fused,
     "two_sided": TwoSided,
     "scod": SCOD,

@@ -23,7 +23,17 @@ from demur.detectors.scores import SCORES
 from demur.detectors.scores.onnx_score import OnnxScore
 
 C, D, M, P = 7, 16, 420, 8
-WIDTHS = {"features": D, "logits": C, "features_grad": D, "projection": P}
+VIEWS, TURNS = 3, 4
+WIDTHS = {
+    "features": D,
+    "logits": C,
+    "features_grad": D,
+    "projection": P,
+    "view_logits": VIEWS * C,
+    "rotation_logits": TURNS**2,
+    "attention": D,
+    "activations": D,
+}
 Signals = dict[str, np.ndarray]
 
 
@@ -40,7 +50,27 @@ def with_logits(features: np.ndarray) -> Signals:
     with np.errstate(all="ignore"):
         logits = (features @ weight.T + bias).astype(np.float32)
         projection = (features @ mixing()).astype(np.float32)
-    return {"features": features, "logits": logits, "features_grad": gradient(logits), "projection": projection}
+    known = {"features": features, "logits": logits, "features_grad": gradient(logits), "projection": projection}
+    return {**known, **views(features), **health(features)}
+
+
+def views(features: np.ndarray) -> Signals:
+    """Logits of views that turn some activations up and others down; a rotation head that knows the class centres."""
+    centres, weight, bias = world()
+    rows = np.clip(np.nan_to_num(features.astype(np.float64)), -1e30, 1e30)
+    gains = 1 + 0.3 * np.random.default_rng(19).normal(size=(VIEWS, 1, D))
+    of_views = (rows * gains) @ weight.T + bias
+    apart = np.sqrt(((rows[:, None] - centres) ** 2).sum(axis=2)).min(axis=1)
+    turns = np.tile(0.1 * rows[:, :TURNS], TURNS) + np.eye(TURNS).ravel() * (5 - apart[:, None])
+    found = {"view_logits": np.concatenate(list(of_views), axis=1), "rotation_logits": turns}
+    return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+def health(features: np.ndarray) -> Signals:
+    """Activations, and attention that goes where they are large: column sums over D queries."""
+    size = np.abs(np.clip(np.nan_to_num(features.astype(np.float64)), -1e30, 1e30))
+    attention = D * size / np.maximum(size.sum(axis=1, keepdims=True), 1e-300)
+    return {"attention": attention.astype(np.float32), "activations": features.copy()}
 
 
 @functools.cache
@@ -91,13 +121,20 @@ def reference() -> Reference:
     signals = near(M, seed=0)
     labels = np.arange(M) % C
     correct = signals["logits"].argmax(axis=1) == labels
-    sides = {"outliers": Reference(outliers(300))}
+    sides = {"outliers": Reference(outliers(300)), "wild": Reference(wild(400))}
     return Reference(signals, labels, world()[1], world()[2], correct, sides=sides)
 
 
 def outliers(count: int) -> Signals:
     """Rows known to be foreign: permuted activations, like those of `permuted` but others."""
     return with_logits(np.random.default_rng(17).permuted(near(count, seed=4)["features"], axis=1))
+
+
+def wild(count: int) -> Signals:
+    """Unlabelled traffic: three rows in ten lie between two classes."""
+    foreign = 3 * count // 10
+    rows = (near(count - foreign, seed=6)["features"], between_classes(foreign)["features"])
+    return with_logits(np.concatenate(rows))
 
 
 def small_network(opset: int = 17) -> bytes:
