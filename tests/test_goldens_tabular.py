@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from scipy.special import expit, softmax
 from scipy.stats import skew
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor
@@ -176,6 +178,40 @@ def test_magnitude_solves_the_enlarged_system():
         apart = np.linalg.norm(points[:, None] - points, axis=2)
         want.append(np.linalg.solve(np.exp(-score.scale * apart) + 0.05 * np.eye(61), np.ones(61))[-1])
     np.testing.assert_allclose(value(score, features=new), want, rtol=2e-4, atol=2e-5)
+
+
+def in_context_network(context, weight):
+    """Each row attends to a reference held as constants: the zero-shot form of a table transformer, features -> (N, 1)."""
+    keys, values = context @ weight, np.linalg.norm(context, axis=1, keepdims=True)
+    held = {"weight": weight, "keys": np.ascontiguousarray(keys.T), "values": values}
+    nodes = [
+        helper.make_node("MatMul", ["features", "weight"], ["query"]),
+        helper.make_node("MatMul", ["query", "keys"], ["affinity"]),
+        helper.make_node("Softmax", ["affinity"], ["attention"], axis=-1),
+        helper.make_node("MatMul", ["attention", "values"], ["expected"]),
+        helper.make_node("Sigmoid", ["expected"], ["outlier"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "in_context",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", len(weight)])],
+        [helper.make_tensor_value_info("outlier", TensorProto.FLOAT, ["rows", 1])],
+        [numpy_helper.from_array(x.astype(np.float32), name) for name, x in held.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def test_network_with_the_reference_as_context(tmp_path):
+    """The form in which FoMo-0D is served: reference as weights, rows as queries."""
+    rng = np.random.default_rng(0)
+    context, weight, rows = rng.normal(size=(50, 4)), rng.normal(size=(4, 3)), rng.normal(size=(9, 4))
+    path = tmp_path / "in_context.onnx"
+    path.write_bytes(in_context_network(context, weight))
+    score = build_score("onnx_score", {"path": str(path)}, of(context))
+    found = value(score, features=rows)
+    attention = softmax(rows @ weight @ (context @ weight).T, axis=1)
+    np.testing.assert_allclose(found, expit(attention @ np.linalg.norm(context, axis=1)), rtol=1e-4)
+    np.testing.assert_allclose([value(score, features=row)[0] for row in rows], found, rtol=1e-6)
 
 
 REFUSED = {

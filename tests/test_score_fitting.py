@@ -164,11 +164,11 @@ def test_vim_refuses_a_residual_without_variance():
     ("name", "hyper", "message"),
     [
         ("nope", {}, "unknown score 'nope'; known: msp, max_logit"),
-        ("knn", {"kk": 3}, r"unknown hyper-parameters \['kk'\]; accepted: k, bank, metric, seed"),
+        ("knn", {"kk": 3}, r"unknown hyper-parameters \['kk'\]; accepted: k, bank, metric, aggregate"),
         ("knn", {"k": 0}, "k must be a whole number of at least 1, got 0"),
         ("knn", {"k": 2.5}, "whole number"),
         ("knn", {"k": True}, "whole number"),
-        ("knn", {"k": 10_000}, "need at least 10000"),
+        ("knn", {"k": 10_000}, "expected at least 10000 non-zero rows"),
         ("knn", {"metric": "l1"}, "must be one of cosine"),
         ("max_logit", {"temperature": 2}, "accepted: none"),
         ("energy", {"temperature": 0}, r"temperature must be a number in \(0, 1e\+06\], got 0"),

@@ -108,15 +108,10 @@ def _squares(rows: Float64) -> Array:
     return np.asarray(np.sum(rows**2, axis=1), np.float32)
 
 
-def wide(xp: Ops[T], rows: Any, dtype: str) -> Any:
-    """Stored rows, or some taken from them, as float32; int8 codes are still to be multiplied by the step."""
-    return rows if dtype == "float32" else xp.wide(rows)
-
-
 def closeness(xp: Ops[T], here: T, bank: Any, squares: Any, step: Any, dtype: str) -> T:
     """|b|^2 - 2 here.b of every stored row b: (N, D) -> (N, M), in the order of the distances."""
     asked = here if step is None else here * step
-    return xp.linear(asked, wide(xp, bank, dtype), squares, scale=-2.0)
+    return xp.linear(asked, bank if dtype == "float32" else xp.wide(bank), squares, scale=-2.0)
 
 
 def has_direction(xp: Ops[T], x: T) -> T:

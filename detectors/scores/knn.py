@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from demur.detectors.hyper import one_of, whole
 from demur.detectors.numpy_ops import Array
 from demur.detectors.score import Reference, Scaling, sample
-from demur.detectors.scores.bank import BANK_ROWS, closeness, has_direction, kept_rows, stored, wide
+from demur.detectors.scores.bank import BANK_ROWS, closeness, has_direction, kept_rows, stored
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
 
@@ -80,6 +80,7 @@ class KNN:
 
     def _apart(self, xp: Ops[T], here: T, places: T) -> T:
         """Distances to the rows at the places: (N,) -> (N,), (N, k) -> (N, k)."""
-        rows = wide(xp, xp.take(self.bank, places), self.dtype)
+        rows: Any = xp.take(self.bank, places)
+        rows = rows if self.dtype == "float32" else xp.wide(rows)
         apart = here - (rows if self.step is None else rows * self.step)
         return xp.norm(apart) if self.metric == "euclidean" else 0.5 * xp.sum(apart * apart)
