@@ -58,15 +58,19 @@ def test_gmm_is_the_density_of_its_own_mixture(name: str, seed: int):
         assert_close(got["gmm"], want, RTOL * np.abs(want) + 2e-5)
 
 
+@pytest.mark.parametrize("covariance", ["full", "tied"])
 @pytest.mark.parametrize("name", ["tall", "two_classes", "offset", "tiny_scale", "rank_deficient"])
-def test_gmm_equals_scikit_learn(name: str):
+def test_gmm_equals_scikit_learn(name: str, covariance: str):
     """The same EM: features in units of their mean variance, so that `ridge` is relative to it, as documented."""
     w = world(name, 0)
     rows = w.sample.features
     centre, scale = rows.mean(axis=0), np.sqrt(rows.var(axis=0).mean())
-    peer = GaussianMixture(3, reg_covar=1e-4, max_iter=300, random_state=0).fit((rows - centre) / scale)
+    peer = GaussianMixture(3, covariance_type=covariance, reg_covar=1e-4, max_iter=300, random_state=0)
+    peer.fit((rows - centre) / scale)
     want = rows.shape[1] * np.log(scale) - peer.score_samples((w.test64[0] - centre) / scale)
-    for got in on_both({"gmm": build_score("gmm", {"components": 3}, reference(w))}, signals(w)):
+    for got in on_both(
+        {"gmm": build_score("gmm", {"components": 3, "covariance": covariance}, reference(w))}, signals(w)
+    ):
         assert_close(got["gmm"], want, RTOL * np.abs(want) + 2e-5)
 
 

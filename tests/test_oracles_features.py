@@ -67,8 +67,10 @@ def of_beside(w: World, _: Float) -> Float:
 
 
 def of_gradient(w: World, _: Float) -> Float:
-    """p - 1/C rounds at the size of p, whose exponents are differences of logits."""
-    return np.abs(w.test64[0]).sum(axis=1) * ROUNDING * (4 * largest(w) + 4 + w.test64[1].shape[1] / 2)
+    """p - 1/C rounds at the size of p, whose exponents are differences of logits: p (1 - p) of their rounding."""
+    p = softmax(w.test64[1], axis=1)
+    off = 4 * ROUNDING * (largest(w)[:, None] * p * (1 - p) + p + 1 / p.shape[1])
+    return (np.abs(w.test64[0]).sum(axis=1) + 1) * off.sum(axis=1)
 
 
 def of_regret(w: World, want: Float) -> Float:

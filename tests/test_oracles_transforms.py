@@ -13,7 +13,7 @@ from demur.detectors.build import build_score
 from demur.detectors.score import Reference
 from tests.backends import RTOL, assert_close, on_both
 from tests.judged import ROUNDING, Case, Seeded, judge, runs
-from tests.oracles import logit, shaping
+from tests.oracles import distance, logit, shaping
 from tests.oracles.sample import Float
 from tests.oracles.worlds import WORLDS, World
 
@@ -111,6 +111,18 @@ THIS = sys.modules[__name__]
 @pytest.mark.parametrize(("name", "where"), runs(CASES))
 def test_transform_equals_oracle(name: str, where: Seeded):
     judge(THIS, name, where)
+
+
+def test_select_reads_another_signal_in_the_place_of_features():
+    rng = np.random.default_rng(0)
+    layer, asked = rng.normal(size=(200, 5)).astype(np.float32), rng.normal(size=(40, 5)).astype(np.float32)
+    held = Reference({"features": np.zeros((200, 3), np.float32), "layer3": layer})
+    want = distance.knn_cosine(layer.astype(np.float64), asked.astype(np.float64), 5)
+    select = {"transforms": [{"select": {"signal": "layer3"}}], "score": {"knn": {"k": 5}}}
+    scores = {"short": build_score("knn", {"k": 5, "on": "layer3"}, held), "long": build_score("shaped", select, held)}
+    for got in on_both(scores, {"layer3": asked}):
+        assert_close(got["short"], want, RTOL * want + 1e-7)
+        assert_close(got["long"], want, RTOL * want + 1e-7)
 
 
 AWKWARD = np.array(

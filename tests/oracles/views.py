@@ -13,13 +13,11 @@ def entropy(p: Float) -> Float:
     return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0).sum(axis=-1)
 
 
-def cover_msp(logits: Float) -> Float:
-    """Mean over the views of -max softmax (Chen et al. 2024, CoVer)."""
-    return -softmax(logits, axis=2).max(axis=2).mean(axis=1)
-
-
-def cover_energy(logits: Float) -> Float:
-    return -logsumexp(logits, axis=2).mean(axis=1)
+def cover(logits: Float, by: str = "msp", temperature: float = 1.0) -> Float:
+    """Mean over the views of -max softmax(z / T), or of -T logsumexp(z / T) (Chen et al. 2024, CoVer)."""
+    if by == "energy":
+        return -temperature * logsumexp(logits / temperature, axis=2).mean(axis=1)
+    return -softmax(logits / temperature, axis=2).max(axis=2).mean(axis=1)
 
 
 def predictive_entropy(logits: Float) -> Float:
