@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import demur
+from demur.monitor.auto.run import choose
 from demur.monitor.cli.main import app
 from demur.monitor.fit.checks import ContractViolation, inspect_table, inspect_tables
 from demur.monitor.fit.offline import assess_table
@@ -102,3 +103,11 @@ def test_every_format_holds_the_mark(tmp_path, write, marked):
     table = load_table(write(tmp_path, marked(20, 4, [3])))
     assert np.flatnonzero(table.eval_only).tolist() == [3]
     assert table.digest() != SignalsTable.from_columns(marked(20, 4, [])).digest()
+
+
+def test_nothing_is_chosen_on_them_either(policy, sample, marked):
+    plain = {name: policy[name] for name in ("monitor", "signals")} | {
+        "rules": [{"novel": {"when": "novelty", "promise": {"refuse_good_at_most": 0.05}}}]
+    }
+    with pytest.raises(ContractViolation, match="1 of 300 rows of arrays are marked eval_only"):
+        choose(plain, reference=sample(400, 1), selection=marked(300, 2, [8]), calibration=sample(300, 3))
