@@ -69,13 +69,19 @@ class Score(Protocol):
 
 @runtime_checkable
 class Transform(Protocol):
-    """Reshapes signals before a score sees them: reads `inputs`, replaces or adds `outputs`."""
+    """Reshapes signals before a score sees them: reads `inputs`, replaces or adds `outputs`.
+
+    `passes` over the reference were made to fit it, exactly and in bounded memory.
+    """
 
     @property
     def inputs(self) -> tuple[Signal, ...]: ...
 
     @property
     def outputs(self) -> tuple[Signal, ...]: ...
+
+    @property
+    def passes(self) -> int: ...
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]: ...
 

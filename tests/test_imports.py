@@ -60,7 +60,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 @pytest.mark.parametrize("name", [*SCORES, *STREAM_SCORES])
 def test_scores_say_shapes_range_source_and_sign(name):
-    text = inspect.getdoc({**SCORES, **STREAM_SCORES}[name])
+    text = " ".join(inspect.getdoc({**SCORES, **STREAM_SCORES}[name]).split())
     assert all(part in text for part in ("Shapes:", "Range:", "Source:", "Higher is less trustworthy"))
 
 

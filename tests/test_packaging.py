@@ -107,9 +107,9 @@ def test_an_installed_wheel_works_without_the_repository(wheel, tmp_path):
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda p: p.name)
 def test_a_lock_pins_every_package_by_hash_and_names_no_index(lock):
-    text = lock.read_text()
+    text = re.sub(r"^#.*\n", "", lock.read_text(), flags=re.MULTILINE)
     entries = re.split(r"\n(?=\S)", text.strip())
-    assert len(entries) > 3
+    assert len(entries) > 1
     for entry in entries:
         assert re.match(r"[A-Za-z0-9_.\[\]-]+==[^\s;]+", entry), entry[:80]
         assert "--hash=sha256:" in entry, entry[:80]

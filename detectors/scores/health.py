@@ -190,6 +190,7 @@ class Magnitudes:
 
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    passes: ClassVar[int] = 0
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
         return {**signals, "features": xp.abs(signals["features"])}

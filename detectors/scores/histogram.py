@@ -67,6 +67,7 @@ class Extent:
 
     @classmethod
     def of(cls, batch: Batch) -> Self:
+        """Of one batch. Raises: ValueError for a row that is not finite."""
         rows = batch.signals["features"].astype(np.float64)
         if not np.isfinite(rows).all():
             raise ValueError(

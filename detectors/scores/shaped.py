@@ -30,7 +30,9 @@ class Shaped:
 
     @property
     def scales(self) -> Scaling:
-        return k_pass(2)
+        inner = self.score.scales
+        passes = sum(t.passes for t in self.transforms) + inner.passes
+        return inner if inner.kind == "sample" else k_pass(passes)
 
     @property
     def source(self) -> str:

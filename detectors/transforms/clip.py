@@ -27,6 +27,7 @@ class ReAct:
     clip: Array  # (1,)
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    passes: ClassVar[int] = 2
 
     @classmethod
     def fit(cls, reference: Reference, *, quantile: float = 0.9) -> Self:
@@ -54,6 +55,10 @@ class VRA:
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
 
+    @property
+    def passes(self) -> int:
+        return 4 if len(self.low) == 1 else 8
+
     @classmethod
     def fit(cls, reference: Reference, *, q_low: float = 0.6, q_high: float = 0.9, per: str = "all") -> Self:
         return cls(*_range(reference, "vra", q_low, q_high, per))
@@ -78,6 +83,10 @@ class VRAPlus:
     gamma: float
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+
+    @property
+    def passes(self) -> int:
+        return 4 if len(self.low) == 1 else 8
 
     @classmethod
     def fit(
@@ -106,6 +115,7 @@ class VRAOpenOODClip:
     high: Array  # (1,)
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    passes: ClassVar[int] = 4
 
     @classmethod
     def fit(cls, reference: Reference, *, q_low: float = 0.1, q_high: float = 0.9) -> Self:

@@ -30,6 +30,7 @@ class LinearHead:
     bias: Array  # (C,)
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    passes: ClassVar[int] = 0
 
     @classmethod
     def fit(cls, reference: Reference) -> Self:
@@ -55,6 +56,7 @@ class DICE:
     bias: Array  # (C,)
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    passes: ClassVar[int] = 1
 
     @classmethod
     def fit(cls, reference: Reference, *, percentile: float = 90.0) -> Self:
@@ -89,6 +91,7 @@ class T2FNorm:
     temperature: float
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    passes: ClassVar[int] = 0
 
     @classmethod
     def fit(cls, reference: Reference, *, temperature: float = 0.1) -> Self:

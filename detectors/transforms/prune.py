@@ -35,6 +35,7 @@ class ASHP:
     kept: int  # k
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    passes: ClassVar[int] = 1
 
     @classmethod
     def fit(cls, reference: Reference, *, percentile: float = 90.0) -> Self:
@@ -59,6 +60,7 @@ class ASHB:
     kept: int  # k
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    passes: ClassVar[int] = 1
 
     @classmethod
     def fit(cls, reference: Reference, *, percentile: float = 90.0) -> Self:
@@ -84,6 +86,7 @@ class ASHS:
     kept: int  # k
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    passes: ClassVar[int] = 1
 
     @classmethod
     def fit(cls, reference: Reference, *, percentile: float = 90.0) -> Self:
@@ -107,6 +110,7 @@ class Scale:
     kept: int  # k
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    passes: ClassVar[int] = 1
 
     @classmethod
     def fit(cls, reference: Reference, *, percentile: float = 85.0) -> Self:
@@ -129,6 +133,7 @@ class LTS:
     kept: int  # k
     inputs: ClassVar[tuple[Signal, ...]] = ("features", "logits")
     outputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    passes: ClassVar[int] = 1
 
     @classmethod
     def fit(cls, reference: Reference, *, percentile: float = 95.0) -> Self:

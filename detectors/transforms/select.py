@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from demur.detectors.score import Reference
 from demur.detectors.tensor import Ops, Signal, Signals, T
@@ -19,6 +19,7 @@ class Select:
 
     signal: str
     name: str
+    passes: ClassVar[int] = 0
 
     @property
     def inputs(self) -> tuple[Signal, ...]:

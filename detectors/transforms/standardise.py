@@ -26,6 +26,7 @@ class Standardise:
     std: Array  # (D,)
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     outputs: ClassVar[tuple[Signal, ...]] = ("features",)
+    passes: ClassVar[int] = 2
 
     @classmethod
     def fit(cls, reference: Reference) -> Self:

@@ -33,8 +33,9 @@ def choose(
         )
     pending = parse(PolicyConfig, filled(document, PENDING), "the policy")
     ref, sel, cal = (as_table(s, pending) for s in (reference, selection, calibration))
-    check_tables(ref, sel, {n: pending.kind(n) for n in pending.signals})
+    check_apart(sel, ref, "selection", "reference")
     check_apart(sel, cal, "selection")
+    check_tables(ref, None, {n: pending.kind(n) for n in pending.signals})
     chosen = select(as_reference(ref), as_reference(sel), seed=pending.seed, tick=tick)
     _check_rules(pending, chosen)
     return parse(PolicyConfig, filled(document, chosen.scores()), "the policy"), chosen, sel

@@ -41,15 +41,15 @@ def check_tables(
     return findings
 
 
-def check_apart(side: SignalsTable, calibration: SignalsTable, role: str) -> None:
-    """Further data that scores learn from must not hold calibration rows, nor rows kept for evaluation.
+def check_apart(side: SignalsTable, other: SignalsTable, role: str, other_role: str = "calibration") -> None:
+    """Further data that a fit learns from must not hold rows of the other set, nor rows kept for evaluation.
 
     Raises: ContractViolation naming `role`.
     """
     findings = kept_for_evaluation(side, role)
-    shared = int(np.isin(side.row_hashes(), calibration.row_hashes()).sum())
+    shared = int(np.isin(side.row_hashes(), other.row_hashes()).sum())
     if shared:
-        findings.append(error("shared_rows", f"{role}: {shared} rows are in the calibration set too; remove them"))
+        findings.append(error("shared_rows", f"{role}: {shared} rows are in the {other_role} set too; remove them"))
     if findings:
         raise ContractViolation(findings)
 

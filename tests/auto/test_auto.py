@@ -90,7 +90,7 @@ def test_new_promises_keep_the_choice(bundle):
     ("change", "message"),
     [
         ({"selection": draw(600, 2)}, "selection: 600 rows are in the calibration set"),
-        ({"selection": draw(500, 1)}, "rows are also in the reference set"),
+        ({"selection": draw(500, 1)}, "selection: 500 rows are in the reference set"),
         ({"selection": {**noisy(500, 3), "eval_only": np.ones(500, int)}}, "eval_only"),
     ],
 )
