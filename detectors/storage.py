@@ -49,10 +49,11 @@ def kind_of(score: object) -> str:
 
 
 def _kinds() -> dict[str, type[Any]]:
+    from demur.detectors.learned.layer import PARTS
     from demur.detectors.scores import SCORES, STREAM_SCORES
     from demur.detectors.transforms import TRANSFORMS
 
-    return {**SCORES, **STREAM_SCORES, **TRANSFORMS}
+    return {**SCORES, **STREAM_SCORES, **TRANSFORMS, **PARTS}
 
 
 def _fields(value: Any) -> list[dataclasses.Field[Any]]:

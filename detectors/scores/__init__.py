@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from demur.detectors.scores.auto_encoder import AutoEncoder
 from demur.detectors.scores.balls import CFOOD
 from demur.detectors.scores.boxes import Box
 from demur.detectors.scores.cider import CIDER
 from demur.detectors.scores.class_gmm import ClassGMM
 from demur.detectors.scores.contrast import ContrastiveBanks
 from demur.detectors.scores.coverage import NAC, LayersNAC
+from demur.detectors.scores.failure import Failure
+from demur.detectors.scores.flow import Flow
 from demur.detectors.scores.forest import IsolationForest
 from demur.detectors.scores.fusion import Fused, TwoSided
 from demur.detectors.scores.gmm import GMM
@@ -32,12 +35,14 @@ from demur.detectors.scores.mean_shift import MeanShifted
 from demur.detectors.scores.neighbours import LOF
 from demur.detectors.scores.onnx_score import OnnxScore
 from demur.detectors.scores.open_max import OpenMax
+from demur.detectors.scores.outlier_head import OutlierHead
 from demur.detectors.scores.posterior import KLMatching, WeightedEnergy
 from demur.detectors.scores.principal import PCA
 from demur.detectors.scores.probability import GEN, ODIN, Doctor, Margin
 from demur.detectors.scores.prototype import SHE
 from demur.detectors.scores.regret import PNML
 from demur.detectors.scores.robust import DRPO, RobustMahalanobis, RobustPCA
+from demur.detectors.scores.sal import SAL
 from demur.detectors.scores.scod import SCOD
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
 from demur.detectors.scores.sirc import SIRC
@@ -102,6 +107,11 @@ SCORES: dict[str, type[Any]] = {
     "react_energy": ReActEnergy,
     "shaped": Shaped,
     "gmm": GMM,
+    "outlier_head": OutlierHead,
+    "sal": SAL,
+    "flow": Flow,
+    "auto_encoder": AutoEncoder,
+    "failure": Failure,
     "cover": Cover,
     "predictive_entropy": PredictiveEntropy,
     "bald": BALD,

@@ -131,9 +131,9 @@ def outliers(count: int) -> Signals:
 
 
 def wild(count: int) -> Signals:
-    """Unlabelled traffic: three rows in ten lie between two classes."""
+    """Unlabelled traffic: three rows in ten are foreign."""
     foreign = 3 * count // 10
-    rows = (near(count - foreign, seed=6)["features"], between_classes(foreign)["features"])
+    rows = (near(count - foreign, seed=6)["features"], outliers(foreign)["features"])
     return with_logits(np.concatenate(rows))
 
 
@@ -254,7 +254,16 @@ def entries() -> dict[str, Entry]:
     found["two_sided"] = Entry(
         "two_sided", "two_sided", build_score("two_sided", {"of": ["energy"]}, reference()), alone
     )
+    found["failure"] = Entry("failure", "failure", failure_predictor(tuple(members)), members)
     return found
+
+
+def failure_predictor(members: tuple[str, ...]) -> Score:
+    """Learnt from p-values that are small, of every member, where the model was wrong."""
+    rng = np.random.default_rng(23)
+    wrong = np.arange(400) % 4 == 0
+    p = {f"p:{name}": rng.uniform(size=(400, 1)) ** np.where(wrong, 4, 1)[:, None] for name in members}
+    return build_score("failure", {"of": list(members)}, Reference(p, correct=~wrong))
 
 
 def test_every_score_of_the_table_is_under_contract():
