@@ -1,0 +1,292 @@
+"""Our scores beside pytorch-ood 0.4's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+from scipy.stats import spearmanr
+
+from demur.detectors.build import build_score, build_transform
+from demur.detectors.scores.logit import MSP
+from demur.detectors.scores.shaped import Shaped
+from tests.differential.deviations import PYTORCH_OOD
+from tests.differential.peers import Peers
+from tests.differential.rows import Rows, assert_same, scored
+from tests.oracles import headed
+from tests.oracles.sample import Sample
+
+pytestmark = pytest.mark.differential
+
+Scores = NDArray[np.float64]
+Both = tuple[Scores, Scores]
+
+
+@functools.cache
+def rows() -> Rows:
+    return Rows.made(3)
+
+
+@functools.cache
+def soft() -> Rows:
+    """A head so unsure that no probability is below 1e-7."""
+    return replace(rows(), weight=rows().weight / 8, bias=rows().bias / 8)
+
+
+@functools.cache
+def peers() -> Peers:
+    return Peers(rows())
+
+
+def energy_after(transform: str, **hyper: float) -> Scores:
+    return rows().ours("shaped", transforms=[{transform: hyper}, "linear_head"], score="energy")
+
+
+def cosines() -> Both:
+    towards = np.random.default_rng(4).normal(size=(7, rows().test.shape[1])).astype(np.float32)
+    unit = rows().test / np.linalg.norm(rows().test, axis=1, keepdims=True)
+    given = {"logits": (20 * unit @ (towards / np.linalg.norm(towards, axis=1, keepdims=True)).T).astype(np.float32)}
+    theirs = peers().of_features("MCM", peers().torch.tensor(towards), temperature=0.05, fit=False)
+    return scored(MSP(), given), 1 + theirs
+
+
+def odin() -> Both:
+    found = peers().detectors.ODIN(peers().head, eps=0.0, temperature=10.0)
+    theirs = found.predict(peers().test).numpy().astype(np.float64)
+    return rows().ours("odin", temperature=10.0), 1 / len(rows().weight) + theirs
+
+
+def weighted_energy() -> Both:
+    weights = np.linspace(0.2, 3, len(rows().weight)).tolist()
+    theirs = peers().of_logits("WeightedEBO", peers().torch.tensor(weights))
+    return rows().ours("weighted_energy", weights=weights), theirs
+
+
+def one_covariance() -> Both:
+    """The classes are one cloud, moved: each has the covariance of all."""
+    rng = np.random.default_rng(6)
+    cloud, centres = rng.normal(size=(60, 8)) * np.linspace(0.5, 2, 8), 2 * rng.normal(size=(3, 8))
+    features = (centres[:, None] + cloud).reshape(-1, 8).astype(np.float32)
+    moved = rows().but(features=features, labels=np.repeat(np.arange(3), 60), weight=np.ones((3, 8), np.float32))
+    moved = moved.but(bias=np.zeros(3, np.float32), test=(3 * rng.normal(size=(50, 8))).astype(np.float32))
+    return moved.ours("class_gmm", shrinkage=0.0), Peers(moved).of_features("GMM", reg=0.0)
+
+
+def grad_norm(*, bias: bool) -> Both:
+    chosen = None if bias else (lambda name: name == "weight")
+    theirs = peers().detectors.GradNorm(peers().head, param_filter=chosen).predict(peers().test)
+    return rows().ours("grad_norm", bias=bias), theirs.numpy().astype(np.float64)
+
+
+def clipped() -> Both:
+    """Their thresholds in our transform."""
+    found = peers().detectors.VRA(None, peers().map_head)
+    found.fit_feature_maps(peers().features[:, :, None, None], peers().labels)
+    transform = build_transform("vra_openood_clip", rows().reference)
+    low, high = (t.numpy().ravel() for t in (found._lower_threshold, found._upper_threshold))
+    head = build_transform("linear_head", rows().reference)
+    energy = build_score("energy", {}, rows().reference)
+    ours = scored(Shaped((replace(transform, low=low, high=high), head), energy), rows().given)
+    return ours, found.predict_feature_maps(peers().test[:, :, None, None]).numpy().astype(np.float64)
+
+
+def maps(variant: str) -> Both:
+    theirs = peers().of_maps("ASH", variant=variant.replace("_", "-"))
+    return energy_after(variant, percentile=65), theirs
+
+
+def of_logits(score: str, name: str, *given: float, factor: float = 1.0, plus: float = 0.0, **hyper: float) -> Both:
+    return rows().ours(score, **hyper), plus + factor * peers().of_logits(name, *given)
+
+
+COUNT = len(rows().labels)
+CASES: dict[str, Callable[[], Both]] = {
+    "max_logit": lambda: of_logits("max_logit", "MaxLogit"),
+    "msp": lambda: of_logits("msp", "MaxSoftmax", plus=1.0),
+    "msp_temperature": lambda: of_logits("msp", "MaxSoftmax", 4.0, plus=1.0, temperature=4.0),
+    "energy": lambda: of_logits("energy", "EnergyBased", 2.0, temperature=2.0),
+    "entropy": lambda: (soft().ours("entropy"), Peers(soft()).of_logits("Entropy")),
+    "gen": lambda: (soft().ours("gen", top=5), 5 * Peers(soft()).of_logits("GEN", 0.1, 5)),
+    "odin": odin,
+    "kl_matching": lambda: (rows().ours("kl_matching"), peers().of_logits("KLMatching", fit=True)),
+    "weighted_energy": weighted_energy,
+    "open_max": lambda: (rows().ours("open_max", tail=25, alpha=10), peers().of_logits("OpenMax", fit=True)),
+    "msp_mcm": cosines,
+    "mahalanobis": lambda: (
+        rows().ours("mahalanobis", shrinkage=0.0),
+        2 * COUNT * peers().of_features("Mahalanobis"),
+    ),
+    "relative_mahalanobis": lambda: (
+        rows().ours("relative_mahalanobis", shrinkage=0.0),
+        COUNT * peers().of_features("RMD"),
+    ),
+    "class_gmm": one_covariance,
+    "she": lambda: (rows().ours("she"), Peers(right()).of_features("SHE", peers().head)),
+    "nci": lambda: (rows().ours("nci", alpha=1e-3), peers().of_features("NCI", peers().head, alpha=1e-3)),
+    "fdbd": lambda: (rows().ours("fdbd"), peers().of_features("fDBD", peers().head)),
+    "grad_norm": lambda: grad_norm(bias=False),
+    "grad_norm_bias": lambda: grad_norm(bias=True),
+    "knn": lambda: (rows().ours("knn", k=10), peers().of_features("KNN", k=10) ** 2 / 2),
+    "knn_euclidean": lambda: (
+        rows().ours("knn", k=10, metric="euclidean"),
+        peers().of_features("KNN", k=10, normalize=False),
+    ),
+    "nnguide": lambda: (rows().ours("nnguide"), peers().of_features("NNGuide", peers().head)),
+    "vim": lambda: (rows().ours("vim", dim=20), peers().of_features("ViM", 20, *peers().weights)),
+    "react_energy": lambda: (rows().ours("react_energy"), peers().of_maps("ReAct", fit=True)),
+    "dice": lambda: (
+        rows().ours("shaped", transforms=["dice"], score="energy"),
+        peers().of_features("DICE", *peers().weights, 0.9),
+    ),
+    "ash_p": lambda: maps("ash_p"),
+    "ash_b": lambda: maps("ash_b"),
+    "ash_s": lambda: maps("ash_s"),
+    "scale": lambda: (energy_after("scale", percentile=65), peers().of_maps("SCALE")),
+    "lts": lambda: (rows().ours("shaped", transforms=["lts"], score="energy"), peers().of_features("LTS", peers().head)),
+    "vra_openood_clip": clipped,
+}
+
+
+def right() -> Rows:
+    """Labels that the head agrees with: SHE leaves the other rows out, and our reference here has no wrong rows."""
+    return rows()
+
+
+def test_every_agreement_of_the_table_is_tested():
+    assert list(CASES) == list(PYTORCH_OOD)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_scores(name):
+    assert_same(*CASES[name]())
+
+
+def test_entropy_differs_by_what_is_clipped():
+    p = softmax(rows().logits(rows().test).astype(np.float64), axis=1)
+    small = np.where(p < 1e-7, p, 1.0)
+    clip = (small < 1).sum(axis=1) * -1e-7 * np.log(1e-7) + (small * np.log(small)).sum(axis=1)
+    ours, theirs = rows().ours("entropy"), peers().of_logits("Entropy")
+    assert clip.max() > 1e-6
+    np.testing.assert_allclose(theirs - ours, clip, atol=3e-6)
+    assert np.corrcoef(theirs - ours, clip)[0, 1] > 0.9
+
+
+def test_gen_differs_by_the_clamp_alone():
+    p = softmax(rows().logits(rows().test).astype(np.float64), axis=1)
+    ours, theirs = rows().ours("gen", top=11), 11 * peers().of_logits("GEN")
+    kept = p.clip(1e-7, 1 - 1e-7)
+    np.testing.assert_allclose(theirs, (kept * (1 - kept)).__pow__(0.1).sum(axis=1), rtol=1e-4)
+    exact = np.exp(0.1 * (np.log(p) + np.log(np.array([[np.delete(r, c).sum() for c in range(11)] for r in p]))))
+    np.testing.assert_allclose(ours, exact.sum(axis=1), rtol=1e-4)
+    assert np.abs(theirs / ours - 1).max() > 0.05
+
+
+def test_weighted_energy_overflows_there_and_not_here():
+    hot = rows().but(weight=rows().weight * 20, bias=rows().bias * 20)
+    weights = [1.0] * len(hot.weight)
+    theirs = Peers(hot).of_logits("WeightedEBO", peers().torch.tensor(weights))
+    assert np.isneginf(theirs).any()
+    exact = -np.logaddexp.reduce(hot.logits(hot.test).astype(np.float64), axis=1)
+    np.testing.assert_allclose(hot.ours("weighted_energy", weights=weights), exact, rtol=1e-5)
+
+
+def test_open_max_of_theirs_depends_on_the_batch():
+    alone = rows().but(test=rows().test[:1])
+    together, apart = (Peers(r).of_logits("OpenMax", fit=True)[0] for r in (rows(), alone))
+    assert abs(together - apart) > 1e-3 * together
+    ours = [r.ours("open_max", tail=25, alpha=10)[0] for r in (rows(), alone)]
+    assert ours[0] == ours[1]
+
+
+def test_the_fitted_temperature_is_the_minimum_and_theirs_is_not():
+    hot = rows().but(weight=rows().weight * 3, bias=rows().bias * 3)
+    peer = Peers(hot)
+    found = peer.detectors.TemperatureScaling(None)
+    found.fit_logits(peer.logits, peer.labels)
+    theirs, ours = float(found.t), build_score("msp", {"temperature": "fit"}, hot.reference).temperature
+    z = hot.logits(hot.features).astype(np.float64)
+    loss = [-log_softmax(z / t, axis=1)[np.arange(len(z)), hot.labels].mean() for t in (ours, theirs)]
+    assert loss[0] < loss[1] * 0.99
+    np.testing.assert_allclose(
+        hot.ours("msp", temperature=theirs), 1 + found.predict_logits(peer.test_logits).detach().numpy(), atol=1e-6
+    )
+
+
+def test_mahalanobis_of_theirs_turns_negative_with_fewer_rows_than_features():
+    few = Rows.made(5, rows=66, width=200, classes=11)
+    theirs = Peers(few).of_features("Mahalanobis")
+    scaled = Peers(few.but(features=few.features * 0.01, test=few.test * 0.01)).of_features("Mahalanobis")
+    assert theirs.min() < 0
+    assert spearmanr(theirs, scaled).statistic < 0.9
+    assert few.ours("mahalanobis").min() > 0
+
+
+def test_gmm_of_theirs_needs_more_rows_a_class_than_features():
+    few = Rows.made(5, rows=66, width=200, classes=11)
+    with pytest.raises(ValueError, match="not positive definite"):
+        Peers(few).of_features("GMM", reg=0.0)
+    assert np.isfinite(few.ours("class_gmm")).all()
+
+
+def test_pnml_differs_by_the_constant_and_the_outside_alone():
+    r = rows()
+    wide = [a.astype(np.float64) for a in (r.features, r.logits(r.features), r.weight, r.bias, r.test)]
+    sample = Sample(wide[0], wide[1], r.labels, wide[2], wide[3], np.ones(len(r.labels), np.bool_))
+    unit, test = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (wide[0], wide[4]))
+    a = ((test @ np.linalg.pinv(unit.T @ unit)) * test).sum(axis=1)
+    theirs = peers().of_features("PNML", peers().head)
+    np.testing.assert_allclose(theirs, headed.regret(sample, wide[4], a / (1 + a)), rtol=1e-3)
+    np.testing.assert_allclose(r.ours("pnml"), headed.regret(sample, wide[4], headed.leverage(sample, wide[4])), rtol=1e-3)
+    assert spearmanr(r.ours("pnml"), theirs).statistic > 0.9
+
+
+@pytest.mark.parametrize("cut", [600, 597, 594])
+def test_react_quantiles_differ_by_one_number_at_most(cut):
+    r = rows().but(features=rows().features[:cut], labels=rows().labels[:cut])
+    values = np.sort(r.features.ravel())
+    peer = Peers(r).detectors.ReAct(None, None)
+    peer.fit_feature_maps(Peers(r).features, Peers(r).labels)
+    ours = build_transform("react", r.reference).clip[0]
+    place = int(np.searchsorted(values, ours))
+    assert values[place - 1] <= peer.threshold <= values[place + 1]
+
+
+def test_vra_raises_there_what_the_paper_sets_to_0():
+    ours = build_transform({"vra": {"q_low": 0.1}}, rows().reference)
+    theirs = build_transform("vra_openood_clip", rows().reference)
+    low = float(ours.low[0])
+    given = {"features": np.array([[low / 2, low * 1.01]], np.float32)}
+    from demur.detectors.numpy_ops import NumpyOps
+
+    np.testing.assert_array_equal(ours(NumpyOps(), given)["features"], [[0, np.float32(low * 1.01)]])
+    np.testing.assert_array_equal(theirs(NumpyOps(), given)["features"], [[theirs.low[0], np.float32(low * 1.01)]])
+
+
+def test_ash_b_of_theirs_lifts_zeros():
+    from demur.detectors.numpy_ops import NumpyOps
+
+    from pytorch_ood.detector.ash import ash_b
+
+    row = np.zeros((1, 41), np.float32)
+    row[0, [3, 20]] = [4, 2]
+    theirs = ash_b(peers().torch.tensor(row)[:, :, None, None], 0.65).flatten().numpy()
+    ours = build_transform({"ash_b": {"percentile": 65}}, rows().reference)(NumpyOps(), {"features": row})["features"][0]
+    assert (theirs > 0).sum() == 14
+    assert np.flatnonzero(ours).tolist() == [3, 20]
+    assert ours.sum() == pytest.approx(theirs.sum())
+
+
+def test_nac_ranks_alike_despite_other_bins():
+    torch = peers().torch
+    body = torch.nn.Identity()
+    model = torch.nn.Sequential(body, peers().head)
+    data = [(peers().features.clone().requires_grad_(), peers().labels)]
+    found = peers().detectors.NACUE(model, [body], m_bins=50, alpha=1.0, o_star=50)
+    found.fit(data)
+    theirs = found.predict(peers().test.clone().requires_grad_()).numpy()
+    assert spearmanr(rows().ours("nac", sharpness=1.0), theirs).statistic > 0.7
