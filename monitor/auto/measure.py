@@ -12,7 +12,7 @@ from demur.detectors.build import build_score
 from demur.detectors.evaluate import evaluate
 from demur.detectors.numpy_ops import Array
 from demur.detectors.score import Reference, Score
-from demur.monitor.auto.axes import Axis, Kind, worlds
+from demur.monitor.auto.axes import FOLDS, Axis, Kind, worlds
 from demur.monitor.auto.candidates import Candidate
 from demur.monitor.evaluate.counts import Counts
 from demur.monitor.evaluate.roc import auroc
@@ -72,10 +72,11 @@ def measure(
     """
     refused: dict[str, str] = {}
     judged: list[Judged] = []
-    for number, seed in enumerate(seeds):
-        for world in worlds(_some(reference, REFERENCE_ROWS, seed), _some(selection, SELECTION_ROWS, seed), seed):
+    for turn, seed in enumerate(seeds, 1):
+        rows, asked = _some(reference, REFERENCE_ROWS, seed), _some(selection, SELECTION_ROWS, seed)
+        for number, world in enumerate(worlds(rows, asked, seed), 1):
             judged += _judge(found, world.reference, world.axes, seed, refused)
-        tick("choosing", number + 1, len(seeds))
+            tick(f"choosing, seed {turn} of {len(seeds)}", number * asked.rows, (1 + FOLDS) * asked.rows)
     kept = tuple(c for c in found if c.name not in refused)
     return Measured(kept, tuple(judged), refused)
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from typer.testing import CliRunner
 
+from demur.monitor.auto.run import PENDING
+from demur.monitor.auto.selection import filled
 from demur.monitor.cli.main import app
 from demur.monitor.config.document import parse, read_yaml
 from demur.monitor.config.policy import PolicyConfig
@@ -56,7 +58,10 @@ class Reader:
         """A block that begins with its file's name is written there, and read by that file's model."""
         name = block.text.partition("\n")[0].removeprefix("# ")
         Path(name).write_text(block.text)
-        parse(MODELS[name], read_yaml(Path(name)), name)
+        document = read_yaml(Path(name))
+        if document.get("scores") == "auto":  # what `--auto` completes
+            document = filled(document, PENDING)
+        parse(MODELS[name], document, name)
 
     def console(self, block: Block) -> None:
         for step in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
