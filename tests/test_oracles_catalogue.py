@@ -33,6 +33,7 @@ ALONE = {  # whose fit is random, foreign or made of parts, or which read other 
     test_oracles_banks: {"cider", "cfood", "contrastive_banks"},
     test_oracles_composed: {"shaped", "gmm", "onnx_score", "fused", "two_sided", "react", "linear_head"},
     test_oracles_features: {"box", "nac", "nac_layers"},
+    test_oracles_learned: {"outlier_head", "sal", "flow", "auto_encoder", "failure"},
     test_oracles_tabular: {"isolation_forest", "magnitude"},
     test_oracles_views: {
         "cover",
