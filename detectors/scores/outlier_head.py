@@ -59,8 +59,8 @@ class OutlierHead:
         hidden: int = 64,
         energy_in: float = -23.0,
         energy_out: float = -5.0,
-        penalty: float = 1e-3,
-        iterations: int = 200,
+        penalty: float = 1e-2,
+        iterations: int = 100,
         bank: int = SAMPLE_ROWS,
         seed: int = 0,
     ) -> Self:
