@@ -189,13 +189,31 @@ def summary(found: list[Judgement]) -> list[tuple]:
     return rows
 
 
+FAMILY_HEADS = ("family", "axes", "mean regret", "worst regret", "of the axis")
+
+
+def families(found: list[Judgement]) -> list[tuple]:
+    """A row for each family of sets, and one for the mean of the families: many small sets do not outweigh the rest."""
+    rows, means = [], []
+    for family in dict.fromkeys(j.family for j in found):
+        regrets = {k: mean(j.regret() for j in g) for k, g in by_axis(found).items() if g[0].family == family}
+        worst = max(regrets, key=regrets.__getitem__)
+        means.append(mean(regrets.values()))
+        rows.append((family, len(regrets), f"{means[-1]:.1f}", f"{regrets[worst]:.1f}", " ".join(worst)))
+    return [*rows, ("mean of the families", "", f"{mean(means):.1f}", "", "")]
+
+
 def number(value: float) -> str:
     return "–" if not np.isfinite(value) else f"{value:.3f}"
 
 
 def main() -> None:
     found = run(quick="--quick" in sys.argv)
-    for heads, rows in ((DETAIL_HEADS, detail(found)), (SUMMARY_HEADS, summary(found))):
+    for heads, rows in (
+        (DETAIL_HEADS, detail(found)),
+        (FAMILY_HEADS, families(found)),
+        (SUMMARY_HEADS, summary(found)),
+    ):
         lines = [heads, *rows]
         widths = [max(len(str(line[i])) for line in lines) for i in range(len(heads))]
         print(
