@@ -1,8 +1,7 @@
-"""Learned heads, views and gauges: published numbers, gradients by finite differences, worlds with a known answer."""
+"""Learned heads: published numbers, gradients by finite differences, worlds with a known answer."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import numpy as np
@@ -21,7 +20,6 @@ from demur.detectors.learned.two_headed import squared, weighted
 from demur.detectors.score import Reference
 from demur.detectors.scores.sal import gradient_rows, statistics
 from demur.detectors.storage import parameters
-from tests.contract.entries import near, reference
 
 RNG = np.random.default_rng(0)
 
@@ -29,12 +27,6 @@ RNG = np.random.default_rng(0)
 def value(score, **signals):
     arrays = {s: np.atleast_2d(np.asarray(x, np.float32)) for s, x in signals.items()}
     return evaluate({"s": score}, arrays)["s"]
-
-
-def of_views(kind, views, **hyper):
-    """The score of one row of views, (V, C)."""
-    row = np.asarray(views, np.float32).reshape(1, -1)
-    return value(build_score(kind, {"views": len(views), **hyper}, Reference({"view_logits": row})), view_logits=row)[0]
 
 
 def area(good, bad):
@@ -57,53 +49,6 @@ def test_outlier_term_golden():
     """Hendrycks' 0.5 (logsumexp z - mean z) for z = (2, 0, 0)."""
     term, _ = cross_entropy(np.array([[2.0, 0, 0]]), np.full((1, 3), 1 / 3))
     assert 0.5 * term == pytest.approx(0.78644, abs=5e-6)
-
-
-def test_views_by_hand():
-    sure, other = [np.log(0.9), np.log(0.1)], [np.log(0.1), np.log(0.9)]
-    assert of_views("cover", [sure, sure]) == pytest.approx(-0.9)
-    assert of_views("cover", [[3.0, 1], [0, 0]], by="energy") == pytest.approx(
-        -(np.log(np.exp(3) + np.e) + np.log(2)) / 2
-    )
-    assert of_views("predictive_entropy", [sure, other]) == pytest.approx(np.log(2))
-    assert of_views("bald", [sure, other]) == pytest.approx(0.5 * np.log(4 * 0.09) + 0.8 * np.log(3), abs=1e-6)
-    assert of_views("bald", [sure, sure]) == pytest.approx(0, abs=1e-7)
-    assert of_views("variation_ratio", [sure, other, sure, sure]) == pytest.approx(0.25)
-    assert of_views("variation_ratio", [[1.0, 1], [2, 0], [0, 1]]) == pytest.approx(1 / 3)
-    assert of_views("disagreement", [sure, other]) == pytest.approx(0.8)
-    assert of_views("disagreement", [sure, other, sure]) == pytest.approx(0.8 * 2 / 3)
-    assert of_views("disagreement", [sure, other], by="variance") == pytest.approx(2 * 0.16)
-
-
-def test_rotation_by_hand():
-    told = 4 * np.eye(4)
-    row = told.reshape(1, -1)
-    score = build_score("rotation", {}, Reference({"rotation_logits": row}))
-    assert value(score, rotation_logits=row)[0] == pytest.approx(4 * np.log(1 + 3 * np.exp(-4)), rel=1e-5)
-    wrong = np.roll(told, 1, axis=1).reshape(1, -1)
-    assert value(score, rotation_logits=wrong)[0] == pytest.approx(4 * (4 + np.log(1 + 3 * np.exp(-4))), rel=1e-5)
-
-
-def test_gauges_by_hand():
-    known = Reference({"features": np.array([[1.0, -1, 2, 0], [3, 1, -2, 2]]), "attention": np.ones((2, 4))})
-    row = [1, -12, 2, 6]
-    assert value(build_score("massive_activation", {}, known), features=row)[0] == pytest.approx(12 / 1.5)
-    assert value(build_score("massive_activation", {"against": "row"}, known), features=row)[0] == pytest.approx(12 / 4)
-    assert np.isnan(value(build_score("massive_activation", {"against": "row"}, known), features=[0, 0, 0, 5])[0])
-    assert value(build_score("llm_int8", {}, known), features=row)[0] == 0.5
-    assert value(build_score("saturation", {"quantile": 1.0}, known), features=[3, -3, 2.999, 0])[0] == 0.5
-    assert value(build_score("saturation", {"quantile": 0.5}, known), features=[1, -1, 0.9, 0])[0] == 0.5
-    assert value(build_score("attention_sink", {}, known), attention=[6, 1, 1, 0])[0] == pytest.approx(0.75)
-    # variances 1, 1, 4, 1: mean 1.75; the third is an outlier dimension at factor 2
-    wide = build_score("outlier_dimensions", {}, known)
-    assert value(wide, features=[2, 0, 4, 1])[0] == pytest.approx(16 / 1.75)
-    narrow = build_score("outlier_dimensions", {"factor": 2.0}, known)
-    assert value(narrow, features=[2, 3, 400, 1])[0] == pytest.approx(9 / 1.75)
-
-
-def test_gauges_read_another_signal_through_on():
-    score = build_score("massive_activation", {"on": "activations"}, reference())
-    assert score.inputs == ("activations",)
 
 
 @pytest.mark.parametrize("by", ["oe", "mix_oe", "energy_margin"])
@@ -296,63 +241,6 @@ def test_training_takes_seconds():
     build_score("flow", {"epochs": 1}, given)
     build_score("outlier_head", {"iterations": 10}, given)
     assert time.process_time() - began < 20  # a tenth of the work of the defaults; 2 s here
-
-
-def changed(**fields):
-    return dataclasses.replace(reference(), **fields)
-
-
-@pytest.mark.parametrize(
-    ("name", "hyper", "given", "message"),
-    [
-        ("outlier_head", {}, {"sides": {}}, "outlier_head: expected outliers, got none; give them with --outliers"),
-        ("sal", {}, {"sides": {}}, "sal: expected wild, got none; give them with --wild"),
-        ("outlier_head", {}, {"labels": None}, "expected labels in the reference"),
-        ("sal", {}, {"labels": None}, "expected labels in the reference"),
-        ("flow", {}, {"labels": None}, "expected labels in the reference"),
-        ("outlier_head", {}, {"labels": np.zeros(420, int)}, "at least 2 classes, got 1"),
-        ("sal", {}, {"labels": np.full(420, 99)}, r"labels in 0\.\.6"),
-        (
-            "sal",
-            {},
-            {"sides": {"wild": Reference(near(30, seed=2))}},
-            "of 30 wild rows look foreign, expected at least 10",
-        ),
-        (
-            "outlier_head",
-            {},
-            {"sides": {"outliers": Reference({"features": np.ones((9, 3))})}},
-            "width 16 as in the reference, got 3",
-        ),
-        ("outlier_head", {"by": "vote"}, {}, "oe, mix_oe, energy_margin"),
-        ("outlier_head", {"dos": 1}, {}, "must be true or false"),
-        ("outlier_head", {"hidden": -1}, {}, "hidden must be a whole number"),
-        ("outlier_head", {"penalty": 0}, {}, "penalty must be a number"),
-        ("flow", {"epochs": 0}, {}, "epochs must be a whole number"),
-        ("flow", {}, {"signals": {"features": np.ones((420, 1))}}, "rows of 2 features"),
-        ("auto_encoder", {"by": "mae"}, {}, "mse, apre"),
-        ("auto_encoder", {"mean_shift": 1, "k": 500}, {}, "at least 500 rows in the bank, got 420"),
-        ("cover", {}, {}, r"hyper-parameters \['views'\] must be given"),
-        ("cover", {"views": 4}, {}, "4 views of at least 2 classes do not divide view_logits of width 21"),
-        ("bald", {"views": 21}, {}, "do not divide"),
-        ("bald", {"views": 1}, {}, "views must be a whole number of at least 2"),
-        ("disagreement", {"views": 3, "by": "kl"}, {}, "total_variation, variance"),
-        ("variation_ratio", {"views": 2}, {}, "do not divide"),
-        ("predictive_entropy", {"views": 0}, {}, "at least 1"),
-        ("rotation", {}, {"signals": {"rotation_logits": np.ones((420, 12))}}, "width 16, got 12"),
-        ("massive_activation", {}, {"signals": {"features": np.zeros((420, 4))}}, "every reference activation is 0"),
-        ("outlier_dimensions", {}, {"signals": {"features": np.ones((420, 4))}}, "constant"),
-        ("saturation", {}, {"signals": {"features": np.zeros((420, 4))}}, "no range to saturate"),
-        ("attention_sink", {}, {"signals": {"attention": -np.ones((420, 4))}}, "smallest -1"),
-        ("llm_int8", {"bound": 0}, {}, "bound must be a number"),
-        ("failure", {"of": []}, {}, "must be a list of different columns"),
-        ("failure", {"of": "a"}, {}, "must be a list of different columns"),
-        ("failure", {"of": ["a"]}, {"correct": None}, "expected labels in the calibration set"),
-    ],
-)
-def test_refusals(name, hyper, given, message):
-    with pytest.raises(ValueError, match=message):
-        build_score(name, hyper, changed(**given))
 
 
 def test_too_few_failures_are_refused_with_the_count():
