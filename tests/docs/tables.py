@@ -122,6 +122,7 @@ def _score(name: str, kind: type[Any]) -> tuple[str, ...]:
 COMPOSED = {
     "shaped": ("those of its first transform", "its score's", "its score's and its transforms'"),
     "fused": ("p-values of the scores in `of`", "", ""),
+    "failure": ("p-values of the scores in `of`", "", ""),
     "two_sided": ("the p-value of the score in `of`", "", ""),
     "scod": ("`logits` and its score's", "", ""),
     "onnx_score": ("the inputs of the model", "", ""),
