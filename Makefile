@@ -86,7 +86,7 @@ scale: $(VENV)/.installed  ## cost of fits over the number of rows; writes a tab
 	$(BIN)/python -m tests.benchmarks.scale
 
 docs: $(VENV)/.installed  ## rewrite the generated tables of docs/
-	$(BIN)/python tests/docs/tables.py
+	$(BIN)/python -m tests.docs.tables
 	$(BIN)/python -m demur.monitor.telemetry.page > docs/telemetry.md
 
 format: $(VENV)/.installed  ## rewrite the layout

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from typing import ClassVar
 
 
 class Absent(types.ModuleType):
     """A module that has whatever name is asked of it."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name):
         if name.startswith("__"):

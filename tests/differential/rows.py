@@ -29,7 +29,9 @@ class Rows:
     bias: Float32
 
     @classmethod
-    def made(cls, seed: int, *, rows: int = ROWS, width: int = WIDTH, classes: int = CLASSES, sparse: bool = False) -> Self:
+    def made(
+        cls, seed: int, *, rows: int = ROWS, width: int = WIDTH, classes: int = CLASSES, sparse: bool = False
+    ) -> Self:
         """Activations after a ReLU, nearly all above 0 unless `sparse`; a head that finds about nine rows in ten."""
         rng = np.random.default_rng(seed)
         centres = rng.normal(size=(classes, width))

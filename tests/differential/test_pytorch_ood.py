@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
-from scipy.stats import spearmanr
+from scipy.special import expit, log_softmax, softmax
+from scipy.stats import spearmanr, weibull_min
 
 from demur.detectors.build import build_score, build_transform
+from demur.detectors.numpy_ops import NumpyOps
+from demur.detectors.scores.coverage import nac_edges
 from demur.detectors.scores.logit import MSP
 from demur.detectors.scores.shaped import Shaped
 from tests.differential.deviations import PYTORCH_OOD
@@ -100,22 +102,51 @@ def maps(variant: str) -> Both:
     return energy_after(variant, percentile=65), theirs
 
 
-def of_logits(score: str, name: str, *given: float, factor: float = 1.0, plus: float = 0.0, **hyper: float) -> Both:
-    return rows().ours(score, **hyper), plus + factor * peers().of_logits(name, *given)
+def of_logits(score: str, name: str, *given: float, **hyper: float) -> Both:
+    return rows().ours(score, **hyper), peers().of_logits(name, *given)
+
+
+def confidence(temperature: float) -> Both:
+    """Compared as minus the probability: both round it to float32, and near 1 its complement has few digits."""
+    ours, theirs = of_logits("msp", "MaxSoftmax", temperature, temperature=temperature)
+    return ours - 1, theirs
+
+
+def open_max() -> Both:
+    """Their Weibull laws in our score."""
+    found = peers().detectors.OpenMax(None)
+    found.fit_logits(peers().logits, peers().labels)
+    laws = [found._openmax.distributions[c] for c in range(len(rows().weight))]
+    ours = build_score("open_max", {"tail": 25, "alpha": 10}, rows().reference)
+    shape, scale = (np.array([getattr(law, name) for law in laws]) for name in ("c", "scale"))
+    offset = shape * np.log(10_000 / scale)
+    theirs = found.predict_logits(peers().test_logits).numpy()
+    given = replace(ours, shape=shape.astype(np.float32), offset=offset.astype(np.float32))
+    return scored(given, rows().given), theirs
+
+
+def she() -> Both:
+    """Theirs finds out by itself which rows the head answers right."""
+    labels = np.where(np.arange(len(rows().labels)) % 7 == 0, 2, rows().labels)
+    r = rows().but(labels=labels)
+    correct = r.logits(r.features).argmax(axis=1) == labels
+    assert 0.5 < correct.mean() < 1
+    score = build_score("she", {}, replace(r.reference, correct=correct))
+    return scored(score, r.given), Peers(r).of_features("SHE", peers().head)
 
 
 COUNT = len(rows().labels)
 CASES: dict[str, Callable[[], Both]] = {
     "max_logit": lambda: of_logits("max_logit", "MaxLogit"),
-    "msp": lambda: of_logits("msp", "MaxSoftmax", plus=1.0),
-    "msp_temperature": lambda: of_logits("msp", "MaxSoftmax", 4.0, plus=1.0, temperature=4.0),
+    "msp": lambda: confidence(1.0),
+    "msp_temperature": lambda: confidence(4.0),
     "energy": lambda: of_logits("energy", "EnergyBased", 2.0, temperature=2.0),
     "entropy": lambda: (soft().ours("entropy"), Peers(soft()).of_logits("Entropy")),
     "gen": lambda: (soft().ours("gen", top=5), 5 * Peers(soft()).of_logits("GEN", 0.1, 5)),
     "odin": odin,
-    "kl_matching": lambda: (rows().ours("kl_matching"), peers().of_logits("KLMatching", fit=True)),
+    "kl_matching": lambda: (soft().ours("kl_matching"), Peers(soft()).of_logits("KLMatching", fit=True)),
     "weighted_energy": weighted_energy,
-    "open_max": lambda: (rows().ours("open_max", tail=25, alpha=10), peers().of_logits("OpenMax", fit=True)),
+    "open_max": open_max,
     "msp_mcm": cosines,
     "mahalanobis": lambda: (
         rows().ours("mahalanobis", shrinkage=0.0),
@@ -126,7 +157,7 @@ CASES: dict[str, Callable[[], Both]] = {
         COUNT * peers().of_features("RMD"),
     ),
     "class_gmm": one_covariance,
-    "she": lambda: (rows().ours("she"), Peers(right()).of_features("SHE", peers().head)),
+    "she": she,
     "nci": lambda: (rows().ours("nci", alpha=1e-3), peers().of_features("NCI", peers().head, alpha=1e-3)),
     "fdbd": lambda: (rows().ours("fdbd"), peers().of_features("fDBD", peers().head)),
     "grad_norm": lambda: grad_norm(bias=False),
@@ -147,14 +178,12 @@ CASES: dict[str, Callable[[], Both]] = {
     "ash_b": lambda: maps("ash_b"),
     "ash_s": lambda: maps("ash_s"),
     "scale": lambda: (energy_after("scale", percentile=65), peers().of_maps("SCALE")),
-    "lts": lambda: (rows().ours("shaped", transforms=["lts"], score="energy"), peers().of_features("LTS", peers().head)),
+    "lts": lambda: (
+        rows().ours("shaped", transforms=["lts"], score="energy"),
+        peers().of_features("LTS", peers().head),
+    ),
     "vra_openood_clip": clipped,
 }
-
-
-def right() -> Rows:
-    """Labels that the head agrees with: SHE leaves the other rows out, and our reference here has no wrong rows."""
-    return rows()
 
 
 def test_every_agreement_of_the_table_is_tested():
@@ -179,8 +208,8 @@ def test_entropy_differs_by_what_is_clipped():
 def test_gen_differs_by_the_clamp_alone():
     p = softmax(rows().logits(rows().test).astype(np.float64), axis=1)
     ours, theirs = rows().ours("gen", top=11), 11 * peers().of_logits("GEN")
-    kept = p.clip(1e-7, 1 - 1e-7)
-    np.testing.assert_allclose(theirs, (kept * (1 - kept)).__pow__(0.1).sum(axis=1), rtol=1e-4)
+    kept = peers().test_logits.softmax(dim=1).numpy().clip(np.float32(1e-7), np.float32(1 - 1e-7))
+    np.testing.assert_allclose(theirs, ((kept * (1 - kept)) ** 0.1).sum(axis=1), rtol=1e-4)
     exact = np.exp(0.1 * (np.log(p) + np.log(np.array([[np.delete(r, c).sum() for c in range(11)] for r in p]))))
     np.testing.assert_allclose(ours, exact.sum(axis=1), rtol=1e-4)
     assert np.abs(theirs / ours - 1).max() > 0.05
@@ -208,7 +237,7 @@ def test_the_fitted_temperature_is_the_minimum_and_theirs_is_not():
     peer = Peers(hot)
     found = peer.detectors.TemperatureScaling(None)
     found.fit_logits(peer.logits, peer.labels)
-    theirs, ours = float(found.t), build_score("msp", {"temperature": "fit"}, hot.reference).temperature
+    theirs, ours = found.t.item(), build_score("msp", {"temperature": "fit"}, hot.reference).temperature
     z = hot.logits(hot.features).astype(np.float64)
     loss = [-log_softmax(z / t, axis=1)[np.arange(len(z)), hot.labels].mean() for t in (ours, theirs)]
     assert loss[0] < loss[1] * 0.99
@@ -241,7 +270,9 @@ def test_pnml_differs_by_the_constant_and_the_outside_alone():
     a = ((test @ np.linalg.pinv(unit.T @ unit)) * test).sum(axis=1)
     theirs = peers().of_features("PNML", peers().head)
     np.testing.assert_allclose(theirs, headed.regret(sample, wide[4], a / (1 + a)), rtol=1e-3)
-    np.testing.assert_allclose(r.ours("pnml"), headed.regret(sample, wide[4], headed.leverage(sample, wide[4])), rtol=1e-3)
+    np.testing.assert_allclose(
+        r.ours("pnml"), headed.regret(sample, wide[4], headed.leverage(sample, wide[4])), rtol=1e-3
+    )
     assert spearmanr(r.ours("pnml"), theirs).statistic > 0.9
 
 
@@ -261,32 +292,69 @@ def test_vra_raises_there_what_the_paper_sets_to_0():
     theirs = build_transform("vra_openood_clip", rows().reference)
     low = float(ours.low[0])
     given = {"features": np.array([[low / 2, low * 1.01]], np.float32)}
-    from demur.detectors.numpy_ops import NumpyOps
-
     np.testing.assert_array_equal(ours(NumpyOps(), given)["features"], [[0, np.float32(low * 1.01)]])
     np.testing.assert_array_equal(theirs(NumpyOps(), given)["features"], [[theirs.low[0], np.float32(low * 1.01)]])
 
 
 def test_ash_b_of_theirs_lifts_zeros():
-    from demur.detectors.numpy_ops import NumpyOps
-
     from pytorch_ood.detector.ash import ash_b
 
     row = np.zeros((1, 41), np.float32)
     row[0, [3, 20]] = [4, 2]
     theirs = ash_b(peers().torch.tensor(row)[:, :, None, None], 0.65).flatten().numpy()
-    ours = build_transform({"ash_b": {"percentile": 65}}, rows().reference)(NumpyOps(), {"features": row})["features"][0]
+    ours = build_transform({"ash_b": {"percentile": 65}}, rows().reference)(NumpyOps(), {"features": row})["features"][
+        0
+    ]
     assert (theirs > 0).sum() == 14
     assert np.flatnonzero(ours).tolist() == [3, 20]
     assert ours.sum() == pytest.approx(theirs.sum())
 
 
-def test_nac_ranks_alike_despite_other_bins():
+def test_open_max_fits_the_likeliest_law_and_theirs_stops_before():
+    found = peers().detectors.OpenMax(None)
+    found.fit_logits(peers().logits, peers().labels)
+    z = rows().logits(rows().features).astype(np.float64)
+    ours = build_score("open_max", {"tail": 25, "alpha": 10}, rows().reference)
+    for c in range(len(rows().weight)):
+        own = z[rows().labels == c]
+        tail = np.sort(np.linalg.norm(own - own.mean(axis=0), axis=1))[-25:]
+        law = found._openmax.distributions[c]
+        shape = float(ours.shape[c])
+        scale = 10_000 / np.exp(float(ours.offset[c]) / shape)
+        x = tail - tail.min() + 10_000
+        assert law.min_val == pytest.approx(float(ours.least[c]), rel=1e-5)
+        best, other = (
+            weibull_min.logpdf(x, shape, scale=scale).sum(),
+            weibull_min.logpdf(x, law.c, scale=law.scale).sum(),
+        )
+        assert other - 1e-3 < best < other + 0.1
+
+
+def coverage(cuts: NDArray[np.float64]) -> Scores:
+    """Minus the mean coverage, in float64, of the states' bins between these edges."""
+    r = soft()
+    weight = r.weight.astype(np.float64)
+
+    def places(features: NDArray[np.float32]) -> NDArray[np.int64]:
+        p = softmax(r.logits(features).astype(np.float64), axis=1)
+        states = expit(20 * features * ((p - 1 / len(weight)) @ weight))
+        return np.clip(np.searchsorted(cuts, states, side="right") - 1, 0, len(cuts) - 2)
+
+    known, asked = places(r.features), places(r.test)
+    counts = np.array([np.bincount(column, minlength=len(cuts) - 1) for column in known.T])
+    return -np.minimum(counts[np.arange(len(counts)), asked] / 50, 1).mean(axis=1)
+
+
+def test_nac_differs_by_the_bins_alone():
     torch = peers().torch
     body = torch.nn.Identity()
-    model = torch.nn.Sequential(body, peers().head)
-    data = [(peers().features.clone().requires_grad_(), peers().labels)]
-    found = peers().detectors.NACUE(model, [body], m_bins=50, alpha=1.0, o_star=50)
-    found.fit(data)
+    found = peers().detectors.NACUE(torch.nn.Sequential(body, Peers(soft()).head), [body], alpha=20.0)
+    found.fit([(peers().features.clone().requires_grad_(), peers().labels)])
     theirs = found.predict(peers().test.clone().requires_grad_()).numpy()
-    assert spearmanr(rows().ours("nac", sharpness=1.0), theirs).statistic > 0.7
+    low = np.geomspace(1e-6, 0.5, 26)
+    for scores, cuts in (
+        (theirs, np.concatenate([low, 1 - low[-2::-1]])),
+        (soft().ours("nac", sharpness=20.0), nac_edges(50)),
+    ):
+        assert (np.abs(scores - coverage(cuts)) < 1e-4).mean() > 0.9  # the rest: a state within rounding of an edge
+    assert spearmanr(coverage(np.concatenate([low, 1 - low[-2::-1]])), coverage(nac_edges(50))).statistic < 0.9

@@ -17,6 +17,7 @@ from demur.monitor.config.document import Section
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.config.server import ServerConfig
 from demur.monitor.perturb import CATALOGUE
+from tests.differential import deviations
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACE = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->\n)", re.DOTALL)
@@ -217,6 +218,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "transforms": transforms,
     "commands": commands,
     "perturbations": perturbations,
+    "agreements": lambda: table("here|library|there|relation", deviations.rows()),
+    "deviations": lambda: table("here|there|what differs there|why not here", deviations.reasons()),
 }
 
 if __name__ == "__main__":
