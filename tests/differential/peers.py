@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,3 +68,19 @@ class Peers:
 
 def _array(scores: Any) -> NDArray[np.float64]:
     return np.asarray(scores.detach().numpy(), np.float64)
+
+
+@functools.cache
+def rows() -> Rows:
+    return Rows.made(3)
+
+
+@functools.cache
+def soft() -> Rows:
+    """A head so unsure that no probability is below 1e-7."""
+    return replace(rows(), weight=rows().weight / 8, bias=rows().bias / 8)
+
+
+@functools.cache
+def peers() -> Peers:
+    return Peers(rows())
