@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.detectors.score import Batch, Reference
+from demur.detectors.score import BATCH_ROWS, Batch, Reference
 from demur.monitor.errors import ConfigurationError
+
+PAGE = mmap.ALLOCATIONGRANULARITY  # mappings begin at multiples of it
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Mapped:
 class RayEngine:
     """Chunks of a pass as rows of a Ray dataset.
 
-    Signals that lie in memory are written once to `folder` (default: a temporary one), which all workers must see; mapped
-    files are read where they are. `address` joins a running cluster; without it one is started with `workers` processes.
+    Signals that lie in memory are written once to a folder of their own in `folder` (default: TMPDIR), which all workers
+    must see; it is removed with the engine. Mapped files are read where they are. `address` joins a running cluster; without it one is started with `workers` processes.
     Raises: ConfigurationError when Ray is not installed.
     """
 
@@ -52,8 +55,7 @@ class RayEngine:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        self._temporary = tempfile.TemporaryDirectory(prefix="demur-ray-") if folder is None else None
-        self._folder = Path(self._temporary.name if self._temporary else str(folder))
+        self._folder = tempfile.TemporaryDirectory(prefix="demur-ray-", dir=folder)
         self._known: dict[int, tuple[NDArray[Any], Mapped]] = {}
 
     def __call__(self, reference: Reference, part: Callable[[Batch], Any], needs: tuple[str, ...]) -> Iterator[Any]:
@@ -70,18 +72,36 @@ class RayEngine:
         for found in numbers.map(_Chunk(work)).iter_rows():
             yield ray.cloudpickle.loads(found["found"])
 
-    def _mapped(self, array: NDArray[Any]) -> Mapped:
+    def _mapped(self, array: Any) -> Mapped:
         """Where the array lies; arrays of memory are written out once."""
         if id(array) not in self._known:
-            base = array if isinstance(array, np.memmap) else array.base
-            whole = isinstance(base, np.memmap) and base.nbytes == array.nbytes and array.flags.c_contiguous
-            if not whole or base is None or not getattr(base, "filename", None):
-                path = self._folder / f"{len(self._known)}.npy"
-                np.save(path, array)
-                base = np.load(path, mmap_mode="r")
-            place = Mapped(str(base.filename), int(base.offset), array.dtype.str, array.shape)  # type: ignore[union-attr]
+            place = lies_in(array)
+            if place is None:
+                place = lies_in(_written(array, Path(self._folder.name) / f"{len(self._known)}.npy"))
+                assert place is not None  # noqa: S101 - it was mapped just now
             self._known[id(array)] = (array, place)  # held, so that the id stays its own
         return self._known[id(array)][1]
+
+
+def lies_in(array: Any) -> Mapped | None:
+    """Where in a mapped file the array lies, None when it is not a contiguous part of one.
+
+    By address: a slice of a memmap keeps the offset of the whole file (numpy 2.4).
+    """
+    base = array if isinstance(array, np.memmap) else getattr(array, "base", None)
+    if not isinstance(base, np.memmap) or not getattr(base, "filename", None) or not array.flags.c_contiguous:
+        return None
+    start = np.frombuffer(base._mmap, np.uint8).ctypes.data - base.offset // PAGE * PAGE  # type: ignore[attr-defined] # noqa: SLF001
+    return Mapped(str(base.filename), array.ctypes.data - start, array.dtype.str, array.shape)
+
+
+def _written(array: Any, path: Path) -> NDArray[Any]:
+    """A mapped copy, written batch by batch: the array may be rows picked from a file larger than memory."""
+    copy = np.lib.format.open_memmap(path, mode="w+", dtype=array.dtype, shape=array.shape)
+    for start in range(0, len(array), BATCH_ROWS):
+        copy[start : start + BATCH_ROWS] = array[start : start + BATCH_ROWS]
+    copy.flush()
+    return copy
 
 
 class _Chunk:
