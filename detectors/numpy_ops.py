@@ -55,7 +55,7 @@ class NumpyOps:
     def argmax(self, x: Array) -> Any:
         return np.argmax(x, axis=-1)
 
-    def top(self, x: Array, k: int) -> Array:
+    def top(self, x: Array, k: int, *, ordered: bool = True) -> Array:  # noqa: ARG002 - in order is an order too
         return -np.sort(-x, axis=-1)[..., :k]
 
     def bottom(self, x: Array, k: int) -> tuple[Array, Any]:

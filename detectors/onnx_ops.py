@@ -220,8 +220,10 @@ class OnnxOps:
     def argmax(self, x: Sym) -> Sym:
         return self.node("ArgMax", x, width=0, axis=-1, keepdims=0)
 
-    def top(self, x: Sym, k: int) -> Sym:
-        return self.nodes_out("TopK", 2, x, self.integers(k), width=k, axis=-1)[0]
+    def top(self, x: Sym, k: int, *, ordered: bool = True) -> Sym:
+        # Unordered takes half the time at K=512, k=180, and 5/6 of it at K=1000, k=100.
+        how = {} if ordered else {"sorted": 0}
+        return self.nodes_out("TopK", 2, x, self.integers(k), width=k, axis=-1, **how)[0]
 
     def bottom(self, x: Sym, k: int) -> tuple[Sym, Sym]:
         values, places = self.nodes_out("TopK", 2, x, self.integers(k), width=k, axis=-1, largest=0)

@@ -57,8 +57,8 @@ class Ops(Protocol[T]):
         """Position of the largest entry, the first among equals, (N, K) -> (N,); only `take` and `pick` accept it."""
         ...
 
-    def top(self, x: T, k: int) -> T:
-        """The k largest entries, descending, (..., K) -> (..., k)."""
+    def top(self, x: T, k: int, *, ordered: bool = True) -> T:
+        """The k largest entries, descending or, unless `ordered`, in any order: (..., K) -> (..., k)."""
         ...
 
     def bottom(self, x: T, k: int) -> tuple[T, T]:

@@ -86,8 +86,8 @@ class MassiveActivation:
         if self.against == "reference":
             return xp.column(largest) / self.level  # type: ignore[no-any-return]
         scaled = size / xp.maximum(largest, TINY)
-        upper = xp.min(xp.top(scaled, (self.width + 1) // 2))
-        lower = xp.min(xp.top(scaled, self.width // 2 + 1))
+        upper = xp.min(xp.top(scaled, (self.width + 1) // 2, ordered=False))
+        lower = xp.min(xp.top(scaled, self.width // 2 + 1, ordered=False))
         return 2.0 / (upper + lower)  # type: ignore[no-any-return]
 
 

@@ -64,7 +64,7 @@ class GEN:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         log_p = xp.log_softmax(signals["logits"])
-        largest = log_p if self.top == self.classes else xp.top(log_p, self.top)
+        largest = log_p if self.top == self.classes else xp.top(log_p, self.top, ordered=False)
         below_first = xp.greater(xp.max(log_p, keepdims=True), largest)
         log_q = xp.where(below_first, xp.log(1.0 - xp.exp(largest)), xp.concat([log_rest(xp, log_p)]))
         return xp.sum(xp.exp(self.gamma * (largest + log_q)))

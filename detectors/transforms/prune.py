@@ -43,7 +43,7 @@ class ASHP:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
         h = signals["features"]
-        return {**signals, "features": xp.where(xp.greater(_floor(xp, h, self.kept), h), 0.0, h)}
+        return {**signals, "features": xp.where(xp.greater(_floor(xp, _largest(xp, h, self.kept)), h), 0.0, h)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class ASHB:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
         h = signals["features"]
-        dropped = xp.greater(_floor(xp, h, self.kept), h)
+        dropped = xp.greater(_floor(xp, _largest(xp, h, self.kept)), h)
         count = xp.sum(xp.where(dropped, 0.0, 1.0), keepdims=True)
         total = xp.sum(xp.maximum(h, 0.0), keepdims=True)
         return {**signals, "features": xp.where(dropped, 0.0, total / xp.maximum(count, 1.0))}
@@ -94,8 +94,10 @@ class ASHS:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
         h = signals["features"]
-        scaled = h * xp.exp(_ratio(xp, h, self.kept))
-        return {**signals, "features": xp.where(xp.greater(_floor(xp, h, self.kept), h), 0.0, scaled)}
+        positive = xp.maximum(h, 0.0)
+        largest = _largest(xp, positive, self.kept)
+        scaled = h * xp.exp(_ratio(xp, positive, largest))
+        return {**signals, "features": xp.where(xp.greater(_floor(xp, largest), h), 0.0, scaled)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,8 @@ class Scale:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
         h = signals["features"]
-        return {**signals, "features": h * xp.exp(_ratio(xp, h, self.kept))}
+        positive = xp.maximum(h, 0.0)
+        return {**signals, "features": h * xp.exp(_ratio(xp, positive, _largest(xp, positive, self.kept)))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,20 +143,24 @@ class LTS:
         return cls(_kept(reference, "lts", percentile, rectified=False))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
-        ratio = _ratio(xp, signals["features"], self.kept)
+        positive = xp.maximum(signals["features"], 0.0)
+        ratio = _ratio(xp, positive, _largest(xp, positive, self.kept))
         return {**signals, "logits": signals["logits"] * (ratio * ratio)}
 
 
-def _floor(xp: Ops[T], h: T, kept: int) -> T:
+def _largest(xp: Ops[T], h: T, kept: int) -> T:
+    return xp.top(h, kept, ordered=False)
+
+
+def _floor(xp: Ops[T], largest: T) -> T:
     """The smallest activation that is kept, (N, 1): the k-th largest, where that is positive."""
-    return xp.maximum(xp.min(xp.top(h, kept), keepdims=True), TINY)
+    return xp.maximum(xp.min(largest, keepdims=True), TINY)
 
 
-def _ratio(xp: Ops[T], h: T, kept: int) -> T:
-    """s1 / s2, (N, 1)."""
-    positive = xp.maximum(h, 0.0)
-    largest = xp.maximum(xp.sum(xp.top(positive, kept), keepdims=True), TINY)
-    return xp.maximum(xp.sum(positive, keepdims=True) / largest, 1.0)
+def _ratio(xp: Ops[T], positive: T, largest: T) -> T:
+    """s1 / s2, (N, 1), of activations from which negative ones are gone."""
+    kept = xp.maximum(xp.sum(largest, keepdims=True), TINY)
+    return xp.maximum(xp.sum(positive, keepdims=True) / kept, 1.0)
 
 
 def _kept(reference: Reference, transform: str, percentile: float, *, rectified: bool) -> int:
