@@ -10,7 +10,10 @@ from demur.detectors.transforms import TRANSFORMS
 from tests import (
     test_oracles,
     test_oracles_banks,
+    test_oracles_boxes,
     test_oracles_composed,
+    test_oracles_cost,
+    test_oracles_coverage,
     test_oracles_features,
     test_oracles_learned,
     test_oracles_logits,
@@ -22,8 +25,8 @@ from tests.oracles.table import FUSION, ROW, STREAM
 
 FAMILIES = (
     test_oracles_banks,
+    test_oracles_cost,
     test_oracles_features,
-    test_oracles_learned,
     test_oracles_logits,
     test_oracles_tabular,
     test_oracles_transforms,
@@ -31,8 +34,9 @@ FAMILIES = (
 )
 ALONE = {  # whose fit is random, foreign or made of parts, or which read other signals: they have tests of their own
     test_oracles_banks: {"cider", "cfood", "contrastive_banks"},
+    test_oracles_boxes: {"box"},
     test_oracles_composed: {"shaped", "gmm", "onnx_score", "fused", "two_sided", "react", "linear_head"},
-    test_oracles_features: {"box", "nac", "nac_layers"},
+    test_oracles_coverage: {"nac", "nac_layers"},
     test_oracles_learned: {"outlier_head", "sal", "flow", "auto_encoder", "failure"},
     test_oracles_tabular: {"isolation_forest", "magnitude"},
     test_oracles_views: {

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from demur.detectors.build import build_score
-from demur.detectors.score import Reference
-from tests.backends import RTOL, assert_close, on_both, reference, signals
+from tests.backends import RTOL
 from tests.judged import ROUNDING, Case, Seeded, judge, runs
 from tests.oracles import covariance, distance, headed, prototype
 from tests.oracles.sample import Float
@@ -100,24 +98,6 @@ def each_class(w: World) -> list[Float]:
 
 def tied_oas(w: World) -> list[Float]:
     return [covariance.tied(w.sample, "oas")]
-
-
-def boxes_of(score: Any, logits: Float) -> tuple[Float, Float]:
-    """Corners (N, boxes, D) of the boxes of each row's predicted class: k-means is random, so its result is read."""
-    predicted = logits.argmax(axis=1)
-    low, high = (corner.astype(np.float64)[predicted] for corner in (score.low, score.high))
-    return low.reshape(len(logits), score.boxes, -1), high.reshape(len(logits), score.boxes, -1)
-
-
-def box(w: World, score: Any) -> Float:
-    return prototype.box_depth(w.test64[0], *boxes_of(score, w.test64[1]))
-
-
-def of_box(w: World, score: Any) -> Float:
-    """Centres and offsets round at the size of the features, not of the boxes."""
-    corners = boxes_of(score, w.test64[1])
-    off = 2 * ROUNDING
-    return prototype.box_depth(w.test64[0], *corners, off) - prototype.box_depth(w.test64[0], *corners, -off)
 
 
 SMALL = tuple(name for name in WORLDS if name != "many_batches")  # where the sample is the whole reference
@@ -244,100 +224,6 @@ def test_score_equals_oracle(name: str, where: Seeded):
     judge(THIS, name, where)
 
 
-@pytest.mark.parametrize("hyper", [{}, {"boxes": 3, "margin": 0.25}], ids=str)
-@pytest.mark.parametrize("name", ["tall", "wide", "many_unbalanced", "offset", "tiny_scale", "rectified"])
-def test_box_is_the_depth_in_its_own_boxes(name: str, hyper: dict[str, Any]):
-    w = world(name, 0)
-    score = build_score("box", hyper, reference(w))
-    want = box(w, score)
-    for got in on_both({"box": score}, signals(w)):
-        assert_close(got["box"], want, RTOL * want + of_box(w, score))
-
-
-@pytest.mark.parametrize("name", ["tall", "offset", "many_unbalanced", "rectified"])
-def test_boxes_are_the_ranges_of_correct_rows_of_their_class(name: str):
-    """Every correct row of a class lies in one of its boxes; every face of every box is touched by such a row within."""
-    w = world(name, 1)
-    score: Any = build_score("box", {"boxes": 4}, reference(w))
-    for label in range(len(w.head_weight)):
-        mine = w.features[(w.labels == label) & w.correct]
-        low, high = score.low[label].reshape(4, -1), score.high[label].reshape(4, -1)
-        inside = (mine[:, None] >= low).all(axis=2) & (mine[:, None] <= high).all(axis=2)
-        assert inside.any(axis=1).all()
-        distinct = min(4, len(np.unique(mine, axis=0)))
-        assert len(np.unique(low, axis=0)) == distinct
-        for place in range(4):
-            held = mine[inside[:, place]]
-            np.testing.assert_array_equal(held.min(axis=0), low[place])
-            np.testing.assert_array_equal(held.max(axis=0), high[place])
-
-
-def test_box_margin_makes_half_widths_larger():
-    w = world("tall", 0)
-    tight, wide = (build_score("box", {"margin": m}, reference(w)) for m in (0.0, 0.5))
-    np.testing.assert_allclose(wide.high - wide.low, 1.5 * (tight.high - tight.low), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(wide.high + wide.low, tight.high + tight.low, rtol=1e-5, atol=1e-6)
-
-
-NAC = {"default": {}, "coarse": {"edges": 10, "saturation": 20, "sharpness": 1.0}}
-
-
-@pytest.mark.parametrize("case", NAC)
-@pytest.mark.parametrize("name", ["tall", "wide", "many_unbalanced", "offset", "tiny_scale", "rectified"])
-def test_nac_is_the_coverage_of_its_states(name: str, case: str):
-    hyper: dict[str, Any] = {"edges": 50, "saturation": 50, "sharpness": 100.0} | NAC[case]
-    w, edges = world(name, 0), headed.nac_edges(hyper["edges"])
-    score: Any = build_score("nac", NAC[case], reference(w))
-    weight, sharpness = w.sample.head_weight, hyper["sharpness"]
-    known = headed.nac_states(weight, w.sample.features, w.sample.logits, sharpness)
-    known_room = headed.nac_room(weight, w.sample.features, w.sample.logits, sharpness, ROUNDING)
-    least, most = headed.nac_counts(edges, known, known_room)
-    width = w.features.shape[1]
-    held = score.table.astype(np.float64).reshape(width, -1) * width  # Phi of the bins within reach
-    reach = held.shape[1]
-    assert (most[:, reach:] == 0).all()
-    assert (held >= np.minimum(least / hyper["saturation"], 1)[:, :reach] - 1e-6).all()
-    assert (held <= np.minimum(most / hyper["saturation"], 1)[:, :reach] + 1e-6).all()
-    asked = headed.nac_states(weight, *w.test64, sharpness)
-    low, high = headed.nac_range(held, edges, asked, headed.nac_room(weight, *w.test64, sharpness, ROUNDING))
-    assert np.median(high - low) <= 0.02  # not vacuous: for most rows every bin is certain, or nearly
-    for got in on_both({"nac": score}, signals(w)):
-        assert (got["nac"] >= low - 1e-6).all()
-        assert (got["nac"] <= high + 1e-6).all()
-
-
-def test_nac_layers_is_the_mean_of_its_layers():
-    """With the closed-form gradient supplied as a signal, a layer's coverage is NAC's; two layers give the mean."""
-    w = world("tall", 0)
-    weight = w.sample.head_weight
-
-    def given(features: Float, logits: Float) -> dict[str, Any]:
-        gradient = (softmax(logits, axis=1) - 1 / logits.shape[1]) @ weight
-        return {"a": features, "a_grad": gradient, "b": features[:, ::-1], "b_grad": np.sin(gradient)[:, ::-1]}
-
-    known = {k: np.ascontiguousarray(v, np.float32) for k, v in given(w.sample.features, w.sample.logits).items()}
-    asked = {k: np.ascontiguousarray(v, np.float32) for k, v in given(*w.test64).items()}
-    hyper = {"layers": ["a", "b"], "saturation": [50, 20], "sharpness": [1.0, 10.0]}
-    bounds = []
-    for layer, saturation, sharpness in (("a", 50, 1.0), ("b", 20, 10.0)):
-
-        def states(held: dict[str, Any], layer: str = layer, sharpness: float = sharpness) -> tuple[Float, Float]:
-            product = sharpness * held[layer].astype(np.float64) * held[f"{layer}_grad"]
-            a = 1 / (1 + np.exp(-product))
-            return a, 4 * ROUNDING * (1 + np.abs(product)) * a
-
-        edges = headed.nac_edges()
-        least, most = headed.nac_counts(edges, *states(known))
-        low, _ = headed.nac_range(np.minimum(most / saturation, 1), edges, *states(asked))
-        _, high = headed.nac_range(np.minimum(least / saturation, 1), edges, *states(asked))
-        bounds.append((low, high))
-    low, high = np.mean(bounds, axis=0)
-    assert np.median(high - low) <= 0.01
-    for got in on_both({"n": build_score("nac_layers", hyper, Reference(known))}, asked):
-        assert (got["n"] >= low - 1e-6).all()
-        assert (got["n"] <= high + 1e-6).all()
-
-
 def test_grad_norm_is_the_gradient():
     w = world("tall", 0)
     head = w.sample.head_weight, w.sample.head_bias
@@ -345,13 +231,3 @@ def test_grad_norm_is_the_gradient():
     for bias in (False, True):
         want = [-headed.grad_norm_by_differences(*head, h, with_bias=bias) for h in w.test64[0][:8]]
         np.testing.assert_allclose(headed.grad_norm(w.test64[0][:8], exact, bias=bias), want, rtol=1e-6)
-
-
-def test_golden_numbers_of_nac():
-    """Of the reference notes: the closed-form gradient, its states, and the official edges."""
-    weight, features = np.array([[1.0, 0], [0, 1], [1, 1]]), np.array([[1.0, 2]])
-    states = headed.nac_states(weight, features, features @ weight.T, 1.0)
-    np.testing.assert_allclose(states, [[0.52213673, 0.61930645]], atol=1e-8)
-    edges = headed.nac_edges(50)
-    assert len(edges) == 50
-    np.testing.assert_allclose(edges[[0, 1, 2, 24, -3, -2, -1]], [0, 0.1191, 0.1835, 0.5, 0.8809, 1.01, 1.2], atol=1e-4)
