@@ -64,22 +64,25 @@ def probes(rows: Rows, reference: Reference, seed: int) -> Iterator[Axis]:
     """Rows between the data (the middle of two rows) and far from them: noise, exchanged, lost, collapsed dimensions.
 
     Distances alone see a middle as ordinary, confidences alone see noise as ordinary: together they keep a choice from
-    leaning to one side. They are made of the features, and their logits by the head; without features or head, of the logits.
+    leaning to one side. They are made of the features, and their logits by the head; without a head, of features and logits
+    each by itself, with one seed.
     """
     has_head = reference.head_weight is not None or reference.recover is not None
-    whole = "features" in rows and ("logits" not in rows or has_head)
-    base = "features" if whole else "logits"
-    if base not in rows:
-        return
-    context = Context.of(rows[base])
-    lowest = rows[base].min()
-    for kind, name, severity in PROBES:
-        made = find("features", name)(rows[base], severity, seed=seed, context=context).array
-        changed = np.maximum(made, 0) if lowest >= 0 else made
-        strange = {base: changed.astype(np.float32)}
-        if whole and "logits" in rows:
+    bases: list[str] = [n for n in ("features", "logits") if n in rows]
+    if len(bases) > 1 and has_head:
+        bases = ["features"]
+    contexts = {n: Context.of(rows[n]) for n in bases}
+    for kind, name, severity in PROBES if bases else ():
+        strange = {n: _changed(rows[n], name, severity, seed, contexts[n]) for n in bases}
+        if "logits" in rows and "logits" not in strange:
             strange["logits"] = _logits(strange["features"], reference)
         yield Axis(f"{kind}: {name}", kind, {n: rows[n] for n in strange}, strange)
+
+
+def _changed(rows: Array, name: str, severity: int, seed: int, context: Context) -> Array:
+    """A perturbation of the rows that keeps rectified features rectified."""
+    made = find("features", name)(rows, severity, seed=seed, context=context).array
+    return np.asarray(np.maximum(made, 0) if rows.min() >= 0 else made, np.float32)
 
 
 def _logits(features: Array, reference: Reference) -> Array:

@@ -31,6 +31,7 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "drpo": ("drpo", {}),
     "she": ("she", {}),
 }
+WIDEST = {"robust_mahalanobis": 512}  # medians of D^2 products: 80 s a fit at D = 2048, of 21 fits
 HEAD: dict[str, tuple[str, dict[str, Any]]] = {
     "vim": ("vim", {}),
     "residual": ("residual", {}),
@@ -60,8 +61,11 @@ class Candidate:
 
 
 def candidates(reference: Reference) -> list[Candidate]:
-    """Every candidate whose signals the reference holds, simplest first: of equals the first one is chosen."""
-    return [c for c in _all(reference) if c.type in SCORES]
+    """Every candidate whose signals the reference holds, and whose fit takes seconds on them, simplest first: of equals the
+    first one is chosen.
+    """
+    width = reference.signals["features"].shape[1] if "features" in reference.signals else 0
+    return [c for c in _all(reference) if c.type in SCORES and width <= WIDEST.get(c.type, width)]
 
 
 def _all(reference: Reference) -> Iterator[Candidate]:

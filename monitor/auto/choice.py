@@ -33,7 +33,7 @@ class Chosen:
 
 def choose_errors(measured: Measured) -> Chosen | None:
     """The score that ranks wrong answers highest; None when the selection set has too few errors to say."""
-    if "errors" not in measured.kinds:
+    if "errors" not in measured.kinds or not measured.candidates:
         return None
     names = [c.name for c in measured.candidates]
     return _best(names, lambda n: lambda seed: _mean(measured.of("errors", seed), [n]), measured.seeds)

@@ -20,6 +20,7 @@ from demur.monitor.fit.progress import Tick, silent
 
 REFERENCE_ROWS, SELECTION_ROWS = 10_000, 3_000
 SEEDS = 3
+BATCH_ROWS = 512  # some scores hold (batch, D, 50) numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +118,9 @@ def _scored(score: Score, rows: dict[str, Array], axis: str) -> Array:
     missing = sorted(set(score.inputs) - set(rows))
     if missing:
         raise ValueError(f"the axis {axis!r} has no {', '.join(missing)}: no head to compute logits by")
-    return evaluate({"s": score}, rows)["s"]
+    count = len(next(iter(rows.values())))
+    parts = ({n: a[i : i + BATCH_ROWS] for n, a in rows.items()} for i in range(0, count, BATCH_ROWS))
+    return np.concatenate([evaluate({"s": score}, part)["s"] for part in parts])
 
 
 def _finite(scores: Array, axis: str) -> Array:

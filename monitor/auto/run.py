@@ -8,7 +8,7 @@ from demur.monitor.auto.selection import ERRORS, NOVELTY, Selection, filled, sel
 from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.errors import ConfigurationError
-from demur.monitor.fit.checks import check_apart, check_tables
+from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table
 from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.sources import Config, Source, as_document, as_reference, as_table
 from demur.monitor.fit.table import SignalsTable
@@ -23,7 +23,7 @@ def choose(
 
     Rules name the columns `novelty` and `errors`. The three sets must not share rows.
     Raises: ConfigurationError when the policy names scores of its own, or `errors` where labels cannot tell;
-    ContractViolation for shared rows; ValueError when there is nothing to choose from.
+    ContractViolation for shared rows, or a reference or selection set that breaks the contract; ValueError when there is nothing to choose from.
     """
     document = as_document(config)
     if document.get("scores", "auto") != "auto":
@@ -35,7 +35,11 @@ def choose(
     ref, sel, cal = (as_table(s, pending) for s in (reference, selection, calibration))
     check_apart(sel, ref, "selection", "reference")
     check_apart(sel, cal, "selection")
-    check_tables(ref, None, {n: pending.kind(n) for n in pending.signals})
+    kinds = {n: pending.kind(n) for n in pending.signals}
+    check_tables(ref, None, kinds)
+    broken = [f for f in inspect_table(sel, "selection", kinds) if f.level == "error"]
+    if broken:
+        raise ContractViolation(broken)
     chosen = select(as_reference(ref), as_reference(sel), seed=pending.seed, tick=tick)
     _check_rules(pending, chosen)
     return parse(PolicyConfig, filled(document, chosen.scores()), "the policy"), chosen, sel

@@ -186,3 +186,37 @@ def test_candidates_fit_the_signals():
     assert "msp" in both
     assert rows
     assert not rows & {"msp", "energy", "vim"}
+
+
+@pytest.mark.parametrize(("signal", "value"), [("logits", np.nan), ("features", np.inf)])
+def test_a_broken_selection_set_is_named(signal, value):
+    sets = given()
+    sets["selection"][signal][3, 1] = value
+    with pytest.raises(DemurError, match=f"selection: {signal}: 1 rows hold NaN or infinity"):
+        demur.fit(POLICY, **sets)
+
+
+def test_labels_that_are_no_classes_are_named():
+    sets = given()
+    sets["selection"]["label"] = sets["selection"]["label"] + 2
+    with pytest.raises(DemurError, match="selection: label: expected"):
+        demur.fit(POLICY, **sets)
+
+
+def test_when_no_candidate_is_left_the_reasons_are_given():
+    broken = noisy(400, 2)
+    for name in ("logits", "features"):
+        broken[name][::10, 0] = np.nan
+    with pytest.raises(ValueError, match=r"nothing to choose novelty scores by.*msp: not finite on"):
+        select(reference_of(noisy(400, 1)), reference_of(broken))
+
+
+def test_features_are_judged_without_a_head_too():
+    """Features that no last layer makes logits of: scores of features must not be refused for it."""
+    chosen = select(reference_of(noisy(400, 1)), reference_of(noisy(400, 2)))
+    assert {"knn_10", "mahalanobis", "msp"} <= {c.name for c in chosen.measured.candidates}
+
+
+def test_no_candidate_takes_minutes_to_fit():
+    wide = Reference({"features": np.zeros((4, 2048), np.float32)})
+    assert "robust_mahalanobis" not in {c.name for c in candidates(wide)}
