@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-ray test-differential test-oldest test-helm lint format types imports bench bench-smoke bench-peers scale docs proto proto-check lock
+.PHONY: help demo test test-slow test-peers test-ray test-differential test-oldest test-helm lint format types imports bench bench-smoke bench-peers benchmarks scale docs proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ bench-smoke: $(VENV)/.installed
 
 bench-peers: .venv-differential/.installed  ## beside pytorch-ood, PyOD and NumPy; writes out/bench-peers.json and a table of docs/performance.md
 	.venv-differential/bin/python -m tests.benchmarks.speed
+
+benchmarks: .venv-differential/.installed  ## the catalogue and --auto on real signals (DEMUR_BENCHMARK_DATA); writes tables of docs/benchmarks.md
+	OMP_NUM_THREADS=1 .venv-differential/bin/python -m tests.benchmarks.catalogue
 
 scale: $(VENV)/.installed  ## cost of fits over the number of rows; writes a table of docs/scale.md
 	$(BIN)/python -m tests.benchmarks.scale

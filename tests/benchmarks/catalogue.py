@@ -1,6 +1,6 @@
 """The catalogue on real signals, into docs/benchmarks.md and out/benchmarks.json: `python -m tests.benchmarks.catalogue`.
 
-Names of parts (vision, options, anomalies, auto) run those alone.
+Names of parts (vision, options, anomalies, auto) run those alone; `pages` writes what was measured before.
 """
 
 from __future__ import annotations
@@ -95,22 +95,26 @@ def main() -> None:
     if not FOLDER.is_dir():
         sys.exit(f"no data in {FOLDER}; name the folder in DEMUR_BENCHMARK_DATA")
     document = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
-    document["measured"] = {
-        "on": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        **peers.versions(),
-    }
-    for part in sys.argv[1:] or PARTS:
-        began, (run, write) = time.perf_counter(), PARTS[part]
-        document[part] = run()
-        document.setdefault("seconds", {})[part] = round(time.perf_counter() - began, 1)
-        OUT.parent.mkdir(exist_ok=True)
-        OUT.write_text(json.dumps(document, indent=1, default=_plain) + "\n", encoding="utf-8")
-        write(json.loads(OUT.read_text(encoding="utf-8"))[part])
-    measured = ", ".join(f"{n} {v}" for n, v in document["measured"].items() if n not in ("on", "cpus"))
+    asked = sys.argv[1:] or list(PARTS)
+    for part in asked if asked != ["pages"] else ():
+        measure(document, part)
+    for part, (_, write) in PARTS.items():
+        if part in document:
+            write(document[part])
+    measured = ", ".join(f"{n} {v}" for n, v in document["with"].items())
     took = ", ".join(f"{n} {s:.0f} s" for n, s in document["seconds"].items())
-    text = f"{time.strftime('%Y-%m-%d', time.gmtime())}, {document['measured']['on']}, {os.cpu_count()} CPUs; {measured}. It took: {took}."
-    pages.write(PAGE, "when", text)
+    pages.write(PAGE, "when", f"{document['date']}, {document['machine']}; {measured}. It took: {took}.")
+
+
+def measure(document: dict[str, Any], part: str) -> None:
+    """Run a part and keep it in the document and its file."""
+    began = time.perf_counter()
+    document[part] = json.loads(json.dumps(PARTS[part][0](), default=_plain))
+    document.setdefault("seconds", {})[part] = round(time.perf_counter() - began, 1)
+    document["date"], document["with"] = time.strftime("%Y-%m-%d", time.gmtime()), peers.versions()
+    document["machine"] = f"{platform.machine()}, {os.cpu_count()} CPUs"
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
