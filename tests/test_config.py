@@ -118,7 +118,7 @@ def test_the_value_of_an_unknown_key_is_not_repeated():
 BAD_SCORES = [
     ("scores", [{"mahalanobis": "ledoit_wolf"}], "mapping of hyper-parameters"),
     ("scores", [3], "scores"),
-    ("scores", [{"f": {"type": "fused", "of": "msp"}}, "msp"], "`of` must list"),
+    ("scores", [{"f": {"type": "fused", "of": ["ghost"]}}, "msp"], "`of` must list"),
     ("scores", ["msp", "msp"], "used twice"),
 ]
 
@@ -213,6 +213,7 @@ UNMIXABLE = {
         },
         "cannot feed another",
     ),
+    "a fusion without a list": ({"scores": ["msp", {"f": {"type": "fused", "of": "msp"}}]}, "must list other scores"),
 }
 
 

@@ -130,4 +130,6 @@ SCORES: dict[str, type[Any]] = {
     "onnx_score": OnnxScore,
 }
 
+# They read p-values of the columns that `of` lists, and come after the members are calibrated.
+FUSIONS = frozenset({"failure", "fused", "two_sided"})
 STREAM_SCORES: dict[str, type[Any]] = {"mean_nll": MeanNLL, "entropy_interval": EntropyInterval}

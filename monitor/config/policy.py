@@ -163,7 +163,7 @@ class PolicyConfig(Section):
         known = {s.name for s in self.scores}
         for score in self.scores:
             members, others = score.hyper.get("of", []), known - {score.name}
-            if not isinstance(members, list) or not all(isinstance(m, str) and m in others for m in members):
+            if isinstance(members, list) and not all(isinstance(m, str) and m in others for m in members):
                 raise ValueError(f"score {score.name}: `of` must list other scores of this policy, got {members!r}")
         for rule in self.rules:
             if rule.when not in known:

@@ -27,9 +27,11 @@ from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.fit import vectors
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.plan import Plan, PlannedColumn
+from demur.monitor.fit.taught import MEMBER as TAUGHT
 from demur.monitor.session import Session, environment
 
 MODELS, ROWS = "models", "rows"
+NO_ROWS = np.zeros(0, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Fitted:
     """Scores as fitted, and where they came from.
 
     `ranges` maps a signal to (low, high) over the calibration rows; `reference_rows` are the hashes of the rows fitted on,
-    so that later calibration data can be checked against them; `files` become members of the bundle as they are.
+    so that later calibration data can be checked against them, `taught` those of calibration rows that a fusion learnt from;
+    `files` become members of the bundle as they are.
     """
 
     scores: Mapping[str, Any]
@@ -48,6 +51,7 @@ class Fitted:
     reference_rows: NDArray[np.uint64]
     findings: Sequence[str] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    taught: NDArray[np.uint64] = field(default_factory=lambda: NO_ROWS)
 
 
 def widths(config: PolicyConfig) -> dict[str, int]:
@@ -102,7 +106,8 @@ def _models(fitted: Fitted) -> dict[str, bytes]:
     files = {
         f"{MODELS}/{name}.{f}": raw for name, score in fitted.scores.items() for f, raw in attachments(score).items()
     }
-    return {**files, **fitted.files, f"{ROWS}/reference.npy": npy(fitted.reference_rows)}
+    rows = {"reference": fitted.reference_rows} | ({TAUGHT: fitted.taught} if fitted.taught.size else {})
+    return {**files, **fitted.files, **{f"{ROWS}/{n}.npy": npy(a) for n, a in rows.items()}}
 
 
 def _fields(

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.detectors.build import accepted, build_score
+from demur.detectors.build import build_score
 from demur.detectors.policy import Column
 from demur.detectors.promises.clustered import one_row_per_group
 from demur.detectors.pvalue import p_value
 from demur.detectors.score import Engine, Reference
-from demur.detectors.scores import SCORES
+from demur.detectors.scores import FUSIONS
 from demur.detectors.storage import kind_of, restore
 from demur.monitor.auto.run import choose
 from demur.monitor.auto.selection import MEMBER
@@ -25,7 +25,7 @@ from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig, ScoreConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import scoring, vectors
-from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble, graph_of
+from demur.monitor.fit.assemble import MODELS, NO_ROWS, ROWS, Fitted, assemble, graph_of
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
@@ -34,6 +34,8 @@ from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
 from demur.monitor.fit.sources import Config, Source, as_config, as_reference, as_table
 from demur.monitor.fit.table import SignalsTable
+from demur.monitor.fit.taught import MEMBER as TAUGHT
+from demur.monitor.fit.taught import check_untaught, taught_rows
 from demur.monitor.fit.units import split_units
 from demur.monitor.session import Session
 
@@ -90,6 +92,7 @@ def fit(
         reference_rows=np.unique(np.concatenate([t.row_hashes() for n, t in tables.items() if n != "calibration"])),
         findings=[f.message for f in findings],
         files=files,
+        taught=taught_rows(policy, first),
     )
     return assemble(policy, planned, fitted, evidence, _feed(second))
 
@@ -112,18 +115,22 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     ranges = {s.name: (s.low, s.high) for s in manifest.signals if s.low is not None and s.high is not None}
     digests, counts = dict(manifest.digests), dict(manifest.counts)
     feed: Any = bundle.arrays(INPUTS)
+    rows = bundle.arrays(ROWS)
     if calibration is None:
         evidence = Evidence.of(bundle)
     else:
         cal = as_table(calibration, policy)
         _check_calibration(bundle, policy, cal)
         first, second = split_folds(policy, planned, cal)
+        check_untaught(second, rows)
         found = None if first is None else score_members(policy, planned, scores, first)
         evidence, feed, ranges = gather(policy, planned, scores, found, second), _feed(second), _ranges(cal)
         digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
     types = {s.name: s.type for s in manifest.scores}
     files = {MEMBER: bundle.members[MEMBER]} if MEMBER in bundle.members else {}
-    fitted = Fitted(scores, types, ranges, digests, counts, bundle.arrays(ROWS)["reference"], manifest.findings, files)
+    fitted = Fitted(
+        scores, types, ranges, digests, counts, rows["reference"], manifest.findings, files, rows.get(TAUGHT, NO_ROWS)
+    )
     return assemble(policy, planned, fitted, evidence, feed)
 
 
@@ -178,7 +185,7 @@ def fit_fusions(
 
 def is_fusion(score: ScoreConfig) -> bool:
     """Whether a score reads the p-values of others."""
-    return "of" in accepted(SCORES[score.type]) if score.type in SCORES else False
+    return score.type in FUSIONS
 
 
 def restore_scores(bundle: Bundle) -> dict[str, Any]:

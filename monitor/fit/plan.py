@@ -15,8 +15,8 @@ from demur.detectors.promises.promise import (
     WrongAndAcceptedAtMost,
 )
 from demur.detectors.reason import Reason
-from demur.detectors.scores import STREAM_SCORES
-from demur.monitor.config.policy import PolicyConfig, RuleConfig
+from demur.detectors.scores import FUSIONS, STREAM_SCORES
+from demur.monitor.config.policy import PolicyConfig, RuleConfig, ScoreConfig
 from demur.monitor.config.promise import PromiseConfig
 from demur.monitor.errors import ConfigurationError
 
@@ -57,7 +57,7 @@ def plan(config: PolicyConfig) -> Plan:
 
     Raises: ConfigurationError for units that one monitor cannot mix, and fusions of fusions.
     """
-    members = frozenset(m for s in config.scores for m in s.hyper.get("of", ()))
+    members = frozenset(m for s in config.scores for m in _members(s))
     _check(config, members)
     stream = any(r.unit == "stream" for r in config.rules)
     unit: Unit = "stream" if stream else "row"
@@ -70,9 +70,19 @@ def plan(config: PolicyConfig) -> Plan:
     return Plan(tuple(columns.values()), tuple(_spec(r, members) for r in config.rules), members)
 
 
+def _members(score: ScoreConfig) -> list[str]:
+    """The scores that a fusion reads. Raises: ConfigurationError when it lists none; other scores may use `of` as they like."""
+    if score.type not in FUSIONS:
+        return []
+    members = score.hyper.get("of")
+    if not isinstance(members, list):
+        raise ConfigurationError(f"score {score.name}: `of` must list other scores of this policy, got {members!r}")
+    return members
+
+
 def _check(config: PolicyConfig, members: frozenset[str]) -> None:
     for score in config.scores:
-        if score.name in members and "of" in score.hyper:
+        if score.name in members and score.type in FUSIONS:
             raise ConfigurationError(f"score {score.name}: a fusion cannot feed another; list its members instead")
     steps = {s.name for s in config.scores if s.type in STREAM_SCORES}
     if steps and len(steps) < len(config.scores):

@@ -1,0 +1,44 @@
+"""Calibration rows that fusions learnt from: no promise may come from them later, whatever the folds then are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.detectors.score import EXACT_MERGE
+from demur.detectors.scores import FUSIONS, SCORES
+from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.fit.checks import ContractViolation
+from demur.monitor.fit.finding import error
+from demur.monitor.fit.table import SignalsTable
+
+MEMBER = "taught"
+LEARNING = frozenset(n for n in FUSIONS if SCORES[n].scales != EXACT_MERGE)  # the others fit nothing
+
+
+def taught_rows(policy: PolicyConfig, first: SignalsTable | None) -> NDArray[np.uint64]:
+    """Sorted hashes of the rows of fold A, when some fusion of the policy learns from them; else none."""
+    if first is None or not any(s.type in LEARNING for s in policy.scores):
+        return np.zeros(0, np.uint64)
+    return np.unique(first.row_hashes())
+
+
+def check_untaught(promised: SignalsTable, rows: Mapping[str, NDArray[Any]]) -> None:
+    """Rows that promises come from must not have taught a score of the bundle. Raises: ContractViolation.
+
+    `rows` are the hashes that the bundle holds; the table it was fitted with passes as long as the seed stays.
+    """
+    shared = int(np.isin(promised.row_hashes(), rows.get(MEMBER, ())).sum())
+    if shared:
+        raise ContractViolation(
+            [
+                error(
+                    "shared_rows",
+                    f"calibration: {shared} rows that promises would come from taught a fusion of this bundle where the model "
+                    "errs; give rows that are new to it, or the same table with the same seed, or fit again",
+                )
+            ]
+        )
