@@ -145,14 +145,15 @@ def order_statistic(reference: Reference, signal: Signal, quantile: float) -> np
     that share the upper half of the answer.
     """
     upper = reference.reduce(
-        lambda batch: Counts(np.bincount((_keys(batch.signals[signal]) >> 16).ravel(), minlength=1 << 16)), signal
+        lambda batch: Counts(np.bincount((ordered_keys(batch.signals[signal]) >> 16).ravel(), minlength=1 << 16)),
+        signal,
     ).of
     rank = max(1, int(np.ceil(quantile * upper.sum())))
     before = np.cumsum(upper)
     half = int(np.searchsorted(before, rank))
 
     def lower_half(batch: Batch) -> Counts:
-        keys = _keys(batch.signals[signal])
+        keys = ordered_keys(batch.signals[signal])
         return Counts(np.bincount(keys[keys >> 16 == half] & 0xFFFF, minlength=1 << 16))
 
     lower = reference.reduce(lower_half, signal).of
@@ -162,7 +163,7 @@ def order_statistic(reference: Reference, signal: Signal, quantile: float) -> np
     return np.float32(np.array([bits], np.uint32).view(np.float32)[0])
 
 
-def _keys(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Integers in the order of the floats."""
+def ordered_keys(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """32-bit integers in the order of the floats."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.int64)
     return np.where(bits & 0x80000000, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)

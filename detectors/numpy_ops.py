@@ -95,9 +95,6 @@ class NumpyOps:
     def fold(self, x: Array, parts: int) -> Array:
         return x.reshape(x.shape[0], parts, x.shape[1] // parts)
 
-    def unfold(self, x: Array) -> Array:
-        return x.reshape(x.shape[0], -1)
-
     def swap(self, x: Array) -> Array:
         return np.ascontiguousarray(x.transpose(0, 2, 1))
 
@@ -145,10 +142,6 @@ class NumpyOps:
 
     def tan(self, x: Array) -> Array:
         return np.tan(x)
-
-    def sigmoid(self, x: Array) -> Array:
-        small = np.exp(-np.abs(x))  # never overflows
-        return np.asarray(np.where(x < 0, small, _f32(1)) / (_f32(1) + small))
 
     def concat(self, parts: Sequence[Array]) -> Array:
         return np.concatenate([p if p.ndim == 2 else p[:, None] for p in parts], axis=1)

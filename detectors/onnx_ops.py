@@ -151,10 +151,6 @@ class OnnxOps:
         each = x.width // parts
         return self.node("Reshape", x, self.integers(0, parts, each), width=each, parts=parts)
 
-    def unfold(self, x: Sym) -> Sym:
-        width = x.parts * x.width
-        return self.node("Reshape", x, self.integers(0, width), width=width, parts=0)
-
     def swap(self, x: Sym) -> Sym:
         return self.node("Transpose", x, width=x.parts, parts=x.width, perm=[0, 2, 1])
 
@@ -298,9 +294,6 @@ class OnnxOps:
 
     def tan(self, x: Sym) -> Sym:
         return self.node("Tan", x)
-
-    def sigmoid(self, x: Sym) -> Sym:
-        return self.node("Sigmoid", x)
 
     def column(self, x: Sym) -> Sym:
         return Sym(x.value, self, 0, parts=x.parts)

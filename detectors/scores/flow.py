@@ -13,6 +13,7 @@ from demur.detectors.learned.layer import Coupling, Dense, scaling
 from demur.detectors.numpy_ops import Array
 from demur.detectors.sample import sample_of
 from demur.detectors.score import Reference, Scaling, sample
+from demur.detectors.scores.class_fit import f32
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
 SAMPLE_ROWS = 10_000
@@ -75,7 +76,7 @@ class Flow:
         means, sharpness = weights[-2], np.exp(-weights[-1])
         curve = np.concatenate([0.5 * sharpness**2, -means * sharpness**2], axis=1)
         level = offset + 0.5 * ((means * sharpness) ** 2).sum(axis=1)
-        return cls(_f32(centre), _f32(1 / spread), moves, *map(_f32, (means, sharpness, offset, curve, level)))
+        return cls(f32(centre), f32(1 / spread), moves, *map(f32, (means, sharpness, offset, curve, level)))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         y = (signals["features"] - self.centre) * self.gain
@@ -88,7 +89,3 @@ class Flow:
         z = (y - xp.take(self.means, best)) * xp.take(self.sharpness, best)
         overflow = 0.0 * xp.min(order)  # NaN: no class was best
         return 0.5 * xp.sum(z * z) + xp.take(self.offset, best) + overflow - volume  # type: ignore[no-any-return]
-
-
-def _f32(x: object) -> Array:
-    return np.ascontiguousarray(x, np.float32)

@@ -12,6 +12,7 @@ from demur.detectors.accumulate import ClassMoments, Float64
 from demur.detectors.hyper import whole
 from demur.detectors.numpy_ops import Array
 from demur.detectors.score import Batch, Reference, Scaling, k_pass
+from demur.detectors.scores.class_fit import f32
 from demur.detectors.scores.softmax import class_count
 from demur.detectors.scores.temperature import labels_of
 from demur.detectors.tensor import Ops, Signal, Signals, T
@@ -55,11 +56,11 @@ class OpenMax:
         means = _means(reference, classes)
         least, shape, scale = _laws(_tails(reference, means, whole("open_max", "tail", tail, least=2)))
         return cls(
-            means=_f32(means),
-            least=_f32(least),
-            shape=_f32(shape),
-            offset=_f32(shape * np.log(SHIFT / scale)),
-            ranks=_f32((alpha - np.arange(alpha)) / alpha),
+            means=f32(means),
+            least=f32(least),
+            shape=f32(shape),
+            offset=f32(shape * np.log(SHIFT / scale)),
+            ranks=f32((alpha - np.arange(alpha)) / alpha),
             tail=tail,
             alpha=alpha,
             classes=classes,
@@ -91,10 +92,6 @@ class OpenMax:
         log_x = xp.where(xp.greater(xp.abs(y), 0.1), xp.log(1.0 + y), series)
         power = xp.exp(xp.take(self.shape, places) * log_x + xp.take(self.offset, places))
         return xp.where(xp.greater(y, -1.0), 1.0 - xp.exp(-power), 0.0)
-
-
-def _f32(x: Float64) -> Array:
-    return np.ascontiguousarray(x, np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.detectors.accumulate import Counts
+from demur.detectors.accumulate import Counts, ordered_keys
 from demur.detectors.numpy_ops import Array
 from demur.detectors.score import Batch, Reference
 from demur.detectors.tensor import Signal
@@ -35,15 +35,9 @@ def _counts(reference: Reference, signal: Signal, found: NDArray[np.int64], shif
     """How many values of each column continue the bits found with each of the 256 next ones, (D, 256)."""
 
     def part(batch: Batch) -> Counts:
-        keys = _keys(batch.signals[signal])
+        keys = ordered_keys(batch.signals[signal])
         rows, columns = np.nonzero(keys >> (shift + BITS) == found)
         places = columns * BINS + (keys[rows, columns] >> shift & BINS - 1)
         return Counts(np.bincount(places, minlength=BINS * len(found)).reshape(-1, BINS))
 
     return reference.reduce(part, signal).of
-
-
-def _keys(values: Array) -> NDArray[np.int64]:
-    """Integers in the order of the floats."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.int64)
-    return np.where(bits & 0x80000000, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)
