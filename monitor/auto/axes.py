@@ -64,9 +64,13 @@ def probes(rows: Rows, reference: Reference, seed: int) -> Iterator[Axis]:
     """Rows between the data (the middle of two rows) and far from them: noise, exchanged, lost, collapsed dimensions.
 
     Distances alone see a middle as ordinary, confidences alone see noise as ordinary: together they keep a choice from
-    leaning to one side. They are made of the features, and their logits by the head; without a head, of features and logits
+    leaning to one side. Rows of a table, without logits, have no classes to lie between: their columns are shuffled.
+    The others are made of the features, and their logits by the head; without a head, of features and logits
     each by itself, with one seed.
     """
+    if "logits" not in rows and "features" in rows:
+        yield Axis("far: shuffled columns", "far", rows, {"features": _shuffled(rows["features"], seed)})
+        return
     has_head = reference.head_weight is not None or reference.recover is not None
     bases: list[str] = [n for n in ("features", "logits") if n in rows]
     if len(bases) > 1 and has_head:
@@ -77,6 +81,12 @@ def probes(rows: Rows, reference: Reference, seed: int) -> Iterator[Axis]:
         if "logits" in rows and "logits" not in strange:
             strange["logits"] = _logits(strange["features"], reference)
         yield Axis(f"{kind}: {name}", kind, {n: rows[n] for n in strange}, strange)
+
+
+def _shuffled(rows: Array, seed: int) -> Array:
+    """Each column's values in another order: every value is ordinary, what belongs together is not."""
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.permutation(column) for column in rows.T], axis=1)
 
 
 def _changed(rows: Array, name: str, severity: int, seed: int, context: Context) -> Array:

@@ -31,6 +31,17 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "drpo": ("drpo", {}),
     "she": ("she", {}),
 }
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "knn_1": ("knn", {"k": 1, "bank": 2000, "metric": "euclidean"}),
+    "knn_10": ("knn", {"k": 10, "bank": 2000, "metric": "euclidean"}),
+    "lof": ("lof", {"bank": 2000}),
+    "isolation_forest": ("isolation_forest", {}),
+    "pca": ("pca", {}),
+    "gmm": ("gmm", {"components": 4}),
+    "ecod": ("ecod", {"bank": 2000}),
+    "copod": ("copod", {"bank": 2000}),
+    "hbos": ("hbos", {}),
+}
 WIDEST = {"robust_mahalanobis": 512}  # medians of D^2 products: 80 s a fit at D = 2048, of 21 fits
 HEAD: dict[str, tuple[str, dict[str, Any]]] = {
     "vim": ("vim", {}),
@@ -73,7 +84,8 @@ def _all(reference: Reference) -> Iterator[Candidate]:
     if "logits" in held:
         yield from (Candidate(n, t, h) for n, (t, h) in LOGITS.items())
     if "features" in held:
-        yield from (Candidate(n, t, h) for n, (t, h) in FEATURES.items())
+        known = FEATURES if "logits" in held else ROWS  # rows of a table: lengths matter, and there is no class
+        yield from (Candidate(n, t, h) for n, (t, h) in known.items())
     if {"features", "logits"} <= held:
         yield from (Candidate(n, t, h) for n, (t, h) in HEAD.items())
         yield from _shaped()

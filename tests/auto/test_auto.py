@@ -117,7 +117,7 @@ def test_logits_alone_are_enough_and_tables_of_rows_without_labels_too():
     rows = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
     only = select(Reference({"features": rows[:200]}), Reference({"features": rows[200:]}))
     assert only.errors is None
-    assert set(only.measured.kinds) == {"between", "far"}
+    assert set(only.measured.kinds) == {"far"}
     assert any(text.startswith("errors:") for text in only.document()["not_informed"])
     table, other = noisy(400, 1), noisy(400, 2)
     logits = [replace(reference_of(t), signals={"logits": t["logits"]}) for t in (table, other)]
