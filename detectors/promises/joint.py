@@ -135,7 +135,11 @@ def _unsupported(
     if n >= needed:
         needed = 0
         why = f"the {units} of lowest score are already wrong too often, of {n}; use a score that ranks errors higher"
-    works = "" if supported is None else f"; {percent_up(supported)} would work with these"
+    works = (
+        ""
+        if supported is None
+        else f"; {percent_up(supported)} would work with these, and on fresh ones keeps its promise"
+    )
     return CalibrationRefused(
         f"wrong_and_accepted_at_most {percent(promise.alpha)}{confident} would accept nothing: {why}{works}",
         rule=spec.name,

@@ -171,6 +171,11 @@ def _named(
 def _check_total(specs: Sequence[RuleSpec], refusing: Fitted) -> None:
     if len({p.good for _, p in refusals(specs)}) > 1:
         raise ValueError("policy: a total refuse_good_at_most needs the same `good` in every refusal rule")
+    if len({s.unit for s, _ in refusals(specs)}) > 1 and any(p.good == "correct" for _, p in refusals(specs)):
+        raise ValueError(
+            "policy: a total refuse_good_at_most with good: correct needs one unit in every refusal rule, because a correct "
+            "row of a group that has a wrong one is no good group; use good: id, or one unit"
+        )
     for spec, thresholds in refusing:
         if thresholds.pooled.any():
             raise CalibrationRefused(

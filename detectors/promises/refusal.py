@@ -95,7 +95,8 @@ def statements(refusing: Fitted, alphas: Mapping[str, Fraction], sample: Calibra
 
 
 def _stable_statement(spec: RuleSpec, promise: StableAtContamination, thresholds: slices.Thresholds) -> Statement:
-    found = stability.stability(thresholds.tables[0].n, promise.gamma, promise.tail_nats)
+    table, rank = thresholds.tables[0], thresholds.ranks[0]
+    found = stability.counted(stability.stability(table.n, promise.gamma, promise.tail_nats), table, rank)
     return Statement(
         rule=spec.name,
         kind="stable",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +104,27 @@ def stability(n: int, gamma: Level, tail_nats: float) -> Stability:
     cost = min(rate, q1) + min(1 - q2, rate) + (q2 - q1) * rate
     upper = _rate_upper(n, rate, tail_nats, 1 - RATE_CONFIDENCE)
     return Stability(n, gamma, tail_nats, low, high, q1, q2, upper, cost, flip_probability(n, most, low - 1))
+
+
+def counted(found: Stability, table: Table, rank: int) -> Stability:
+    """The account for a table with ties at a cut-off: shares as counted, and 90 % confidence from the DKW inequality.
+
+    Ties are kept on one side of the threshold, the rank-th smallest score, so that far more may be refused than the ranks say.
+    """
+    n, scores = found.n, table.scores
+    if rank == found.low - 1 and not (0 < found.high < n and scores[found.high - 1] == scores[found.high]):
+        return found
+    refused = 1 - rank / n
+    anomalous = min(refused, float(np.mean(np.searchsorted(scores, scores, side="right") > found.high)))
+    rate, gamma = refused - anomalous, float(found.gamma)
+    return replace(
+        found,
+        anomalous=anomalous,
+        refused=refused,
+        rate_upper=min(1.0, rate + 2 * math.sqrt(math.log(2 / (1 - RATE_CONFIDENCE)) / (2 * n))),
+        cost_upper=min(gamma, anomalous) + min(1 - refused, gamma) + rate * gamma,
+        flip=flip_probability(n, flagged(n, found.gamma), rank),
+    )
 
 
 def flip_probability(n: int, most: int, rank: int) -> float:

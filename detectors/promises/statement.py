@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BUNDLE_CONFIDENCE = 0.95
 
 _TOLERANCE = "the exact binomial tolerance limit (Wilks 1941)"
+_RISING = ", for an error rate that does not fall as more is accepted"
 THEOREMS: dict[tuple[str, str], str] = {
     (
         "marginal",
@@ -25,8 +26,14 @@ THEOREMS: dict[tuple[str, str], str] = {
     ("tolerance", "neyman_pearson"): "the Neyman-Pearson umbrella rule (Tong, Feng & Li 2018)",
     ("tolerance", "simes"): "calibration-conditional p-values, Simes bound (Bates et al. 2023)",
     ("tolerance", "asymptotic"): "calibration-conditional p-values, asymptotic bound (Bates et al. 2023)",
-    ("selective", "sgr"): "selection with guaranteed risk (Geifman & El-Yaniv 2017) with Clopper-Pearson bounds",
-    ("selective", "fixed_sequence"): "fixed-sequence testing with exact binomial p-values (Angelopoulos et al. 2021)",
+    (
+        "selective",
+        "sgr",
+    ): f"selection with guaranteed risk (Geifman & El-Yaniv 2017) with Clopper-Pearson bounds{_RISING}",
+    (
+        "selective",
+        "fixed_sequence",
+    ): f"fixed-sequence testing with exact binomial p-values (Angelopoulos et al. 2021){_RISING}",
     (
         "selective",
         "learn_then_test",
@@ -102,7 +109,8 @@ class Statement:
         bundle = f"for this bundle (n = {self.n}{self._counted()})"
         if self.kind == "tolerance":
             every = ", at this and every other level at once" if self.by in ("simes", "asymptotic") else ""
-            return f"{start}{where} {bundle}, with {self._confidence()} confidence over the calibration draw{every}."
+            alone = " for each class alone" if self.slices else ""
+            return f"{start}{where} {bundle}, with {self._confidence()} confidence over the calibration draw{alone}{every}."
         alone = " in each of them" if self.slices else ""
         return (
             f"{start}{where} on average over calibration draws; {bundle} the rate is at most {percent_up(self.bound)} "
