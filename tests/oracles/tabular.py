@@ -109,11 +109,13 @@ def median_gap(bank: Float) -> float:
 
 def magnitude_weight(bank: Float, asked: Float, scale: float, ridge: float = 0.0) -> Float:
     """Weight w of each asked row when it joins the bank: (Z + ridge I) w = 1, Z_ij = exp(-t |x_i - x_j|) (Leinster 2013)."""
+    count = len(bank)
+    z = (1.0 + ridge) * np.eye(count + 1)
+    z[:count, :count] = np.exp(-scale * distances(bank, bank)) + ridge * np.eye(count)
     out = []
-    for row in asked:
-        points = np.vstack([bank, row])
-        z = np.exp(-scale * distances(points, points)) + ridge * np.eye(len(points))
-        out.append(np.linalg.solve(z, np.ones(len(points)))[-1])
+    for gaps in distances(bank, asked):
+        z[count, :count] = z[:count, count] = np.exp(-scale * gaps)
+        out.append(np.linalg.solve(z, np.ones(count + 1))[-1])
     return np.array(out)
 
 
