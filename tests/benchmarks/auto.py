@@ -19,7 +19,13 @@ from demur.monitor.auto.selection import Selection, select
 from tests.benchmarks.sources import Task, tasks
 
 SEEDS = (0, 1)
-NAIVE = {"always msp": "msp", "always energy": "energy", "always mahalanobis": "mahalanobis", "always knn": "knn_10"}
+NAIVE = {
+    "always msp": "msp",
+    "always energy": "energy",
+    "always mahalanobis": "mahalanobis",
+    "always knn, k 1": "knn_1",
+    "always knn, k 10": "knn_10",
+}
 FEWEST_STRANGE = 10
 MEAN_TARGET, WORST_TARGET = 4.0, 8.0
 
@@ -201,6 +207,23 @@ def families(found: list[Judgement]) -> list[tuple]:
         means.append(mean(regrets.values()))
         rows.append((family, len(regrets), f"{means[-1]:.1f}", f"{regrets[worst]:.1f}", " ".join(worst)))
     return [*rows, ("mean of the families", "", f"{mean(means):.1f}", "", "")]
+
+
+def targets(found: list[Judgement]) -> str:
+    """Whether the targets were met, and on which axes not, in words."""
+    means = {" ".join(k): mean(j.regret() for j in g) for k, g in by_axis(found).items()}
+    low = {" ".join(k): g for k, g in by_axis(found).items() if mean(j.auto for j in g) < 0.5}
+    over = [f"{n} ({v:.1f})" for n, v in means.items() if v > WORST_TARGET]
+    lost = [
+        f"{n} (the best single candidate there: {mean(max(j.single.values()) for j in g):.3f})" for n, g in low.items()
+    ]
+    total = mean(means.values())
+    parts = (
+        f"Mean regret {total:.1f}: the target of {MEAN_TARGET:g} is {'met' if total <= MEAN_TARGET else 'missed'}.",
+        f"The target of at most {WORST_TARGET:g} is {'missed on ' + ', '.join(over) if over else 'met on every axis'}.",
+        f"Below chance: {', '.join(lost) or 'nowhere'}.",
+    )
+    return " ".join(parts)
 
 
 def number(value: float) -> str:

@@ -28,7 +28,7 @@ def write_vision(found: Mapping[str, Any]) -> None:
     theirs, rows = found["pytorch_ood"], []
     best = {a: max(r[a] for r in found["scores"] if not r["taught"]) for a in vision.AXES}
     for row in sorted(found["scores"], key=lambda r: (r["taught"], -r["OMS"])):
-        areas = [_marked(row[a], best[a]) for a in vision.AXES]
+        areas = [_marked(row[a], 2.0 if row["taught"] else best[a]) for a in vision.AXES]
         name = f"*{row['name']}*" if row["taught"] else row["name"]
         costs = (_bytes(row["state_bytes"]), f"{row['multiply_adds']:,}", f"{row['fit_seconds']:.2f}")
         rows.append((name, *areas, *costs, _short(row["us_1"]), _short(row["us_256"])))
@@ -48,9 +48,9 @@ def write_options(found: Sequence[Mapping[str, Any]]) -> None:
     rows: list[tuple[Any, ...]] = [("accuracy of the model", *(f"{r['accuracy']:.3f}" for r in found))]
     for name in names:
         rows.append((name, *(_marked(r["scores"].get(name), max(r["scores"].values())) for r in found)))
-    for name, why in found[0]["refused"].items():
-        rows.append((f"{name}: refused", *["–"] * (len(found) - 1), why.split(": ", 1)[1]))
-    pages.write(PAGE, "options", pages.table(("score", *(r["model"] for r in found)), rows))
+    text = pages.table(("score", *(r["model"] for r in found)), rows)
+    refused = dict.fromkeys(why for r in found for why in r["refused"].values())
+    pages.write(PAGE, "options", "\n\n".join([text, *(f"Refused to fit: {why}." for why in refused)]))
 
 
 def write_anomalies(found: Mapping[str, Any]) -> None:
@@ -74,7 +74,9 @@ def write_anomalies(found: Mapping[str, Any]) -> None:
 
 def write_auto(found: Mapping[str, Any]) -> None:
     judged = [auto.Judgement(**{**j, "members": tuple(j["members"])}) for j in found["judgements"]]
-    pages.write(PAGE, "auto summary", pages.table(auto.SUMMARY_HEADS, auto.summary(judged)))
+    pages.write(
+        PAGE, "auto summary", f"{auto.targets(judged)}\n\n{pages.table(auto.SUMMARY_HEADS, auto.summary(judged))}"
+    )
     pages.write(PAGE, "auto families", pages.table(auto.FAMILY_HEADS, auto.families(judged)))
     pages.write(PAGE, "auto", pages.table(auto.DETAIL_HEADS, auto.detail(judged)))
 
@@ -128,7 +130,7 @@ def _beside(heads: Sequence[str], rows: Sequence[Sequence[object]], package: str
 
 
 def _marked(value: float | None, best: float) -> str:
-    """Bold within a rounding of the best; underlined by a mark below chance."""
+    """Bold within a rounding of the best; with a mark below chance."""
     if value is None:
         return "–"
     text = f"{value:.3f}" + (" ↓" if value < 0.5 else "")

@@ -13,7 +13,7 @@ from demur.detectors.score import Reference
 
 FOLDER = Path(os.environ.get("DEMUR_BENCHMARK_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 PROMPT_DEMONSTRATIONS = (1, 3, 5, 7, 9)  # questions shown to the models as examples
-LARGEST_ANOMALY_SET = 6_000
+LARGEST_ANOMALY_SET, LARGEST_ANOMALY_TASK = 6_000, 3_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +53,15 @@ def options() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {m: (data[f"logits_{m}"][asked], labels) for m in models}
 
 
-def anomalies(seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+def anomalies(seed: int, most: int = LARGEST_ANOMALY_SET) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Name, half of the normal rows, the other half, the anomalies; columns standardised by the first half.
 
-    Of sets above 6,000 rows a seeded 6,000; constant columns are only centred.
+    Of sets above `most` rows a seeded sample of so many; constant columns are only centred.
     """
     for path in sorted((FOLDER / "tabular").glob("*.npz")):
         data = np.load(path, allow_pickle=False)
         rng = np.random.default_rng(seed)
-        rows = rng.permutation(len(data["y"]))[:LARGEST_ANOMALY_SET]
+        rows = rng.permutation(len(data["y"]))[:most]
         if data["y"][rows].sum() < 20:  # so rare that the sample would lose them
             rows = np.union1d(rows, np.flatnonzero(data["y"]))
             rng.shuffle(rows)
@@ -103,7 +103,7 @@ def tasks(seed: int, quick: bool = False) -> Iterator[Task]:
     yield digits_task(seed)
     for model in list(options())[: 2 if quick else None]:
         yield option_task(model, seed)
-    for number, found in enumerate(anomalies(seed)):
+    for number, found in enumerate(anomalies(seed, LARGEST_ANOMALY_TASK)):
         if not quick or number % 5 == 0:
             yield anomaly_task(*found, seed=seed)
 
