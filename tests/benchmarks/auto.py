@@ -180,7 +180,7 @@ def summary(found: list[Judgement]) -> list[tuple]:
                 regrets[key] = value
                 chance += mean(j.auto if name is None else j.single[name] for j in group) < 0.5
         worst = max(regrets, key=regrets.__getitem__)
-        auto = mean(j.regret() for key in regrets for j in by_axis(found)[key])
+        auto = mean(mean(j.regret() for j in by_axis(found)[key]) for key in regrets)
         rows.append(
             (
                 label,
