@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from demur.monitor.cli.console import out
 from demur.monitor.cli.main import app
 
 
@@ -23,7 +24,11 @@ def folder(bundle, tables, tmp_path_factory):
 
 def run(folder, *words, width=100):
     given = [str(folder / w) if w.endswith((".demur", "test.npz", ".html", ".json")) else w for w in words]
-    return CliRunner().invoke(app, ["evaluate", *given], env={"COLUMNS": str(width)})
+    out.cache_clear()  # a console keeps the width it was made with
+    try:
+        return CliRunner().invoke(app, ["evaluate", *given], env={"COLUMNS": str(width)})
+    finally:
+        out.cache_clear()
 
 
 def named(folder, *names):
