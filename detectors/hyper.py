@@ -29,5 +29,5 @@ def one_of(score: str, name: str, value: object, options: tuple[str, ...]) -> st
 def flag(score: str, name: str, value: object) -> bool:
     """Raises: ValueError when the value is not true or false."""
     if not isinstance(value, bool):
-        raise ValueError(f"{score}: {name} must be true or false, got {value!r}")  # noqa: TRY004 - as all settings  # noqa: TRY004 - as every hyper-parameter
+        raise ValueError(f"{score}: {name} must be true or false, got {value!r}")  # noqa: TRY004 - as every hyper-parameter
     return value
