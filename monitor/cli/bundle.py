@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import FOUND, out
+
+if TYPE_CHECKING:
+    from demur.monitor.bundle import Bundle
 
 app = typer.Typer(no_args_is_help=True, help="Sign, verify, pack, unpack and activate bundles.")
 
@@ -49,8 +52,11 @@ def sign(
 def verify(
     bundle: File,
     key: Annotated[list[Path] | None, typer.Option(help="Trusted public key; may be given more than once.")] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="A table with the served model's head_weight and head_bias, to know it again.")
+    ] = None,
 ) -> None:
-    """Check digests, signature (with --key), graph and self-test, as a server would.
+    """Check digests, signature (with --key), graph and self-test, as a server would; with --head the model's last layer too.
 
     Example: [bold]demur bundle verify digits.demur --key release.key.pub[/]
     """
@@ -64,6 +70,20 @@ def verify(
     out().print(
         f"[green]good[/]  {bundle}: sha256:{loaded.bundle.digest}, {signed}, self-test passed ({loaded.marginal} marginal rows)"
     )
+    if head is not None:
+        _verify_head(loaded.bundle, head)
+
+
+def _verify_head(bundle: Bundle, head: Path) -> None:
+    from demur.monitor.fit.table import load_table
+    from demur.monitor.fit.weights import check_head
+
+    changes = check_head(bundle, load_table(head))
+    for change in changes:
+        out().print(f"[bold red]changed[/]  {change}")
+    if changes:
+        raise typer.Exit(FOUND)
+    out().print("[green]good[/]  the last layer is the one that the monitor was fitted for")
 
 
 @app.command()

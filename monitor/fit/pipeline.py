@@ -24,7 +24,7 @@ from demur.monitor.bundle.selftest import INPUTS
 from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig, ScoreConfig
 from demur.monitor.errors import ConfigurationError
-from demur.monitor.fit import scoring, vectors
+from demur.monitor.fit import scoring, vectors, weights
 from demur.monitor.fit.assemble import MODELS, NO_ROWS, ROWS, Fitted, assemble, graph_of
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.evidence import Evidence
@@ -75,6 +75,7 @@ def fit(
     findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
     for name, side in sides.items():
         check_apart(side, cal, name)
+    files |= weights.members(ref)
     first, second = split_folds(policy, planned, cal)
     scores = fit_scores(policy, ref, sides, Watched(tick, engine))
     found = None if first is None else score_members(policy, planned, scores, first, tick)
@@ -127,7 +128,7 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         evidence, feed, ranges = gather(policy, planned, scores, found, second), _feed(second), _ranges(cal)
         digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
     types = {s.name: s.type for s in manifest.scores}
-    files = {MEMBER: bundle.members[MEMBER]} if MEMBER in bundle.members else {}
+    files = {n: bundle.members[n] for n in (MEMBER, weights.MEMBER) if n in bundle.members}
     fitted = Fitted(
         scores, types, ranges, digests, counts, rows["reference"], manifest.findings, files, rows.get(TAUGHT, NO_ROWS)
     )
@@ -192,10 +193,10 @@ def restore_scores(bundle: Bundle) -> dict[str, Any]:
     """The fitted scores of a bundle, from its graph's named weights."""
     from onnx import numpy_helper
 
-    weights = {i.name: numpy_helper.to_array(i) for i in check(bundle.graph).graph.initializer}
+    held = {i.name: numpy_helper.to_array(i) for i in check(bundle.graph).graph.initializer}
     scores = {}
     for entry in bundle.manifest.scores:
-        arrays = {p: weights[f"{entry.name}.{p}"] for p in entry.parameters if f"{entry.name}.{p}" in weights}
+        arrays = {p: held[f"{entry.name}.{p}"] for p in entry.parameters if f"{entry.name}.{p}" in held}
         start = f"{MODELS}/{entry.name}."
         files = {n.removeprefix(start): raw for n, raw in bundle.members.items() if n.startswith(start)}
         scores[entry.name] = restore(entry.type, entry.settings, arrays, files)
