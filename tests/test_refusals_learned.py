@@ -67,3 +67,10 @@ def changed(**fields):
 def test_refusals(name, hyper, given, message):
     with pytest.raises(ValueError, match=message):
         build_score(name, hyper, changed(**given))
+
+
+def test_rectified_rows_have_no_median_to_compare_with():
+    rows = np.maximum(np.random.default_rng(0).normal(size=(200, 8)) - 1, 0).astype(np.float32)
+    with pytest.raises(ValueError, match="use against: reference"):
+        build_score("massive_activation", {"against": "row"}, Reference({"features": rows}))
+    assert build_score("massive_activation", {}, Reference({"features": rows}))

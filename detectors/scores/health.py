@@ -53,9 +53,9 @@ class MassiveActivation:
 
     `against: reference`: over the mean |activation| of all reference rows, so that a whole row that grows shows too.
     `against: row`: over the row's own median |activation| (mean of the middle two when D is even), taken after scaling by
-    max|x|; not finite where the median is 0, so not for rectified features.
+    max|x|; not finite where the median is 0.
     Shapes: features (N, D) -> (N,). Range: [0, inf), dimensionless; against the row [1, inf). Higher is less trustworthy.
-    Raises: ValueError in fit when every reference activation is 0.
+    Raises: ValueError in fit when every reference activation is 0; against the row, when over 1 % of the medians are.
     Source: Sun et al. 2024, arXiv:2402.17762 (median); An et al. 2025, arXiv:2502.06415 (mean of the layer).
     """
 
@@ -72,9 +72,16 @@ class MassiveActivation:
 
         def part(batch: Batch) -> Sums:
             rows = np.abs(batch.signals["features"].astype(np.float64))
-            return Sums(len(rows), {"size": rows.sum(axis=0)})
+            idle = np.count_nonzero(np.median(rows, axis=1) == 0) if against == "row" else 0
+            return Sums(len(rows), {"size": rows.sum(axis=0), "idle": np.array(float(idle))})
 
-        means = reference.reduce(part, "features").mean("size")
+        total = reference.reduce(part, "features")
+        means, idle = total.mean("size"), float(total.mean("idle"))
+        if idle > 0.01:
+            raise ValueError(
+                f"massive_activation: the median activation of {idle:.0%} of the reference rows is 0, as after a ReLU; "
+                "use against: reference"
+            )
         level = float(means.mean())
         if not level > 0:
             raise ValueError("massive_activation: every reference activation is 0; there is no level to compare with")
