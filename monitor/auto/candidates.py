@@ -32,6 +32,7 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "she": ("she", {}),
 }
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "knn_mean_5": ("knn", {"k": 5, "bank": 2000, "metric": "euclidean", "aggregate": "mean"}),
     "knn_1": ("knn", {"k": 1, "bank": 2000, "metric": "euclidean"}),
     "knn_10": ("knn", {"k": 10, "bank": 2000, "metric": "euclidean"}),
     "lof": ("lof", {"bank": 2000}),
