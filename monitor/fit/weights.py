@@ -43,4 +43,12 @@ def check_head(bundle: Bundle, table: SignalsTable) -> list[Change]:
         raise BundleError(
             f"{table.source}: expected head_weight (C, D) and head_bias (C,), got none; export the last layer"
         )
-    return compare(Fingerprint.read(json.loads(raw)), found)
+    return compare(registered(raw), found)
+
+
+def registered(raw: bytes) -> Fingerprint:
+    """The fingerprint that a bundle keeps. Raises: BundleError for bytes that are none."""
+    try:
+        return Fingerprint.read(dict(json.loads(raw)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BundleError(f"{MEMBER} is not a fingerprint: {error}; build the bundle again") from error

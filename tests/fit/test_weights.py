@@ -10,7 +10,7 @@ import demur
 from demur.monitor.cli.main import app
 from demur.monitor.errors import BundleError
 from demur.monitor.fit.table import SignalsTable
-from demur.monitor.fit.weights import check_head
+from demur.monitor.fit.weights import check_head, registered
 from tests.conftest import POLICY, draw
 
 HEAD = {
@@ -42,6 +42,14 @@ def test_what_cannot_be_compared_is_refused(bundle):
     without = demur.fit(POLICY, reference=draw(300, 1), calibration=draw(400, 2))
     with pytest.raises(BundleError, match="keeps no fingerprint"):
         check_head(without, table())
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"null", b"[1]", b"3", b"\xff", b'{"w": 3}', b'{"w": {"shape": "x"}}', b"[" * 100_000]
+)
+def test_bytes_that_are_no_fingerprint_are_refused(raw):
+    with pytest.raises(BundleError, match=r"fingerprint\.json is not a fingerprint"):
+        registered(raw)
 
 
 def test_the_command_says_what_changed(bundle, tmp_path):
