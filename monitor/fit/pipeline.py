@@ -59,7 +59,8 @@ def fit(
     mapping of arrays (signals (N, width), `label` (N,), ...). The two must not share rows. Some scores also learn from
     `outliers`, rows known to be foreign, or `wild`, unlabelled traffic; neither may share rows with the calibration set.
     With a `selection` set, in-distribution rows that are in neither of the others, the policy's `scores: auto` are chosen
-    from the catalogue (`monitor.auto`). Tables may be larger than memory: passes go over them in batches, here or on `engine`; `tick` hears how far they are.
+    from the catalogue (`monitor.auto`). Tables may be larger than memory: passes go over them in batches, here or on
+    `engine`; `tick` hears how far they are.
     Raises: ConfigurationError, TableError, CalibrationRefused (a ValueError), each saying what to change.
     """
     extra: dict[str, SignalsTable] = {}
@@ -84,18 +85,29 @@ def fit(
     evidence = gather(policy, planned, scores, found, second, tick)
     evidence = with_outliers(policy, planned, scores, evidence, sides.get("outliers"))
     tables = {"reference": ref, "calibration": cal, **extra, **sides}
-    fitted = Fitted(
+    fitted = _fitted(scores, tables, [f.message for f in findings], files, taught_rows(policy, first))
+    return assemble(policy, planned, fitted, evidence, _feed(second))
+
+
+def _fitted(
+    scores: Mapping[str, Any],
+    tables: Mapping[str, SignalsTable],
+    findings: list[str],
+    files: Mapping[str, bytes],
+    taught: NDArray[np.uint64],
+) -> Fitted:
+    """The scores and where they came from; no table but the calibration set may return as calibration data."""
+    return Fitted(
         scores=scores,
         types={n: kind_of(s) for n, s in scores.items()},
-        ranges=_ranges(cal),
+        ranges=_ranges(tables["calibration"]),
         digests={n: t.digest() for n, t in tables.items()},
         counts={n: len(t) for n, t in tables.items()},
         reference_rows=np.unique(np.concatenate([t.row_hashes() for n, t in tables.items() if n != "calibration"])),
-        findings=[f.message for f in findings],
+        findings=findings,
         files=files,
-        taught=taught_rows(policy, first),
+        taught=taught,
     )
-    return assemble(policy, planned, fitted, evidence, _feed(second))
 
 
 def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Source | None = None) -> Bundle:
