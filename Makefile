@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-ray test-differential test-oldest test-helm lint format types imports bench bench-smoke bench-peers benchmarks scale docs proto proto-check lock
+.PHONY: help demo test test-slow test-peers test-ray test-differential test-torch test-servers test-oldest test-helm lint format types imports bench bench-smoke bench-peers benchmarks scale docs proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,7 +21,7 @@ demo: $(VENV)/.installed  ## train, fit, calibrate, serve and watch accept/absta
 	$(BIN)/demur demo
 
 test: $(VENV)/.installed  ## the test suite (no root, nothing beyond Python and make)
-	$(BIN)/python -m pytest -q -m "not slow and not helm and not peers and not ray and not differential" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not helm and not peers and not ray and not differential and not torch and not servers" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed  ## long simulations and soaks
 	$(BIN)/python -m pytest -q -m slow --timeout 1800 $(PYTEST_ARGS)
@@ -57,6 +57,18 @@ test-ray: .venv-ray/.installed  ## fits on Ray Data with two workers, equal to t
 
 test-differential: .venv-differential/.installed  ## our scores beside pytorch-ood, PyOD and scikit-learn
 	.venv-differential/bin/python -m pytest -q -m differential -W default tests/differential $(PYTEST_ARGS)
+
+test-torch: .venv-differential/.installed  ## what needs PyTorch: exported models, hooks, a detector trained on the spot
+	.venv-differential/bin/python -m pytest -q -m torch -W default --timeout 900 tests/models tests/clients $(PYTEST_ARGS)
+
+# Inference servers pin another gRPC and protobuf: they run beside demur as processes, in an environment without it.
+.venv-servers/.installed: requirements/servers.lock
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --quiet --require-hashes -r requirements/servers.lock
+	@touch $@
+
+test-servers: $(VENV)/.installed .venv-servers/.installed  ## the proxy between real servers and real clients
+	$(BIN)/python -m pytest -q -m servers --timeout 300 tests/servers $(PYTEST_ARGS)
 
 .venv-oldest/.installed: requirements/oldest.lock
 	$(PYTHON) -m venv .venv-oldest
@@ -130,3 +142,4 @@ lock: ## re-resolve the lock files (needs uv)
 	uv pip compile -q pyproject.toml requirements/ray.in -c requirements/base.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/ray.lock
 	uv pip compile -q pyproject.toml requirements/differential.in -c requirements/base.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/differential.lock
 	uv pip compile -q pyproject.toml requirements/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/peers.lock
+	uv pip compile -q requirements/servers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/servers.lock

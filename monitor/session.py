@@ -48,8 +48,13 @@ MOST_ROWS, PART_ROWS = 512, 256
 class Session:
     """One loaded graph. `run` is thread-safe and frees the GIL while the graph runs."""
 
-    def __init__(self, model: bytes, *, providers: Sequence[str] = CPU, threads: int = 1) -> None:
-        """Raises: BundleError when the runtime refuses the graph."""
+    def __init__(
+        self, model: bytes, *, providers: Sequence[str] = CPU, threads: int = 1, whole: bool = False
+    ) -> None:
+        """`whole`: never cut a batch into parts; for graphs that are no monitors, whose rows may depend on each other.
+
+        Raises: BundleError when the runtime refuses the graph.
+        """
         runtime = _runtime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -65,7 +70,7 @@ class Session:
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
         self._names = list(self.outputs)
         # A group may have rows anywhere in the batch; and an accelerator wants all of its rows at once.
-        self._whole = "group_id" in self.inputs or self._session.get_providers()[0] != CPU[0]
+        self._whole = whole or "group_id" in self.inputs or self._session.get_providers()[0] != CPU[0]
         self._call = self._session._sess.run  # noqa: SLF001  InferenceSession.run re-checks names: 4 of 20 µs at N = 1
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -59,10 +59,7 @@ def corrupt(images: Images, kind: str, strength: int, seed: int = 0) -> Images:
 
 
 def photograph_patches(count: int, seed: int = 0) -> Images:
-    """Patches of the two photographs shipped with scikit-learn, grey and shrunk to 8 x 8.
-
-    Raises: ImportError when Pillow, which reads them, is not installed (`pip install demur[demo]`).
-    """
+    """Patches of the two photographs shipped with scikit-learn, grey and shrunk to 8 x 8."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(seed)

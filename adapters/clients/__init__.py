@@ -1,0 +1,1 @@
+"""Inside other people's processes: hooks that hand a model's signals to a monitor."""

@@ -1,0 +1,1 @@
+"""Around a model: instrument it, collect its signals, decode its outputs, fuse a monitor into it."""

@@ -1,0 +1,23 @@
+"""Which output tensors of a model are which signals: written by `demur instrument`, read by `collect` and the proxies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from demur.monitor.config.document import Section
+from demur.monitor.config.policy import Name
+
+
+class SignalMapConfig(Section):
+    """A signal map: the one document between a model's outputs and a monitor's signals."""
+
+    signals: dict[Name, str] = Field(default_factory=dict, description="signal name to output tensor name")
+    kinds: dict[Name, Literal["logits", "probabilities", "log_probabilities", "features", "mask"]] = Field(
+        default_factory=dict, description="what the numbers of a signal are, where it is known"
+    )
+    head: Path | None = Field(
+        None, description="npz with head_weight (C, D) and head_bias (C,), relative to the map's own folder"
+    )
