@@ -59,7 +59,7 @@ test-differential: .venv-differential/.installed  ## our scores beside pytorch-o
 	.venv-differential/bin/python -m pytest -q -m differential -W default tests/differential $(PYTEST_ARGS)
 
 test-torch: .venv-differential/.installed  ## what needs PyTorch: exported models, hooks, a detector trained on the spot
-	.venv-differential/bin/python -m pytest -q -m torch -W default --timeout 900 tests/models tests/clients $(PYTEST_ARGS)
+	.venv-differential/bin/python -m pytest -q -m torch -W default --timeout 900 tests/models tests/clients tests/vision $(PYTEST_ARGS)
 
 # Inference servers pin another gRPC and protobuf: they run beside demur as processes, in an environment without it.
 .venv-servers/.installed: requirements/servers.lock
