@@ -62,9 +62,10 @@ test-torch: .venv-differential/.installed  ## what needs PyTorch: exported model
 	.venv-differential/bin/python -m pytest -q -m torch -W default --timeout 900 tests/models tests/clients tests/vision $(PYTEST_ARGS)
 
 # Inference servers pin another gRPC and protobuf: they run beside demur as processes, in an environment without it.
+# The lock is complete, hence --no-deps: pip before 23.3 loses the hash of a pin that another package asks for with an extra.
 .venv-servers/.installed: requirements/servers.lock
 	$(PYTHON) -m venv .venv-servers
-	.venv-servers/bin/python -m pip install --quiet --require-hashes -r requirements/servers.lock
+	.venv-servers/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements/servers.lock
 	@touch $@
 
 test-servers: $(VENV)/.installed .venv-servers/.installed  ## the proxy between real servers and real clients
