@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,17 @@ class Session:
     """One loaded graph. `run` is thread-safe and frees the GIL while the graph runs."""
 
     def __init__(
-        self, model: bytes, *, providers: Sequence[str] = CPU, threads: int = 1, whole: bool = False
+        self,
+        model: bytes,
+        *,
+        providers: Sequence[str] = CPU,
+        threads: int = 1,
+        whole: bool = False,
+        weights: Path | None = None,
     ) -> None:
         """`whole`: never cut a batch into parts; for graphs that are no monitors, whose rows may depend on each other.
+
+        `weights`: the folder of a model's external data files; monitors have none.
 
         Raises: BundleError when the runtime refuses the graph.
         """
@@ -60,6 +69,8 @@ class Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if weights is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         try:
             self._session = runtime.InferenceSession(model, options, providers=list(providers))
         except Exception as error:
@@ -122,8 +133,6 @@ def environment_digest() -> str:
 
 def _cpu_class() -> str:
     try:
-        from pathlib import Path
-
         flags = next(
             line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
         ).split()
