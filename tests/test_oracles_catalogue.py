@@ -17,6 +17,7 @@ from tests import (
     test_oracles_features,
     test_oracles_learned,
     test_oracles_logits,
+    test_oracles_pixels,
     test_oracles_tabular,
     test_oracles_transforms,
     test_oracles_views,
@@ -38,6 +39,7 @@ ALONE = {  # whose fit is random, foreign or made of parts, or which read other 
     test_oracles_composed: {"shaped", "gmm", "onnx_score", "fused", "two_sided", "react", "linear_head"},
     test_oracles_coverage: {"nac", "nac_layers"},
     test_oracles_learned: {"outlier_head", "sal", "flow", "auto_encoder", "failure"},
+    test_oracles_pixels: {"rba", "standardised_max_logit", "given"},
     test_oracles_tabular: {"isolation_forest", "magnitude"},
     test_oracles_views: {
         "cover",

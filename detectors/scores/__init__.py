@@ -15,6 +15,7 @@ from demur.detectors.scores.failure import Failure
 from demur.detectors.scores.flow import Flow
 from demur.detectors.scores.forest import IsolationForest
 from demur.detectors.scores.fusion import Fused, TwoSided
+from demur.detectors.scores.given import Given
 from demur.detectors.scores.gmm import GMM
 from demur.detectors.scores.guidance import NNGuide, Relation
 from demur.detectors.scores.head import FDBD, NCI, GradNorm
@@ -36,6 +37,7 @@ from demur.detectors.scores.neighbours import LOF
 from demur.detectors.scores.onnx_score import OnnxScore
 from demur.detectors.scores.open_max import OpenMax
 from demur.detectors.scores.outlier_head import OutlierHead
+from demur.detectors.scores.pixel import RbA, StandardisedMaxLogit
 from demur.detectors.scores.posterior import KLMatching, WeightedEnergy
 from demur.detectors.scores.principal import PCA
 from demur.detectors.scores.probability import GEN, ODIN, Doctor, Margin
@@ -64,6 +66,8 @@ SCORES: dict[str, type[Any]] = {
     "max_logit": MaxLogit,
     "energy": Energy,
     "entropy": Entropy,
+    "standardised_max_logit": StandardisedMaxLogit,
+    "rba": RbA,
     "max_sup": MaxSup,
     "margin": Margin,
     "gen": GEN,
@@ -127,6 +131,7 @@ SCORES: dict[str, type[Any]] = {
     "fused": Fused,
     "two_sided": TwoSided,
     "scod": SCOD,
+    "given": Given,
     "onnx_score": OnnxScore,
 }
 

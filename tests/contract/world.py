@@ -19,6 +19,7 @@ WIDTHS = {
     "rotation_logits": TURNS**2,
     "attention": D,
     "activations": D,
+    "evidence": C,
 }
 Signals = dict[str, np.ndarray]
 
@@ -37,7 +38,7 @@ def with_logits(features: np.ndarray) -> Signals:
         logits = (features @ weight.T + bias).astype(np.float32)
         projection = (features @ mixing()).astype(np.float32)
     known = {"features": features, "logits": logits, "features_grad": gradient(logits), "projection": projection}
-    return {**known, **views(features), **health(features)}
+    return {**known, **views(features), **health(features), "evidence": evidence(features)}
 
 
 def views(features: np.ndarray) -> Signals:
@@ -50,6 +51,12 @@ def views(features: np.ndarray) -> Signals:
     turns = np.tile(0.1 * rows[:, :TURNS], TURNS) + np.eye(TURNS).ravel() * (5 - apart[:, None])
     found = {"view_logits": np.concatenate(list(of_views), axis=1), "rotation_logits": turns}
     return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+def evidence(features: np.ndarray) -> np.ndarray:
+    """For each class, at least 0: much near its centre, little far from it."""
+    rows = np.clip(np.nan_to_num(features.astype(np.float64)), -1e30, 1e30)
+    return (2 * np.exp(-((rows[:, None] - world()[0]) ** 2).sum(axis=2) / 4)).astype(np.float32)
 
 
 def health(features: np.ndarray) -> Signals:
