@@ -25,7 +25,7 @@ class RbA:
     Of a mask classifier's queries q, L_k = sum_q softmax(class logits of q)_k sigmoid(mask logit of q at the pixel), without
     the class "no object": `demur.adapters.models.segmentation` makes it from the queries.
     Shapes: evidence (N, K) -> (N,). Range: (-K, 0] for evidence of at least 0. Higher is less trustworthy.
-    Source: Nayal et al. 2023, arXiv:2211.14293 (RbA), eq. 5.
+    Source: Nayal et al. 2023, arXiv:2211.14293 (RbA).
     """
 
     inputs: ClassVar[tuple[Signal, ...]] = ("evidence",)
@@ -48,7 +48,7 @@ class StandardisedMaxLogit:
     squares are taken about the mean, in a second pass. std is 1 for a class whose largest logit never varies. A class that
     no reference row was predicted as scores 1e30 or more.
     Shapes: logits (N, C) -> (N,). Range: (-inf, inf), standard deviations. Higher is less trustworthy.
-    Source: Jung et al. 2021, arXiv:2107.11264, eq. 2 to 4; differs: negated, so that higher is worse. Their second step, on
+    Source: Jung et al. 2021, arXiv:2107.11264, section 3.2; differs: negated, so that higher is worse. Their second step, on
     neighbouring pixels, belongs to the map and not to a row.
     """
 

@@ -127,6 +127,7 @@ COMPOSED = {
     "two_sided": ("the p-value of the score in `of`", "", ""),
     "scod": ("`logits` and its score's", "", ""),
     "onnx_score": ("the inputs of the model", "", ""),
+    "given": ("the signal that it names", "", ""),
     "nac_layers": ("each of its `layers`, and its gradient `<layer>_grad`", "", ""),
 }
 
