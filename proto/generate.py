@@ -1,7 +1,7 @@
 """Generate the committed stubs: `make proto` runs this with the oldest grpcio-tools that demur supports.
 
 Stubs refuse a grpcio older than their generator, so the generator is pinned low, and imports are rewritten so that
-the installed wheel offers them as `demur.proto.v1.*` and `demur.proto.oip.*`.
+the installed wheel offers them as `demur.proto.v1.*`, `demur.proto.oip.*` and `demur.proto.envoy.*`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ STUBS = (
     # source file, folder of the stubs under `demur.proto`, plug-ins
     ("demur/v1/monitor.proto", "v1", SERVICE),
     ("demur/vendored/oip/v2/inference.proto", "oip", MESSAGES),
+    ("demur/vendored/envoy/ext_proc/v3/external_processor.proto", "envoy", MESSAGES),
 )
 
 

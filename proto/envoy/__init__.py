@@ -1,0 +1,1 @@
+"""Envoy's external processing messages under a package name of our own."""
