@@ -134,6 +134,7 @@ proto-check: .venv-proto/.installed  ## the committed stubs are what the protos 
 	rm -rf out/stubs && .venv-proto/bin/python proto/generate.py out/stubs
 	diff -r -x __init__.py -x __pycache__ out/stubs/v1 proto/v1
 	diff -r -x __init__.py -x __pycache__ out/stubs/oip proto/oip
+	diff -r -x __init__.py -x __pycache__ out/stubs/envoy proto/envoy
 
 lock: ## re-resolve the lock files (needs uv)
 	uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/base.lock

@@ -44,6 +44,8 @@ def _runtime() -> Any:
 
 
 MOST_ROWS, PART_ROWS = 512, 256
+# Products of matrices in 10 bits of mantissa would leave the tolerance of 1e-4.
+EXACT: Mapping[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
 
 class Session:
@@ -62,7 +64,7 @@ class Session:
 
         `weights`: the folder of a model's external data files; monitors have none.
 
-        Raises: BundleError when the runtime refuses the graph.
+        Raises: BundleError when the runtime refuses the graph; ConfigurationError when the first provider is not to be had.
         """
         runtime = _runtime()
         options = runtime.SessionOptions()
@@ -72,11 +74,14 @@ class Session:
         if weights is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         try:
-            self._session = runtime.InferenceSession(model, options, providers=list(providers))
+            self._session = runtime.InferenceSession(model, options, providers=_configured(runtime, providers))
+        except ConfigurationError:
+            raise
         except Exception as error:
             raise BundleError(
                 f"ONNX Runtime {runtime.__version__} refuses the graph: {error}. Re-compile it with this version of demur."
             ) from error
+        _as_asked(self._session, providers)
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
         self._names = list(self.outputs)
@@ -110,7 +115,32 @@ class Session:
 
     @property
     def providers(self) -> tuple[str, ...]:
+        """What the runtime really uses, in order."""
         return tuple(self._session.get_providers())
+
+
+def _configured(runtime: Any, providers: Sequence[str]) -> list[Any]:
+    """The providers with their options. Raises: ConfigurationError for one that this runtime was built without."""
+    known = runtime.get_available_providers()
+    absent = [name for name in providers if name not in known]
+    if absent:
+        raise ConfigurationError(
+            f"providers: {', '.join(absent)} is not in this ONNX Runtime, which has {', '.join(known)}; "
+            "install the build that has it, or leave it out"
+        )
+    if set(providers) & set(EXACT) and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # CUDA and cuDNN from their own packages, where they are installed
+    return [(name, EXACT[name]) if name in EXACT else name for name in providers]
+
+
+def _as_asked(session: Any, providers: Sequence[str]) -> None:
+    """Raises: ConfigurationError when the first provider asked for could not be loaded: the runtime would use another."""
+    used = session.get_providers()
+    if used[0] != providers[0]:
+        raise ConfigurationError(
+            f"providers: {providers[0]} was asked for and cannot be loaded here (no device, driver or libraries), "
+            f"ONNX Runtime would use {used[0]}; install what it needs, or name {used[0]} first"
+        )
 
 
 @functools.cache
