@@ -6,14 +6,16 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from demur.detectors.score import Reference, Score, Transform
+from demur.detectors.score import Reference, Score, Transform, absent
+from demur.detectors.tensor import missing_of
 
 
 def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, reference: Reference) -> Score:
     """The named score fitted on the reference. `name` may be a whole entry, {name: hyper}.
 
     Any score takes `on`, the signal to read in the place of `features`: {knn: {on: layer3}} is the short form of
-    {shaped: {transforms: [{select: {signal: layer3}}], score: knn}}.
+    {shaped: {transforms: [{select: {signal: layer3}}], score: knn}}. Where the reference's cells may be missing, `impute`
+    stands in the place of `select`, and before a score that reads such a signal by its own name.
 
     Raises: ValueError for an unknown score or hyper-parameter (listing the known ones), or from the fit.
     """
@@ -21,11 +23,27 @@ def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, 
 
     if not isinstance(name, str):
         name, hyper = _entry("score", name)
-    if hyper and "on" in hyper:
+    hyper, known = hyper or {}, {**SCORES, **STREAM_SCORES}
+    if "on" in hyper:
         rest = {k: v for k, v in hyper.items() if k != "on"}
-        name, hyper = "shaped", {"transforms": [{"select": {"signal": hyper["on"]}}], "score": {name: rest}}
-    score: Score = _fit("score", name, {**SCORES, **STREAM_SCORES}, hyper or {}, reference)
+        how = "impute" if hyper["on"] in reference.absent else "select"
+        name, hyper = "shaped", {"transforms": [{how: {"signal": hyper["on"]}}], "score": {name: rest}}
+    elif filled := _filled(known.get(name), reference):
+        name, hyper = "shaped", {"transforms": filled, "score": {name: hyper}}
+    score: Score = _fit("score", name, known, hyper, reference)
+    lacking = sorted(reference.absent & set(score.inputs) - set(absent(score)))
+    if lacking:
+        raise ValueError(f"score {name!r} reads {', '.join(lacking)}, whose cells may be missing; put impute before it")
     return score
+
+
+def _filled(kind: type[Any] | None, reference: Reference) -> list[dict[str, Any]]:
+    """The transforms that fill what a score reads by its own name."""
+    reads = inspect.getattr_static(kind, "inputs", ())
+    if not isinstance(reads, tuple):
+        return []
+    lacking = sorted(s for s in reference.absent if s in reads or missing_of(s) in reads)
+    return [{"impute": {"signal": s, "name": s}} for s in lacking]
 
 
 def build_transform(entry: str | Mapping[str, Any], reference: Reference) -> Transform:

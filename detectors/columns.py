@@ -10,7 +10,7 @@ from demur.detectors.lift import lift
 from demur.detectors.onnx_ops import OnnxOps, Sym
 from demur.detectors.policy import Column, Rule
 from demur.detectors.pvalue import count_in_graph, lay_out
-from demur.detectors.score import Score
+from demur.detectors.score import Score, absent
 from demur.detectors.tensor import Signal
 
 
@@ -131,11 +131,11 @@ class RowColumns:
         One addition serves all columns that read the same signals.
         """
         values = [self._value(c.score) for c in columns]
-        reads = [read_by(c, self.held[c.score], self.sliced) for c in columns]
+        reads = [(read_by(c, self.held[c.score], self.sliced), absent(self.held[c.score])) for c in columns]
         self.xp.scope = "poison"
-        poisons = [poison(self.xp, self.signals, r) for r in dict.fromkeys(reads)]
+        poisons = [poison(self.xp, self.signals, *r) for r in dict.fromkeys(reads)]
         if len(poisons) > 1:
-            poisons = [self.xp.concat([poison(self.xp, self.signals, r) for r in reads])]
+            poisons = [self.xp.concat([poison(self.xp, self.signals, *r) for r in reads])]
         raw = self.xp.concat(values)
         zero = raw * 0.0 + poisons[0]
         return raw + zero, zero

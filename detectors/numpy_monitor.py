@@ -14,7 +14,7 @@ from demur.detectors.numpy_ops import Array, NumpyOps
 from demur.detectors.policy import Column, Rule
 from demur.detectors.pvalue import p_values
 from demur.detectors.reason import Reason
-from demur.detectors.score import Score
+from demur.detectors.score import Score, absent
 from demur.detectors.stream import FIRST_MAXIMUM, LATCH, STEPS, StateLayout, StreamScore
 from demur.detectors.tensor import Signal, Signals
 
@@ -73,7 +73,7 @@ def _row_columns(
     for column in [*order, *(c for c in columns if c.unit == "group")]:
         score = scores[column.score]
         values = poisoned(score, xp, known)
-        values = (values + poison(xp, known, read_by(column, score, sliced))).astype(np.float32)
+        values = (values + poison(xp, known, read_by(column, score, sliced), absent(score))).astype(np.float32)
         tables = [column.calibration] if column.unit == "row" else [()]
         p = p_values(tables, values[:, None], predicted if column.sliced else None)[:, 0]
         found[column.name], known[f"p:{column.name}"] = (values, p), p

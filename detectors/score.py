@@ -103,13 +103,14 @@ def _merged(total: A, other: A) -> A:
 class Batch:
     """Consecutive rows of a reference: signals (n, width) float32, labels (n,) int64 or None, correct (n,) bool.
 
-    `start` is the number of its first row in the reference.
+    `start` is the number of its first row in the reference; target (n,) float64 or None.
     """
 
     signals: Mapping[Signal, Array]
     labels: NDArray[np.int64] | None
     correct: NDArray[np.bool_]
     start: int = 0
+    target: NDArray[np.float64] | None = None
 
 
 class Engine(Protocol):
@@ -128,7 +129,8 @@ class Reference:
     correct (N,) bool, whether the model was right on the row (None: every row counts as right);
     transforms: applied to every batch, in order; sides: further data that some fits need, by name: "outliers" known to
     be foreign, "wild" unlabelled traffic; engine: where passes run (None: here, batch by batch); recover: finds the last
-    layer when it was not given, asked only by scores that need it.
+    layer when it was not given, asked only by scores that need it; target: (N,) numbers that a regression should have given;
+    absent: signals whose NaN cells are missing values.
 
     Raises: ValueError when the arrays do not have the same number of rows or the wrong rank.
     """
@@ -142,12 +144,14 @@ class Reference:
     sides: Mapping[str, Reference] = field(default_factory=dict)
     engine: Engine | None = None
     recover: Callable[[], tuple[Any, ...]] | None = None
+    target: NDArray[np.float64] | None = None
+    absent: frozenset[Signal] = frozenset()
 
     def __post_init__(self) -> None:
         for name, array in self.signals.items():
             if array.ndim != 2 or len(array) != self.rows:
                 raise ValueError(f"reference signal {name!r}: expected shape ({self.rows}, width), got {array.shape}")
-        for name, column in (("labels", self.labels), ("correct", self.correct)):
+        for name, column in (("labels", self.labels), ("correct", self.correct), ("target", self.target)):
             if column is not None and column.shape != (self.rows,):
                 raise ValueError(f"reference {name}: expected shape ({self.rows},), got {column.shape}")
 
@@ -158,7 +162,8 @@ class Reference:
     def shaped(self, *transforms: Transform) -> Self:
         """The same reference, seen through transforms."""
         sides = {name: side.shaped(*transforms) for name, side in self.sides.items()}
-        return replace(self, transforms=(*self.transforms, *transforms), sides=sides)
+        absent = self.absent.difference(*(t.outputs for t in transforms))
+        return replace(self, transforms=(*self.transforms, *transforms), sides=sides, absent=absent)
 
     def side(self, name: str, wanted_by: str) -> Reference:
         """Further data by name. Raises: ValueError naming `wanted_by` when it was not given."""
@@ -219,7 +224,8 @@ class Reference:
         count = len(next(iter(signals.values())))
         labels = None if self.labels is None else np.asarray(self.labels[rows], np.int64)
         correct = np.ones(count, np.bool_) if self.correct is None else np.asarray(self.correct[rows], np.bool_)
-        return Batch(signals, labels, correct, rows.start)
+        target = None if self.target is None else np.asarray(self.target[rows], np.float64)
+        return Batch(signals, labels, correct, rows.start, target)
 
     def head(self, wanted_by: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The last layer in float64: (C, D), (C,).
@@ -234,6 +240,12 @@ class Reference:
                 f"{wanted_by}: expected the model's last layer; give head_weight (C, D) and head_bias (C,)"
             )
         return np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+
+
+def absent(score: object) -> tuple[Signal, ...]:
+    """The inputs of a score whose NaN cells are missing values to it: it fills them itself."""
+    found: tuple[Signal, ...] = getattr(score, "absent", ())
+    return found
 
 
 def required(transforms: tuple[Transform, ...], needs: tuple[Signal, ...]) -> tuple[Signal, ...]:

@@ -14,6 +14,11 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 Signal: TypeAlias = str  # "logits", "features", ..., or "p:<column>" for another column's p-value
 
 
+def missing_of(signal: Signal) -> Signal:
+    """The mask beside a signal with missing cells: 1 where a cell is missing, else 0."""
+    return f"{signal}_missing"
+
+
 class Tensor(Protocol):
     """What an array and a traced symbol both can do."""
 

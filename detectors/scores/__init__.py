@@ -33,6 +33,7 @@ from demur.detectors.scores.logit import MSP, Energy, Entropy, MaxLogit, MaxSup
 from demur.detectors.scores.magnitude import Magnitude
 from demur.detectors.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
 from demur.detectors.scores.mean_shift import MeanShifted
+from demur.detectors.scores.missingness import Missingness
 from demur.detectors.scores.neighbours import LOF
 from demur.detectors.scores.onnx_score import OnnxScore
 from demur.detectors.scores.open_max import OpenMax
@@ -97,6 +98,7 @@ SCORES: dict[str, type[Any]] = {
     "hbos": HBOS,
     "pca": PCA,
     "magnitude": Magnitude,
+    "missingness": Missingness,
     "vim": ViM,
     "residual": Residual,
     "core": CORE,

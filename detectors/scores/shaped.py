@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from demur.detectors.build import build_score, build_transform
-from demur.detectors.score import Reference, Scaling, Score, Transform, k_pass, required
+from demur.detectors.score import Reference, Scaling, Score, Transform, absent, k_pass, required
 from demur.detectors.scores.logit import Energy
 from demur.detectors.tensor import Ops, Signal, Signals, T
-from demur.detectors.transforms import LinearHead, ReAct
+from demur.detectors.transforms import Impute, LinearHead, ReAct
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,11 @@ class Shaped:
         return required(self.transforms, self.score.inputs)
 
     @property
+    def absent(self) -> tuple[Signal, ...]:
+        """Inputs whose missing cells the transforms fill."""
+        return (*(t.signal for t in self.transforms if isinstance(t, Impute)), *absent(self.score))
+
+    @property
     def scales(self) -> Scaling:
         inner = self.score.scales
         passes = sum(t.passes for t in self.transforms) + inner.passes
@@ -44,7 +49,7 @@ class Shaped:
     ) -> Self:
         fitted: list[Transform] = []
         for entry in transforms:
-            fitted.append(build_transform(entry, reference))
+            fitted.append(_whole(build_transform(entry, reference), reference))
             reference = reference.shaped(fitted[-1])
         return cls(tuple(fitted), build_score(score, None, reference))
 
@@ -52,6 +57,16 @@ class Shaped:
         for transform in self.transforms:
             signals = transform(xp, signals)
         return self.score(xp, signals)
+
+
+def _whole(transform: Transform, reference: Reference) -> Transform:
+    """Raises: ValueError when a transform other than `impute` reads a signal whose cells may be missing."""
+    lacking = sorted(reference.absent & set(transform.inputs))
+    if lacking and not isinstance(transform, Impute):
+        raise ValueError(
+            f"shaped: a transform reads {', '.join(lacking)}, whose cells may be missing; put impute first"
+        )
+    return transform
 
 
 @dataclass(frozen=True, eq=False)

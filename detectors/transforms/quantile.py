@@ -14,12 +14,18 @@ BITS, BINS = 8, 256
 
 
 def order_statistics(reference: Reference, signal: Signal, quantile: float) -> Array:
-    """The ceil(q n)-th smallest value of each column, (D,) float32, exactly, in four passes and 2 KiB a column.
-
-    Each pass counts the next 8 bits of the values' order-preserving keys, among those that share the bits found so far.
-    """
+    """The ceil(q n)-th smallest value of each column, (D,) float32, exactly, in four passes and 2 KiB a column."""
     width = next(reference.batches(signal, size=1)).signals[signal].shape[1]
-    rank = np.full(width, max(1, int(np.ceil(quantile * reference.rows))), np.int64)
+    return ranked_values(reference, signal, np.full(width, max(1, int(np.ceil(quantile * reference.rows)))))
+
+
+def ranked_values(reference: Reference, signal: Signal, rank: NDArray[np.int64]) -> Array:
+    """The rank-th smallest value of each column, ranks (D,) from 1; NaN counts as greater than every number.
+
+    Each of four passes counts the next 8 bits of the values' order-preserving keys, among those that share the bits found
+    so far.
+    """
+    width = len(rank)
     found = np.zeros(width, np.int64)
     for shift in (24, 16, 8, 0):
         counts = _counts(reference, signal, found, shift)
@@ -35,7 +41,8 @@ def _counts(reference: Reference, signal: Signal, found: NDArray[np.int64], shif
     """How many values of each column continue the bits found with each of the 256 next ones, (D, 256)."""
 
     def part(batch: Batch) -> Counts:
-        keys = ordered_keys(batch.signals[signal])
+        values = batch.signals[signal]
+        keys = ordered_keys(np.where(np.isnan(values), np.float32(np.nan), values))  # a NaN may carry a sign
         rows, columns = np.nonzero(keys >> (shift + BITS) == found)
         places = columns * BINS + (keys[rows, columns] >> shift & BINS - 1)
         return Counts(np.bincount(places, minlength=BINS * len(found)).reshape(-1, BINS))

@@ -132,7 +132,14 @@ def _without(reference: Reference, rows: Rows, strange: NDArray[np.bool_], out: 
     if weight is not None and bias is not None and columns is not None:
         weight, bias = weight[columns], bias[columns]
     smaller = replace(
-        reference, signals=cut, labels=labels, correct=correct, head_weight=weight, head_bias=bias, engine=None
+        reference,
+        signals=cut,
+        labels=labels,
+        correct=correct,
+        head_weight=weight,
+        head_bias=bias,
+        target=None if reference.target is None else reference.target[kept],
+        engine=None,
     )
     name = f"near: without {', '.join(map(str, out[:3]))}{'…' if len(out) > 3 else ''}"
     return World(smaller, (Axis(name, "near", _cut(rows, ~strange), _cut(rows, strange)),))

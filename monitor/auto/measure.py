@@ -92,6 +92,7 @@ def _some(reference: Reference, size: int, seed: int) -> Reference:
         signals=signals,
         labels=None if reference.labels is None else np.asarray(reference.labels)[rows],
         correct=None if reference.correct is None else reference.correct[rows],
+        target=None if reference.target is None else reference.target[rows],
         engine=None,
     )
 

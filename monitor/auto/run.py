@@ -32,6 +32,10 @@ def choose(
             "or fit without --auto and --selection"
         )
     pending = parse(PolicyConfig, filled(document, PENDING), "the policy")
+    if pending.tables:
+        raise ConfigurationError(
+            f"--auto cannot choose on missing cells yet ({', '.join(sorted(pending.tables))} are tables); name the scores"
+        )
     ref, sel, cal = (as_table(s, pending) for s in (reference, selection, calibration))
     check_apart(sel, ref, "selection", "reference")
     check_apart(sel, cal, "selection")

@@ -14,7 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 # What stands beside signals in a table, in a graph, or among the arguments of `Monitor.assess`.
 RESERVED = frozenset(
-    """group_id group_count groups state model deadline label prediction loss slice weight id head_weight head_bias""".split()
+    """group_id group_count groups state model deadline label prediction loss slice weight target id head_weight head_bias""".split()
 )
 
 
@@ -22,8 +22,12 @@ class SignalConfig(Section):
     """One named tensor of the model: its width and what its numbers are."""
 
     width: int = Field(ge=1, le=1 << 20, description="values in one row")
-    kind: Literal["logits", "probabilities", "log_probabilities", "features", "mask"] | None = Field(
-        None, description="default: logits for a signal named logits, mask for one named *_mask, features otherwise"
+    kind: Literal["logits", "probabilities", "log_probabilities", "features", "mask", "table"] | None = Field(
+        None,
+        description="default: logits for a signal named logits, mask for one named *_mask, features otherwise; of a table, NaN cells are missing values",
+    )
+    output: str | None = Field(
+        None, min_length=1, description="the model's output tensor that it is, for proxies; default: the signal's name"
     )
 
 
@@ -144,6 +148,10 @@ class PolicyConfig(Section):
         "block", description="action for INVALID and UNAVAILABLE in enforce; never the verdict"
     )
     small_slices: Literal["pool", "refuse"] = Field("pool", description="what a predicted class with too few rows gets")
+    tolerance: Annotated[float, Field(gt=0, lt=float("inf"))] | None = Field(
+        None,
+        description="of a regression, in its unit: an answer is wrong when the signal `estimate` is off the table's `target` by more",
+    )
     empty_group: Literal["abstain", "accept"] = Field("abstain", description="verdict of a group without rows")
     seed: int = Field(0, description="of samples and folds")
 
@@ -152,6 +160,13 @@ class PolicyConfig(Section):
         taken = sorted(RESERVED & set(self.signals))
         if taken:
             raise ValueError(f"signals: {', '.join(taken)} means something else beside signals; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def _tolerance_has_numbers(self) -> PolicyConfig:
+        held = self.signals.get("estimate")
+        if self.tolerance is not None and (held is None or held.width != 1):
+            raise ValueError("`tolerance` compares the signal `estimate` with targets; add `estimate: 1` under signals")
         return self
 
     @model_validator(mode="after")
@@ -180,3 +195,8 @@ class PolicyConfig(Section):
         if given is not None:
             return given
         return "logits" if signal == "logits" else "mask" if signal.endswith("_mask") else "features"
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """Signals whose NaN cells are missing values."""
+        return frozenset(name for name in self.signals if self.kind(name) == "table")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,12 @@ def as_table(source: Source, monitor: Monitor) -> SignalsTable:
     """A signals table with exactly the bundle's signals. Raises: TableError."""
     widths = monitor.engine.loaded.widths
     if isinstance(source, SignalsTable):
-        return source
-    if isinstance(source, Mapping):
-        return SignalsTable.from_columns(source, widths)
-    return load_table(source, widths)
+        table = source
+    elif isinstance(source, Mapping):
+        table = SignalsTable.from_columns(source, widths)
+    else:
+        table = load_table(source, widths)
+    return replace(table, tolerance=monitor.bundle.manifest.policy.get("tolerance"))
 
 
 def _evaluation(

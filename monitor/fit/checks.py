@@ -72,15 +72,33 @@ def inspect_tables(
 
 def inspect_table(table: SignalsTable, role: str, kinds: Mapping[str, str] | None = None) -> list[Finding]:
     """What is to say about one table; `role` (reference, calibration, ...) opens every message."""
-    found = profiles(table)
-    masks = {name for name, kind in (kinds or {}).items() if kind == "mask"}
-    found = {name: profile for name, profile in found.items() if name not in masks}  # a mask may well be all ones
-    findings = [finding for profile in found.values() for finding in _values(profile, role)]
+    apart = {name for name, kind in (kinds or {}).items() if kind in ("mask", "table")}  # a mask may well be all ones
+    found = {name: profile for name, profile in profiles(table).items() if name not in apart}
+    findings = [
+        f for n, k in (kinds or {}).items() if k == "table" and n in table.signals for f in _cells(table, n, role)
+    ]
+    findings += [finding for profile in found.values() for finding in _values(profile, role)]
     for name, profile in found.items():
         declared = (kinds or {}).get(name) or ("logits" if name == "logits" else "features")
         findings += _kind(profile, declared, role)
     findings += _twin_signals(found, role) + _labels(table, role) + _predictions(table, role)
     return findings + check_order(table, role)
+
+
+def _cells(table: SignalsTable, name: str, role: str) -> list[Finding]:
+    """What is to say about a signal whose NaN cells are missing values."""
+    where, findings = f"{role}: {name}", []
+    broken, filled = 0, np.zeros(table.widths[name], np.int64)
+    for batch in table.only(name).batches():
+        broken += int(np.isinf(batch.signals[name]).any(axis=1).sum())
+        filled += (~np.isnan(batch.signals[name])).sum(axis=0)
+    if broken:
+        findings.append(error("not_finite", f"{where}: {broken} rows hold infinity; write missing cells as NaN"))
+    empty = np.flatnonzero(filled == 0)
+    if len(empty):
+        message = f"{where}: columns {listed(empty)} are missing in every row; leave them out of the signal"
+        findings.append(error("empty_columns", message))
+    return findings
 
 
 def kept_for_evaluation(table: SignalsTable, role: str) -> list[Finding]:

@@ -12,7 +12,7 @@ from demur.monitor.fit.errors import TableError
 INTEGERS = ("label", "prediction", "loss", "severity", "eval_only")
 FLAGS = {"loss": ("0 (right)", "1 (wrong)"), "eval_only": ("0 (any use)", "1 (evaluation only)")}
 NAMES = ("group_id", "slice", "id")
-ROW_COLUMNS = (*INTEGERS, *NAMES, "weight")
+ROW_COLUMNS = (*INTEGERS, *NAMES, "weight", "target")
 HEAD = ("head_weight", "head_bias")
 SIGNAL_DTYPES = tuple(np.dtype(f"f{size}") for size in (2, 4, 8))
 
@@ -53,17 +53,17 @@ def signal(array: NDArray[Any], width: int | None, where: str) -> NDArray[Any]:
 
 
 def row_column(name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
-    """One value a row in canonical form: int64, float64 (weight), or strings (group_id, slice, id may be either).
+    """One value a row in canonical form: int64, float64 (weight, target), or strings (group_id, slice, id may be either).
 
     Raises: TableError for another shape, values that are not whole numbers, loss or eval_only outside {0, 1}, weights
-    or severities below 0.
+    or severities below 0, targets that are not finite.
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise TableError(f"{where}: expected shape (N,), one value a row, got {array.shape}; pass a vector")
-    if name == "weight":
-        return _weight(array, where)
+    if name in ("weight", "target"):
+        return _number(array, where, least=0.0 if name == "weight" else -np.inf)
     if name in NAMES and array.dtype.kind in "UST":
         return _strings(array, where)
     integers = _integers(array, where)
@@ -110,15 +110,15 @@ def _integers(array: NDArray[Any], where: str) -> NDArray[np.int64]:
     return np.ascontiguousarray(array, np.int64)
 
 
-def _weight(array: NDArray[Any], where: str) -> NDArray[np.float64]:
+def _number(array: NDArray[Any], where: str, *, least: float) -> NDArray[np.float64]:
     if array.dtype.kind not in "iuf":
         raise TableError(f"{where}: expected numbers, got {array.dtype}")
-    weight = np.ascontiguousarray(array, np.float64)
-    bad = ~np.isfinite(weight) | (weight < 0)
+    numbers = np.ascontiguousarray(array, np.float64)
+    bad = ~np.isfinite(numbers) | (numbers < least)
     if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise TableError(f"{where}: expected finite weights of at least 0, got {weight[row]} in row {row}")
-    return weight
+        row, wanted = int(np.flatnonzero(bad)[0]), "weights of at least 0" if least == 0 else "numbers"
+        raise TableError(f"{where}: expected finite {wanted}, got {numbers[row]} in row {row}")
+    return numbers
 
 
 def _strings(array: NDArray[Any], where: str) -> NDArray[np.str_]:

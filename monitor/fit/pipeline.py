@@ -85,8 +85,15 @@ def fit(
     evidence = gather(policy, planned, scores, found, second, tick)
     evidence = with_outliers(policy, planned, scores, evidence, sides.get("outliers"))
     tables = {"reference": ref, "calibration": cal, **extra, **sides}
-    fitted = _fitted(scores, tables, [f.message for f in findings], files, taught_rows(policy, first))
-    return assemble(policy, planned, fitted, evidence, _feed(second))
+    notes = [*(f.message for f in findings), *_wrong(policy)]
+    fitted = _fitted(scores, tables, notes, files, taught_rows(policy, first))
+    return assemble(policy, planned, fitted, evidence, _feed(second, policy.tables))
+
+
+def _wrong(policy: PolicyConfig) -> list[str]:
+    """What counts as a wrong answer, where a policy says so."""
+    limit = policy.tolerance
+    return [] if limit is None else [f"an answer is wrong when `estimate` is off `target` by more than {limit:g}"]
 
 
 def _fitted(
@@ -137,7 +144,11 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         first, second = split_folds(policy, planned, cal)
         check_untaught(second, rows)
         found = None if first is None else score_members(policy, planned, scores, first)
-        evidence, feed, ranges = gather(policy, planned, scores, found, second), _feed(second), _ranges(cal)
+        evidence, feed, ranges = (
+            gather(policy, planned, scores, found, second),
+            _feed(second, policy.tables),
+            _ranges(cal),
+        )
         digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
     types = {s.name: s.type for s in manifest.scores}
     files = {n: bundle.members[n] for n in (MEMBER, weights.MEMBER) if n in bundle.members}
@@ -167,8 +178,9 @@ def fit_scores(
     policy: PolicyConfig, table: SignalsTable, sides: Mapping[str, SignalsTable], engine: Watched
 ) -> dict[str, Any]:
     """Every score that reads signals, fitted on the reference rows; fusions come later, `fit_fusions`."""
-    reference = replace(as_reference(table), engine=engine)
-    reference = replace(reference, sides={n: replace(as_reference(t), engine=engine) for n, t in sides.items()})
+    absent = policy.tables
+    reference = replace(as_reference(table, absent), engine=engine)
+    reference = replace(reference, sides={n: replace(as_reference(t, absent), engine=engine) for n, t in sides.items()})
     scores = {}
     for score in policy.scores:
         if not is_fusion(score):
@@ -318,9 +330,9 @@ def _ranges(table: SignalsTable) -> dict[str, tuple[float, float]]:
     return {n: (r.minimum, r.maximum) for n, r in signal_ranges(table).items()}
 
 
-def _feed(table: SignalsTable) -> Any:
+def _feed(table: SignalsTable, tables: frozenset[str]) -> Any:
     def feed(session: Session) -> vectors.Arrays:
         state = next((i for i in session.inputs if i == "state"), None)
-        return vectors.vectors(table, session, session.width("state") if state else 0)
+        return vectors.vectors(table, session, session.width("state") if state else 0, tables)
 
     return feed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,21 @@ def as_document(config: Config) -> dict[str, Any]:
 
 
 def as_table(source: Source, policy: PolicyConfig) -> SignalsTable:
-    """A signals table from a path or a mapping of arrays, with exactly the policy's signals."""
+    """A signals table from a path or a mapping of arrays, with exactly the policy's signals and its tolerance."""
     if isinstance(source, SignalsTable):
-        return source
-    if isinstance(source, Mapping):
-        return SignalsTable.from_columns(source, widths(policy))
-    return load_table(source, widths(policy))
+        table = source
+    elif isinstance(source, Mapping):
+        table = SignalsTable.from_columns(source, widths(policy))
+    else:
+        table = load_table(source, widths(policy))
+    return table if policy.tolerance is None else replace(table, tolerance=policy.tolerance)
 
 
-def as_reference(table: SignalsTable) -> Reference:
-    """A table as scores are fitted on it; a head that nobody exported is recovered when a score asks for it."""
+def as_reference(table: SignalsTable, absent: frozenset[str] = frozenset()) -> Reference:
+    """A table as scores are fitted on it; a head that nobody exported is recovered when a score asks for it.
+
+    absent: signals whose NaN cells are missing values.
+    """
 
     @functools.cache
     def recover() -> Head:
@@ -53,5 +59,12 @@ def as_reference(table: SignalsTable) -> Reference:
     can = table.head_weight is None and {"features", "logits"} <= set(table.signals)
     correct = None if table.loss is None else table.loss == 0
     return Reference(
-        table.signals, table.label, table.head_weight, table.head_bias, correct, recover=recover if can else None
+        table.signals,
+        table.label,
+        table.head_weight,
+        table.head_bias,
+        correct,
+        recover=recover if can else None,
+        target=table.target,
+        absent=absent,
     )

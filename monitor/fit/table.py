@@ -32,7 +32,8 @@ class SignalsTable:
 
     Make one with `from_arrays`, `from_columns` or `load_table`, which check everything. `given` holds the row columns
     that were supplied, in canonical form; the properties add the defaults. head_weight (C, D) and head_bias (C,)
-    float32 are the model's last linear layer. `source` says where the table came from.
+    float32 are the model's last linear layer. `source` says where the table came from. With a `tolerance`, a regression's
+    row is wrong when its signal `estimate` is off the column `target` by more than that.
     """
 
     signals: Mapping[str, NDArray[Any]]
@@ -40,6 +41,7 @@ class SignalsTable:
     head_weight: NDArray[np.float32] | None = None
     head_bias: NDArray[np.float32] | None = None
     source: str = "arrays"
+    tolerance: float | None = None
 
     @classmethod
     def from_arrays(cls, **columns: Any) -> SignalsTable:
@@ -98,11 +100,21 @@ class SignalsTable:
 
     @cached_property
     def loss(self) -> NDArray[np.int64] | None:
-        """(N,) 0 where the model was right, 1 where wrong: as given, else prediction != label, else None."""
+        """(N,) 0 where the model was right, 1 where wrong: as given, else by the tolerance, else prediction != label,
+        else None. An estimate that is not finite is wrong.
+        """
         given: NDArray[np.int64] | None = self.given.get("loss")
+        if given is None and self.tolerance is not None and self.target is not None and "estimate" in self.signals:
+            off = np.abs(self.target - np.asarray(self.signals["estimate"][:], np.float64)[:, 0])
+            return np.asarray(~(off <= self.tolerance), np.int64)
         if given is not None or self.label is None or self.prediction is None:
             return given
         return np.not_equal(self.prediction, self.label).astype(np.int64)
+
+    @property
+    def target(self) -> NDArray[np.float64] | None:
+        """(N,) the numbers that a regression should have given, None when unknown."""
+        return self.given.get("target")
 
     @property
     def group_id(self) -> NDArray[Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,20 @@ ROWS = 32
 Arrays = dict[str, NDArray[Any]]
 
 
-def vectors(table: SignalsTable, session: Session, state_size: int) -> Arrays:
-    """The graph's inputs: evenly spaced rows, then the first row with a NaN, then with an infinity, in every signal."""
+def vectors(table: SignalsTable, session: Session, state_size: int, tables: Collection[str] = ()) -> Arrays:
+    """The graph's inputs: evenly spaced rows, then the first row with a NaN, then with an infinity, in every signal.
+
+    Of `tables`, where NaN is a missing cell, the first row lacks its last cell, and both broken rows hold infinities.
+    """
     chosen = np.linspace(0, len(table) - 1, min(ROWS, len(table))).astype(np.int64)
     feed: Arrays = {}
     for name, array in table.take(chosen).arrays().items():
         if name not in session.inputs:
             continue
         broken = np.repeat(array[:1], 2, axis=0)
-        broken[0, -1], broken[1, 0] = np.nan, np.inf
+        broken[0, -1], broken[1, 0] = -np.inf if name in tables else np.nan, np.inf
+        if name in tables:
+            array[0, -1] = np.nan
         feed[name] = np.concatenate([array, broken])
     rows = len(chosen) + 2
     if "state" in session.inputs:
