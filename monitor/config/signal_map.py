@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from demur.monitor.config.detection import DetectionConfig
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
 
@@ -21,3 +22,4 @@ class SignalMapConfig(Section):
     head: Path | None = Field(
         None, description="npz with head_weight (C, D) and head_bias (C,), relative to the map's own folder"
     )
+    detection: DetectionConfig | None = Field(None, description="the model detects objects: each box is a row")

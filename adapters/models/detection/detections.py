@@ -1,0 +1,71 @@
+"""The boxes of some images, each with what a monitor gets to see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.adapters.models.detection.tensors import Array, Places
+from demur.monitor.errors import InvalidObservation
+from demur.monitor.evaluate.matching import Objects, matched
+from demur.monitor.verdicts import Verdicts
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """N boxes of `images` images, by image, then falling score.
+
+    boxes (N, 4) float32 x1, y1, x2, y2 in pixels; scores (N,) float32; labels (N,) int64 in 0..C-1; image (N,) int64;
+    signals: name to (N, width) float32; saturated (N,) bool: the class probability was rounded to 1, so its logit is only
+    known to be 17.33 or more. One row an image may stand for all that cannot be assessed: NaN everywhere, label -1.
+    """
+
+    boxes: Array
+    scores: Array
+    labels: Places
+    image: Places
+    images: int
+    signals: Mapping[str, Array]
+    saturated: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def arguments(self) -> dict[str, Any]:
+        """What `Monitor.assess` and `Client.assess` take: the signals, the image of each row, and all images."""
+        return {**self.signals, "group_id": self.image, "groups": np.arange(self.images)}
+
+    def take(self, rows: NDArray[Any]) -> Detections:
+        """Some of the boxes: a mask (N,) or indices."""
+        signals = {name: array[rows] for name, array in self.signals.items()}
+        columns = (self.boxes[rows], self.scores[rows], self.labels[rows], self.image[rows])
+        return Detections(*columns, self.images, signals, self.saturated[rows])
+
+    def keep(self, verdicts: Verdicts) -> Detections:
+        """The boxes a monitor accepts. What it says of whole images stands in `verdicts.groups`."""
+        if len(verdicts) != len(self):
+            raise InvalidObservation(f"verdicts: expected {len(self)}, one for each box, got {len(verdicts)}")
+        return self.take(verdicts.accept)
+
+    def columns(self, truth: Sequence[Objects] | None = None, *, iou: float = 0.5, start: int = 0) -> dict[str, Any]:
+        """Columns of a signals table; images are numbered from `start`.
+
+        truth: the objects of each image. A box that meets an object of its class (`matched`) has loss 0; every other
+        has loss 1, and its own class as label, so that fits, which learn from right rows alone, leave it out. Rows that
+        cannot be assessed are left out.
+        """
+        whole = self.take(self.labels >= 0)
+        found = {**whole.signals, "group_id": whole.image + start, "prediction": whole.labels}
+        if truth is None:
+            return found
+        if len(truth) != self.images:
+            raise InvalidObservation(f"truth: expected the objects of {self.images} images, got {len(truth)}")
+        hit = np.zeros(len(whole), np.bool_)
+        for number, objects in enumerate(truth):
+            mine = whole.image == number
+            hit[mine] = matched(whole.boxes[mine], whole.scores[mine], whole.labels[mine], objects, iou) >= 0
+        return {**found, "label": whole.labels, "loss": np.where(hit, 0, 1)}
