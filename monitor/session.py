@@ -71,6 +71,8 @@ class Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if whole:
+            options.log_severity_level = 4  # what fails is raised, and its caller may have tried it on purpose
         if weights is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         try:
