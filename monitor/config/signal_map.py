@@ -10,6 +10,7 @@ from pydantic import Field
 from demur.monitor.config.detection import DetectionConfig
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
+from demur.monitor.config.segmentation import SegmentationConfig
 
 
 class SignalMapConfig(Section):
@@ -23,3 +24,4 @@ class SignalMapConfig(Section):
         None, description="npz with head_weight (C, D) and head_bias (C,), relative to the map's own folder"
     )
     detection: DetectionConfig | None = Field(None, description="the model detects objects: each box is a row")
+    segmentation: SegmentationConfig | None = Field(None, description="the model segments frames: each frame is a row")
