@@ -1,0 +1,87 @@
+"""A model to collect from: an ONNX file, or a server that speaks the Open Inference Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from numpy.typing import NDArray
+
+from demur.adapters.models.collect.tensor_spec import TensorSpec
+from demur.monitor.errors import ConfigurationError, DemurError
+from demur.monitor.session import CPU
+
+
+class Transient(DemurError):
+    """A call that may succeed when it is made again: the server was busy, away or too slow."""
+
+
+class Model(Protocol):
+    """What is asked of a model."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Its inputs; empty when it does not say."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of its outputs; empty when it does not say."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What must be the same for a stopped run to be continued."""
+        ...
+
+    def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The named outputs, as they come. Raises: Transient, or another DemurError when calling again is of no use."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a model is reached. For ONNX files: threads and providers; for servers the rest.
+
+    `headers` go with every call (HTTP headers, gRPC metadata); they are written nowhere.
+    """
+
+    name: str = ""
+    version: str = ""
+    threads: int = 1
+    providers: Sequence[str] = CPU
+    timeout_seconds: float = 60.0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tls_ca: Path | None = None
+
+
+def open_model(source: str | Path, access: Access, outputs: Sequence[str] | None = None) -> Model:
+    """By what it is: `grpc://host:port`, `grpcs://`, `http://`, `https://`, or a path of an ONNX file.
+
+    `outputs` None leaves all of an ONNX file's outputs in; else only these are computed.
+    Raises: ConfigurationError, BundleError for a graph that the runtime refuses, Transient for a server that is away.
+    """
+    scheme = urlsplit(str(source)).scheme if "://" in str(source) else ""
+    if not scheme:
+        from demur.adapters.models.collect.onnx_model import OnnxModel
+
+        return OnnxModel(Path(source), access, outputs)
+    if not access.name:
+        raise ConfigurationError(f"{source}: expected --model NAME, the name under which the server knows the model")
+    if scheme in ("grpc", "grpcs"):
+        from demur.adapters.models.collect.grpc_endpoint import GrpcEndpoint
+
+        return GrpcEndpoint(str(source), access)
+    if scheme in ("http", "https"):
+        from demur.adapters.models.collect.http_endpoint import HttpEndpoint
+
+        return HttpEndpoint(str(source), access)
+    raise ConfigurationError(
+        f"{source}: expected grpc://, grpcs://, http://, https:// or an ONNX file, got {scheme}://"
+    )
