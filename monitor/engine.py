@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from demur.monitor.event import DecisionEvent
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import Observation
-from demur.monitor.verdicts import Verdicts, act, unavailable
+from demur.monitor.verdicts import Action, Verdicts, act, blocks, remedied, unavailable
 
 LOG = logging.getLogger("demur.engine")
 RANGE_EVERY = 64  # signals are compared with their calibration ranges on every 64th request: two reductions cost as much as the graph at N = 1
@@ -23,6 +23,7 @@ RANGE_EVERY = 64  # signals are compared with their calibration ranges on every 
 FAILED = "the graph failed on this batch; the server's log has the details"
 
 Listener = Callable[[DecisionEvent], None]
+Remedy = Callable[[Observation, Verdicts], Action]  # what was done instead of blocking; BLOCK when nothing could be
 
 
 class Recorder(Protocol):
@@ -93,19 +94,27 @@ class Engine:
         loaded: Loaded | None = None,
         deadline: float | None = None,
         call: Call = LOCAL,
+        remedy: Remedy | None = None,
     ) -> Verdicts:
         """Verdicts for every row, and every group when the policy has group rules. Never raises for what the values are.
 
         `deadline` is on `time.perf_counter`'s clock; past it, or past the monitor's budget, every row is UNAVAILABLE.
+        `remedy` is called when something is to be blocked, before the verdicts are recorded: the record says what it did.
         Raises: AuditUnavailable when the log cannot take the record and the operator chose to block.
         """
         loaded = loaded or self._loaded
         began = perf_counter()
         verdicts = self._judge(loaded, observation, began, deadline)
-        return self.finish(loaded, observation, verdicts, began, call)
+        return self.finish(loaded, observation, verdicts, began, call, remedy)
 
     def finish(
-        self, loaded: Loaded, observation: Observation, verdicts: Verdicts, began: float, call: Call
+        self,
+        loaded: Loaded,
+        observation: Observation,
+        verdicts: Verdicts,
+        began: float,
+        call: Call,
+        remedy: Remedy | None = None,
     ) -> Verdicts:
         """Say what to do, record it, tell telemetry: the same for batches and for steps of streams.
 
@@ -113,6 +122,8 @@ class Engine:
         """
         scored = perf_counter()
         self._act(loaded, verdicts)
+        if remedy is not None and blocks(verdicts):
+            remedied(verdicts, _tried(remedy, observation, verdicts))
         if self._recorder is not None:
             verdicts.sequence, verdicts.audited = self._recorder.record(loaded, observation, verdicts)
         if self._listeners:
@@ -175,6 +186,14 @@ class Engine:
                 listener(event)
             except Exception:  # INVARIANT: telemetry never changes an answer
                 LOG.exception("a telemetry listener failed")
+
+
+def _tried(remedy: Remedy, observation: Observation, verdicts: Verdicts) -> Action:
+    try:
+        return remedy(observation, verdicts)
+    except Exception:  # INVARIANT: a remedy that fails leaves the block in place
+        LOG.exception("monitor %s: the remedy for a blocked answer failed", verdicts.policy.monitor)
+        return Action.BLOCK
 
 
 def why_not(loaded: Loaded, observation: Observation) -> str:

@@ -24,6 +24,7 @@ class Action(enum.IntEnum):
     ROUTE = 3
     HOLD = 4
     STOP = 5
+    REPLACE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,19 @@ def unavailable(policy: PolicyView, rows: int, cause: str, group_ids: NDArray[np
 
 def _nan(rows: int, columns: int) -> NDArray[np.float32]:
     return np.full((rows, columns), np.nan, np.float32)
+
+
+def blocks(verdicts: Verdicts) -> bool:
+    """Whether any row or group is to be blocked."""
+    units = (verdicts,) if verdicts.groups is None else (verdicts, verdicts.groups)
+    return any(u.actions is not None and bool((u.actions == Action.BLOCK).any()) for u in units)
+
+
+def remedied(verdicts: Verdicts, action: Action) -> None:
+    """Say that `action` was done where blocking was asked for."""
+    for units in (verdicts, verdicts.groups):
+        if units is not None and units.actions is not None:
+            units.actions = np.where(units.actions == Action.BLOCK, np.uint8(action), units.actions)
 
 
 def act(reason_bits: NDArray[np.int64], mode: str, on_failure: str) -> NDArray[np.uint8]:

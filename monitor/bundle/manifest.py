@@ -16,7 +16,7 @@ SCHEMA = 1
 
 
 class SignalEntry(Section):
-    """A signal of the contract: width, dtype, kind, and its range over the calibration rows."""
+    """A signal of the contract: width, dtype, kind, and its range over the calibration rows, the model's output it is."""
 
     name: str
     width: int = Field(ge=1)
@@ -24,6 +24,7 @@ class SignalEntry(Section):
     kind: str
     low: float | None = None
     high: float | None = None
+    output: str | None = None  # left out when None, so that bundles without it keep their bytes
 
 
 class ScoreEntry(Section):
@@ -112,10 +113,11 @@ class Manifest(Section):
 
     def encode(self) -> bytes:
         """The manifest's bytes: sorted keys, two-space indent, so that people can read and diff it."""
-        return (
-            json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-            + "\n"
-        ).encode()
+        document = self.model_dump(mode="json")
+        for signal in document["signals"]:
+            if signal["output"] is None:
+                del signal["output"]
+        return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
     @staticmethod
     def decode(raw: bytes) -> Manifest:

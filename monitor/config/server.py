@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
-
-Address = Annotated[
-    str, Field(pattern=r"^(unix:.+|\S+:\d{1,5})$", description="host:port (port 0: any free one) or unix:/path")
-]
+from demur.monitor.config.proxied import Address, ProxiedModelConfig
 
 
 class TlsConfig(Section):
@@ -104,21 +101,26 @@ class TelemetryConfig(Section):
     resource: dict[str, str] = Field(default_factory=dict, description="more resource attributes")
 
 
-class ProxiedModelConfig(Section):
-    """Which output tensors of one upstream model are which signals of which monitor."""
-
-    monitor: Name = Field(description="one of monitors")
-    signals: dict[str, str] = Field(description="signal name to upstream output tensor name")
-
-
 class ProxyConfig(Section):
     """A transparent Open Inference Protocol proxy in front of `upstream`."""
 
     listen: Address
     upstream: str = Field(description="host:port or unix:/path of the inference server")
     upstream_tls_ca: Path | None = Field(None, description="speak TLS to it, and trust this authority")
-    annotate: bool = Field(False, description="add demur.* string parameters to answers")
-    models: dict[str, ProxiedModelConfig] = Field(description="by upstream model name; other models pass unjudged")
+    annotate: Literal["off", "parameters", "outputs"] = Field(
+        "off",
+        description="add demur.* string parameters to answers, or output tensors too; true means parameters",
+    )
+    unmapped: Literal["pass", "block"] = Field(
+        "pass", description="answers of models that stand not under `models`: nothing can judge them"
+    )
+    streams: int = Field(32, ge=1, le=1024, description="ModelStreamInfer calls open at once; each holds two threads")
+    models: dict[str, ProxiedModelConfig] = Field(description="by upstream model name")
+
+    @field_validator("annotate", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return ("parameters" if value else "off") if isinstance(value, bool) else value
 
 
 class ServerConfig(Section):

@@ -138,7 +138,8 @@ def _fields(
 
 def _signal(config: PolicyConfig, name: str, fitted: Fitted) -> SignalEntry:
     low, high = fitted.ranges.get(name, (None, None))
-    return SignalEntry(name=name, width=config.signals[name].width, kind=config.kind(name), low=low, high=high)
+    signal = config.signals[name]
+    return SignalEntry(name=name, width=signal.width, kind=config.kind(name), low=low, high=high, output=signal.output)
 
 
 def _score(config: PolicyConfig, name: str, score: Any, kind: str) -> ScoreEntry:

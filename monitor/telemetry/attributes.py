@@ -20,6 +20,7 @@ _DONE = {
     Action.ROUTE: "escalate",
     Action.HOLD: "escalate",
     Action.STOP: "block",
+    Action.REPLACE: "block",
 }
 
 

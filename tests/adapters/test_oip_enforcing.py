@@ -62,14 +62,14 @@ def test_on_failure_decides_about_what_could_not_be_judged(stage):
     assert "INVALID" in dict(error.trailing_metadata())["demur-reasons"].split(",")
 
 
-def test_an_output_not_requested_is_blocked_with_its_cause(stage):
+def test_an_output_that_does_not_come_is_blocked_with_its_cause(stage):
     said = answer()
     del said.outputs[1], said.raw_output_contents[1]
     stage.upstream.says(said)
     error = stage.refused(stage.proxy(conduct=BLOCK), request(outputs=("label",)))
     trailing = dict(error.trailing_metadata())
     assert trailing["demur-reasons"] == "UNAVAILABLE"
-    assert trailing["demur-cause"] == "output scores was not requested by the client"
+    assert trailing["demur-cause"] == "upstream's answer has no output scores; check the mapping of this model"
 
 
 def test_hostile_output_names_cannot_break_the_status(stage):

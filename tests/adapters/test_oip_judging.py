@@ -142,13 +142,6 @@ def test_a_double_beyond_float32_is_invalid(stage):
     assert stage.verdicts.reason_bits[0] & INVALID
 
 
-def test_an_output_the_client_did_not_ask_for_is_unavailable_and_says_so(stage):
-    said = answer()
-    del said.outputs[1], said.raw_output_contents[1]
-    cause = cause_of(stage, said, request(outputs=("label",)))
-    assert cause == "output scores was not requested by the client"
-
-
 def test_an_output_upstream_does_not_have_is_unavailable(stage):
     said = answer()
     said.outputs[1].name = "renamed"
@@ -168,7 +161,7 @@ def test_the_model_version_of_the_request_is_checked_against_the_bundle(stage):
 
 
 def test_unmapped_models_pass_untouched_and_are_counted(stage):
-    proxy = stage.proxy(annotate=True)
+    proxy = stage.proxy()
     said = stage.upstream.says(answer())
     assert stage.infer(proxy, request(model="other")) == said
     assert stage.decisions == []

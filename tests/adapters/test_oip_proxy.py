@@ -91,8 +91,7 @@ def test_a_port_that_is_taken_is_refused_with_the_address(stage):
     ("models", "message"),
     [
         ({"m": {"monitor": "nobody", "signals": {"logits": "x"}}}, "no monitor 'nobody'"),
-        ({"m": {"monitor": "toy", "signals": {}}}, "wrong or absent: logits"),
-        ({"m": {"monitor": "toy", "signals": {"logits": "x", "logit": "y"}}}, "wrong or absent: logit"),
+        ({"m": {"monitor": "toy", "signals": {"logits": "x", "logit": "y"}}}, "no such signal: logit"),
         ({"m": {"monitor": "tokens", "signals": {"token_logprob": "x"}}}, "judges streams"),
     ],
 )

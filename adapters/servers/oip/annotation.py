@@ -1,4 +1,4 @@
-"""Verdicts as `demur.*` string parameters of a ModelInferResponse."""
+"""Verdicts as `demur.*` string parameters, in words that every protocol can carry."""
 
 from __future__ import annotations
 
@@ -7,36 +7,22 @@ import math
 from typing import Any
 
 from demur.detectors.reason import Reason
-from demur.monitor.verdicts import Action, Verdicts
-from demur.proto.oip.inference_pb2 import ModelInferResponse
+from demur.monitor.verdicts import Action, PolicyView, Verdicts, unavailable
 
-
-def annotated(answer: bytes, verdicts: Verdicts, largest_bytes: int) -> bytes:
-    """The answer with `demur.*` parameters; every byte of `answer` stays as it is and where it is.
-
-    A serialized message followed by another is their merge (protobuf encoding, "Last One Wins"), and map entries may
-    stand anywhere, so parameters are appended: unknown fields, order and typed or raw form cannot change. Every key is
-    always written, so that an upstream cannot forge one. Beyond `largest_bytes` the per-row parameters are emptied and
-    `demur.cause` says so; beyond it even so, the answer goes out as it came.
-    """
-    for values in (parameters(verdicts), _without_rows(parameters(verdicts, per_row=False))):
-        extra = ModelInferResponse()
-        for key, value in values.items():
-            extra.parameters[key].string_param = value
-        whole = answer + extra.SerializeToString(deterministic=True)
-        if len(whole) <= largest_bytes:
-            return whole
-    return answer
+NOBODY = PolicyView("", "", 0, (), (), ())  # stands for the monitor where there is none
 
 
 def parameters(verdicts: Verdicts, *, per_row: bool = True) -> dict[str, str]:
     """The annotation: `demur.accept` N booleans, `demur.reasons` N lists of reason kinds, `demur.p_values` N x S numbers
-    or null, named by `demur.columns`; `demur.verdict` is ACCEPT only when every row and group is.
+    or null, named by `demur.columns`; `demur.group_accept` one boolean a group where the policy judges groups;
+    `demur.verdict` is ACCEPT only when every row and group is. Every other key is always there, so that an upstream cannot
+    forge one. Without `per_row` the lists are empty.
     """
-    policy = verdicts.policy
-    return {
+    policy, groups = verdicts.policy, verdicts.groups
+    grouped = {"demur.group_accept": _compact(groups.accept.tolist()) if per_row else ""} if groups is not None else {}
+    return grouped | {
         "demur.verdict": verdict(verdicts),
-        "demur.action": "BLOCK" if blocks(verdicts) else "NONE",
+        "demur.action": action(verdicts).name,
         "demur.mode": verdicts.mode,
         "demur.accept": _compact(verdicts.accept.tolist()) if per_row else "",
         "demur.reasons": _compact([kinds(bits) for bits in verdicts.reason_bits.tolist()]) if per_row else "",
@@ -56,10 +42,17 @@ def verdict(verdicts: Verdicts) -> str:
     return "ACCEPT" if len(verdicts) and groups and bool(verdicts.accept.all()) else "ABSTAIN"
 
 
-def blocks(verdicts: Verdicts) -> bool:
-    """Whether any row or group is to be blocked."""
+def action(verdicts: Verdicts) -> Action:
+    """The gravest action that was taken for a row or a group."""
     units = (verdicts,) if verdicts.groups is None else (verdicts, verdicts.groups)
-    return any(u.actions is not None and bool((u.actions == Action.BLOCK).any()) for u in units)
+    return max((Action(int(u.actions.max())) for u in units if u.actions is not None and len(u)), default=Action.NONE)
+
+
+def unjudged(rows: int, cause: str) -> Verdicts:
+    """ABSTAIN(UNAVAILABLE, cause) where no monitor could be asked."""
+    verdicts = unavailable(NOBODY, rows, cause)
+    verdicts.mode = "none"
+    return verdicts
 
 
 def kinds(bits: int) -> list[str]:
@@ -67,7 +60,9 @@ def kinds(bits: int) -> list[str]:
     return [str(kind.name) for kind in Reason if bits & kind]
 
 
-def _without_rows(values: dict[str, str]) -> dict[str, str]:
+def shortened(verdicts: Verdicts) -> dict[str, str]:
+    """The annotation without its per-row lists, and the reason why they are left out."""
+    values = parameters(verdicts, per_row=False)
     said = "per-row annotations left out: the answer would exceed the message limit"
     return values | {"demur.cause": f"{values['demur.cause']}; {said}" if values["demur.cause"] else said}
 

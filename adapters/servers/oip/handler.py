@@ -1,17 +1,18 @@
-"""The public service path, served without its stubs: every unary method passes through, ModelInfer is judged."""
+"""The public service path, served without its stubs: every method passes through, inferences are judged."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from time import perf_counter
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import grpc
 
-from demur.adapters.servers.oip.annotation import annotated
-from demur.adapters.servers.oip.judge import Exchange, Judge
-from demur.adapters.servers.oip.upstream import Upstream, passed_on, seconds_left
+from demur.adapters.servers.oip import splice
+from demur.adapters.servers.oip.judge import Judge, Judgement
+from demur.adapters.servers.oip.refusal import explained
+from demur.adapters.servers.oip.unary import Inference
+from demur.adapters.servers.oip.upstream import Outcome, Upstream
 from demur.adapters.servers.oip.withheld import Withheld
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -24,7 +25,7 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
     withholds an answer.
     """
 
-    def __init__(self, upstream: Upstream, judge: Judge, *, annotate: bool, message_bytes: int) -> None:
+    def __init__(self, upstream: Upstream, judge: Judge, *, annotate: str, message_bytes: int) -> None:
         self._upstream, self._judge = upstream, judge
         self._annotate, self._message_bytes = annotate, message_bytes
 
@@ -39,38 +40,44 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
         return grpc.unary_unary_rpc_method_handler(functools.partial(behaviour, method))
 
     def _pass(self, method: str, request: bytes, context: Any) -> bytes:
-        return self._answer(self._upstream.forward(method, request, context), context)
+        outcome = self._upstream.forward(method, self._admitted(request, context), context)
+        return self._relayed(outcome, context)
 
     def _infer(self, method: str, request: bytes, context: Any) -> bytes:
-        call = self._upstream.forward(method, request, context)
-        if call.code() is not grpc.StatusCode.OK:
-            _relay(call, context)
-        answer: bytes = call.result()
-        judgement = self._judge.judge(Exchange(request, answer, _deadline(context), _traceparent(context)))
-        if judgement.withheld is not None:
+        call = Inference(self._upstream, self._judge, method, self._admitted(request, context), context)
+        outcome, judgement = call.run()
+        if judgement is not None and judgement.withheld is not None:
             _withhold(judgement.withheld, context)
-        answer = self._answer(call, context)
-        if not self._annotate or judgement.verdicts is None or not judgement.readable:
+        answer = self._relayed(outcome, context)
+        if judgement is None or judgement.verdicts is None or call.kept is None:
             return answer
-        return annotated(answer, judgement.verdicts, self._message_bytes)
+        return self._annotated(answer, judgement, call.answered_by)
 
-    def _answer(self, call: Any, context: Any) -> bytes:
-        if call.code() is not grpc.StatusCode.OK:
-            _relay(call, context)
-        context.send_initial_metadata(passed_on(call.initial_metadata()))
-        context.set_trailing_metadata(passed_on(call.trailing_metadata()))
-        answer: bytes = call.result()
-        return answer
+    def _annotated(self, answer: bytes, judgement: Judgement, answered_by: str) -> bytes:
+        if judgement.verdicts is None or (self._annotate == "off" and not judgement.action):
+            return answer
+        tensors, more = self._annotate == "outputs", {"answered_by": answered_by} if answered_by else {}
+        return splice.annotated(answer, judgement.verdicts, self._message_bytes, tensors=tensors, **more)
 
+    def _admitted(self, request: bytes, context: Any) -> bytes:
+        """GRPC itself measures a message as it comes; a compressed one is measured here, unpacked."""
+        if len(request) > self._message_bytes:
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"demur: a request of {len(request)} bytes is larger than limits.message_bytes = {self._message_bytes} in "
+                "demur.yaml; raise it, or send smaller batches",
+            )
+        return request
 
-def _relay(call: Any, context: Any) -> NoReturn:
-    """End the client's call as upstream ended ours."""
-    initial = passed_on(call.initial_metadata())
-    if initial:
-        context.send_initial_metadata(initial)
-    context.set_trailing_metadata(passed_on(call.trailing_metadata()))
-    context.abort(call.code(), call.details() or "")
-    raise AssertionError("abort raises")
+    def _relayed(self, outcome: Outcome, context: Any) -> bytes:
+        """The answer, or the end of the client's call as upstream ended ours."""
+        if outcome.ok or outcome.initial:
+            context.send_initial_metadata(outcome.initial)
+        context.set_trailing_metadata(outcome.trailing)
+        if not outcome.ok:
+            limit = self._upstream.message_bytes
+            context.abort(outcome.code, explained(outcome.code, outcome.details, self._upstream.target, limit))
+        return outcome.answer
 
 
 def _withhold(withheld: Withheld, context: Any) -> NoReturn:
@@ -79,17 +86,8 @@ def _withhold(withheld: Withheld, context: Any) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-def _no_streams(_requests: Iterator[bytes], context: Any) -> NoReturn:
+def _no_streams(_requests: Any, context: Any) -> NoReturn:
     context.abort(
         grpc.StatusCode.UNIMPLEMENTED, "demur: ModelStreamInfer cannot be judged by this version; use ModelInfer"
     )
     raise AssertionError("abort raises")
-
-
-def _deadline(context: Any) -> float | None:
-    left = seconds_left(context)
-    return None if left is None else perf_counter() + left
-
-
-def _traceparent(context: Any) -> str:
-    return next((str(value) for key, value in context.invocation_metadata() if key == "traceparent"), "")

@@ -1,111 +1,135 @@
-"""From the bytes of a request and its answer to a recorded verdict."""
+"""From a request and its answer, as some protocol carried them, to a recorded verdict."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
-from typing import TypeVar
 
-from google.protobuf.message import DecodeError
-
-from demur.adapters.servers.oip.annotation import blocks
+from demur.adapters.servers.oip import remedy
+from demur.adapters.servers.oip.annotation import unjudged
 from demur.adapters.servers.oip.mapping import ProxiedModel
-from demur.adapters.servers.oip.withheld import UNREADABLE, Withheld, blocked, unaudited
+from demur.adapters.servers.oip.plan import Plan
+from demur.adapters.servers.oip.reading import Again, Answered, Asked, Hands
+from demur.adapters.servers.oip.withheld import UNREADABLE, Withheld, blocked, unaudited, unmapped
 from demur.monitor.engine import Call, Engine
 from demur.monitor.errors import AuditUnavailable
 from demur.monitor.event import RefusalEvent
 from demur.monitor.loaded import Loaded
-from demur.monitor.verdicts import Verdicts, act, unavailable
-from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
+from demur.monitor.verdicts import Action, Verdicts, act, blocks, unavailable
 
 LOG = logging.getLogger("demur.oip")
-M = TypeVar("M", ModelInferRequest, ModelInferResponse)
+UNPLANNED = Plan()
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """`verdicts` is None when no monitor stands behind the request; `withheld` replaces the answer in `enforce` mode."""
+    """`verdicts` is None when the request cannot be read, so that no monitor can be told from it. `withheld` goes out in
+    place of the answer. `action` is REPLACE or ROUTE when the exchange's hands prepared another answer: send that one.
+    """
 
     verdicts: Verdicts | None = None
     withheld: Withheld | None = None
-    readable: bool = False  # the answer parses, so it can be annotated
+    action: Action = Action.NONE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One ModelInfer call: the request's bytes, the answer's, and what the call's context says.
+    """One inference call: what was asked (None: unreadable), what was answered (None: unreadable), and what stands around it.
 
-    `deadline` on `time.perf_counter`'s clock, None when the client set none.
+    `plan` as `Judge.plan` made it. `deadline` on `time.perf_counter`'s clock, None when the client set none. `cause` why
+    this answer cannot be judged, when the protocol knows. `hands` prepare other answers (None: a blocked answer is withheld);
+    `again` calls the model again.
     """
 
-    request: bytes
-    answer: bytes
+    asked: Asked | None
+    answered: Answered | None
+    plan: Plan = UNPLANNED
+    cause: str = ""
     deadline: float | None = None
     traceparent: str = ""
+    protocol: str = "oip"
+    hands: Hands | None = None
+    again: Again | None = None
 
 
 class Judge:
     """Judges answers with the engines of this process. Never raises; in `observe` mode never withholds."""
 
-    def __init__(self, models: Mapping[str, ProxiedModel], on_refusal: Callable[[RefusalEvent], None]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, ProxiedModel],
+        on_refusal: Callable[[RefusalEvent], None],
+        *,
+        block_unmapped: bool = False,
+    ) -> None:
         self._models = models
         self._on_refusal = on_refusal
+        self._block_unmapped = block_unmapped
+
+    def plan(self, asked: Asked | None) -> Plan:
+        """What to ask of upstream for this request."""
+        model = None if asked is None else self._models.get(asked.model)
+        return Plan() if model is None or asked is None else model.plan(asked)
 
     def judge(self, exchange: Exchange) -> Judgement:
         """The verdicts on one answer, recorded and told to telemetry."""
         began = perf_counter()
-        request = _parsed(ModelInferRequest, exchange.request)
-        if request is None:
-            self._tell("", "invalid")
+        asked = exchange.asked
+        if asked is None:
+            self.tell("", "invalid", exchange.protocol)
             return Judgement(withheld=UNREADABLE if self._enforcing else None)
-        model = self._models.get(request.model_name)
+        model = exchange.plan.model
         if model is None:
-            self._tell("", "unmapped")
-            return Judgement()
-        answer = _parsed(ModelInferResponse, exchange.answer)
-        return replace(self._judged(model, request, answer, exchange, began), readable=answer is not None)
+            self.tell("", "unmapped", exchange.protocol)
+            verdicts = unjudged(1, f"no monitor is mapped to model {asked.model!r}")
+            return Judgement(verdicts, unmapped(asked.model) if self._block_unmapped else None)
+        return self._judged(model, asked, exchange, began)
 
-    def _judged(
-        self,
-        model: ProxiedModel,
-        request: ModelInferRequest,
-        answer: ModelInferResponse | None,
-        exchange: Exchange,
-        began: float,
-    ) -> Judgement:
+    def _judged(self, model: ProxiedModel, asked: Asked, exchange: Exchange, began: float) -> Judgement:
         engine, loaded = model.engine, model.engine.loaded
         try:
-            observation = model.observe(loaded, request, answer)
-            call = Call("oip", perf_counter() - began, exchange.traceparent)
-            verdicts = engine.assess(observation, loaded=loaded, deadline=exchange.deadline, call=call)
+            verdicts = self._assessed(model, asked, exchange, loaded, began)
         except AuditUnavailable:
-            self._tell(loaded.policy.monitor, "audit")
+            self.tell(loaded.policy.monitor, "audit", exchange.protocol)
             verdicts = _broken(engine, loaded, "the audit log cannot take the record and the operator chose to block")
             return Judgement(verdicts, unaudited(verdicts) if verdicts.mode == "enforce" else None)
         except Exception:  # INVARIANT: a judge that fails abstains; it never takes the model's answer down with it
             LOG.exception("monitor %s: judging an answer failed", loaded.policy.monitor)
-            self._tell(loaded.policy.monitor, "internal")
+            self.tell(loaded.policy.monitor, "internal", exchange.protocol)
             verdicts = _broken(engine, loaded, "the monitor failed on this answer; the server's log has the details")
-        return Judgement(verdicts, blocked(verdicts) if blocks(verdicts) else None)
+        return Judgement(verdicts, blocked(verdicts) if blocks(verdicts) else None, remedy.done(verdicts))
+
+    def _assessed(
+        self, model: ProxiedModel, asked: Asked, exchange: Exchange, loaded: Loaded, began: float
+    ) -> Verdicts:
+        observation = model.observe(
+            loaded,
+            asked,
+            exchange.answered,
+            cause=exchange.plan.cause or exchange.cause,
+            again=exchange.again,
+            seconds=None if exchange.deadline is None else exchange.deadline - began,
+        )
+        call = Call(exchange.protocol, perf_counter() - began, exchange.traceparent)
+        cure = None
+        if exchange.hands is not None and model.config.on_abstain != "error":
+            cure = partial(remedy.tried, model, exchange.answered, exchange.hands)
+        return model.engine.assess(observation, loaded=loaded, deadline=exchange.deadline, call=call, remedy=cure)
 
     @property
     def _enforcing(self) -> bool:
-        return any(model.engine.conduct.mode == "enforce" for model in self._models.values())
+        modes = any(model.engine.conduct.mode == "enforce" for model in self._models.values())
+        return modes or self._block_unmapped
 
-    def _tell(self, monitor: str, kind: str) -> None:
+    def tell(self, monitor: str, kind: str, protocol: str = "oip") -> None:
+        """Count an exchange that no verdict stands for."""
         try:
-            self._on_refusal(RefusalEvent(monitor, kind, "oip"))
+            self._on_refusal(RefusalEvent(monitor, kind, protocol))
         except Exception:  # INVARIANT: telemetry never changes an answer
             LOG.exception("a refusal listener failed")
-
-
-def _parsed(kind: type[M], raw: bytes) -> M | None:
-    try:
-        return kind.FromString(raw)
-    except DecodeError:
-        return None
 
 
 def _broken(engine: Engine, loaded: Loaded, cause: str) -> Verdicts:

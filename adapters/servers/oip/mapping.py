@@ -1,76 +1,204 @@
-"""One upstream model as `demur.yaml` maps it: which monitor judges it, and which outputs are which signals."""
+"""One upstream model as the configuration maps it: which monitor judges it, and which outputs are which signals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.adapters.models.output_adapter import Observed, OutputAdapter
 from demur.adapters.servers.oip import tensors
-from demur.adapters.servers.oip.tensors import UnreadableOutputError
-from demur.monitor.config.server import LimitsConfig, ProxiedModelConfig
+from demur.adapters.servers.oip.plan import Experience, Plan
+from demur.adapters.servers.oip.reading import Again, Answered, Asked, UnreadableOutputError
+from demur.monitor.config.document import parse, read_yaml
+from demur.monitor.config.proxied import ProxiedModelConfig
+from demur.monitor.config.server import LimitsConfig
+from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.engine import Engine
 from demur.monitor.errors import ConfigurationError, InvalidObservation
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import Observation, observe
-from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
+
+
+class Gather(Protocol):
+    """Signals that need further calls of the model, beside those its answer shows (adapters/models/views.py)."""
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the signals it supplies."""
+        ...
+
+    def __call__(
+        self, asked: Asked, answered: Answered, again: Again, seconds: float | None
+    ) -> Mapping[str, NDArray[Any]]:
+        """Each of them as (N, width), from calls of `again` that end within `seconds` all together.
+
+        Raises: UnreadableOutputError, InvalidObservation with the verdict's cause.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Of one bundle: the upstream output of each signal, and those outputs that its scores need, each once."""
+
+    loaded: Loaded
+    outputs: Mapping[str, str]
+    needed: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class ProxiedModel:
-    """`outputs` names the upstream output tensor of each signal."""
+    """`mapped` names the upstream output tensor of signals, before what the bundle says; an `adapter` reads outputs of its
+    own instead. `gather` supplies the signals that need more calls. `rejections` and `unfiltered` remember which versions
+    rejected extra outputs, and which send every output whatever is asked for.
+    """
 
     engine: Engine
-    outputs: Mapping[str, str]
+    mapped: Mapping[str, str]
     limits: LimitsConfig
+    config: ProxiedModelConfig
+    adapter: OutputAdapter | None = None
+    gather: Gather | None = None
+    rejections: Experience = field(default_factory=Experience)
+    unfiltered: Experience = field(default_factory=Experience)
+    _contracts: list[Contract] = field(default_factory=list)  # of the bundle last used
 
-    def observe(self, loaded: Loaded, request: ModelInferRequest, answer: ModelInferResponse | None) -> Observation:
+    def plan(self, asked: Asked) -> Plan:
+        """Which outputs to ask for. A client that names none gets, and shows the monitor, all of them, unless the
+        configuration says which ones upstream answers then.
+        """
+        default = self.config.default_outputs
+        if not asked.outputs and not default:
+            return Plan(self)
+        named = {output.name: output.unreadable for output in reversed(asked.outputs)} or dict.fromkeys(default, "")
+        needed = self.contract(self.engine.loaded).needed
+        for name in needed:
+            if named.get(name):
+                return Plan(self, cause=f"output {name} {named[name]}")
+        missing = tuple(name for name in needed if name not in named)
+        if not missing or self.unfiltered.of(asked.version):
+            return Plan(self)
+        if rejected := self.rejections.of(asked.version):
+            return Plan(self, cause=rejected)
+        return Plan(self, missing if asked.outputs else (*default, *missing), missing)
+
+    def contract(self, loaded: Loaded) -> Contract:
+        """Which outputs this bundle is about: as the configuration says, else the bundle, else the signals' own names."""
+        known = next(iter(self._contracts), None)
+        if known is None or known.loaded is not loaded:
+            outputs = {s.name: self.mapped.get(s.name) or s.output or s.name for s in loaded.manifest.signals}
+            supplied = self.gather.signals if self.gather is not None else ()
+            read = (n for s, n in outputs.items() if s not in loaded.unread and s not in supplied)
+            known = Contract(loaded, outputs, tuple(dict.fromkeys(self.adapter.outputs if self.adapter else read)))
+            self._contracts[:] = [known]
+        return known
+
+    def observe(
+        self,
+        loaded: Loaded,
+        asked: Asked,
+        answered: Answered | None,
+        *,
+        cause: str = "",
+        again: Again | None = None,
+        seconds: float | None = None,
+    ) -> Observation:
         """The signals of this answer, or an observation without signals whose cause says why it cannot be assessed."""
-        about: dict[str, Any] = {
-            "request": request.id,
-            "model": {"name": request.model_name, "version": request.model_version},
-        }
+        about: dict[str, Any] = {"request": asked.id, "model": {"name": asked.model, "version": asked.version}}
         try:
-            return observe(loaded.widths, self._signals(loaded, request, answer), **about)
+            readable = _readable(answered, cause)
+            found = self._observed(loaded, readable)
+            signals = dict(found.signals)
+            if self.gather is not None:
+                signals |= self._gathered(loaded, asked, readable, again, seconds)
+            return self._observation(loaded, found, signals, about)
         except (UnreadableOutputError, InvalidObservation) as error:
-            shapes = chain((i.shape for i in request.inputs), (o.shape for o in answer.outputs) if answer else ())
+            shapes = chain(asked.shapes(), answered.shapes() if answered else ())
             # INVARIANT: a claimed batch size allocates nothing that the messages do not pay for
-            largest = min(self.limits.rows, request.ByteSize() + (answer.ByteSize() if answer else 0))
+            largest = min(self.limits.rows, asked.size + (answered.size if answered else 0))
             return Observation({}, tensors.claimed_rows(shapes, largest), cause=str(error), **about)
 
-    def _signals(self, loaded: Loaded, request: ModelInferRequest, answer: ModelInferResponse | None) -> dict[str, Any]:
-        if answer is None:
-            raise UnreadableOutputError("upstream's answer is not a readable ModelInferResponse")
-        present = {output.name for output in answer.outputs}
-        requested = {output.name for output in request.outputs}
-        signals = {}
-        for signal, width in loaded.widths.items():
-            name = self.outputs.get(signal)
-            if name is None:
-                continue  # a newer bundle may ask for more than the mapping knows: the engine calls it missing
-            if name not in present and requested and name not in requested:
-                raise UnreadableOutputError(f"output {name} was not requested by the client")
-            signals[signal] = tensors.read(answer, name, width, self.limits.tensor_bytes)
-            if len(signals[signal]) > self.limits.rows:
-                raise UnreadableOutputError(
-                    f"output {name}: {len(signals[signal])} rows exceed the limit rows = {self.limits.rows}"
-                )
-        return signals
+    def _observed(self, loaded: Loaded, answered: Answered) -> Observed:
+        if self.adapter is not None:
+            limit = self.limits.tensor_bytes
+            return self.adapter.observe({n: answered.tensor(n).array(limit) for n in self.adapter.outputs})
+        contract, signals = self.contract(loaded), dict[str, NDArray[Any]]()
+        for signal, name in contract.outputs.items():
+            if name in contract.needed:
+                signals[signal] = self._rows(answered, name, loaded.widths[signal])
+        rows = len(next(iter(signals.values()))) if signals else 0
+        return Observed(signals, rows)
+
+    def _rows(self, answered: Answered, name: str, width: int) -> NDArray[Any]:
+        found = tensors.rows(answered.tensor(name), width, self.limits.tensor_bytes)
+        if len(found) > self.limits.rows:
+            raise UnreadableOutputError(f"output {name}: {len(found)} rows exceed the limit rows = {self.limits.rows}")
+        return found
+
+    def _gathered(
+        self, loaded: Loaded, asked: Asked, answered: Answered, again: Again | None, seconds: float | None
+    ) -> dict[str, NDArray[Any]]:
+        """The place where signals come from further calls, within the client's deadline and the monitor's budget."""
+        if self.gather is None or not any(s in loaded.widths and s not in loaded.unread for s in self.gather.signals):
+            return {}
+        if again is None:
+            raise UnreadableOutputError("this monitor calls the model again, which is not possible for this exchange")
+        budget = self.engine.conduct.budget_seconds
+        limits = [s for s in (seconds, budget) if s is not None]
+        return dict(self.gather(asked, answered, again, min(limits) if limits else None))
+
+    def _observation(
+        self, loaded: Loaded, found: Observed, signals: dict[str, NDArray[Any]], about: dict[str, Any]
+    ) -> Observation:
+        rows = max((len(s) for s in signals.values()), default=0)
+        if rows > self.limits.rows or found.groups > self.limits.rows:
+            raise UnreadableOutputError(
+                f"{rows} rows in {found.groups} groups exceed the limit rows = {self.limits.rows}"
+            )
+        grouping: dict[str, Any] = {}
+        if found.group_id is not None or loaded.grouped:
+            ids = np.arange(rows, dtype=np.int64) if found.group_id is None else found.group_id
+            grouping = {"group_id": ids, "groups": np.arange(found.groups, dtype=np.int64)}
+            if not rows and not loaded.grouped:
+                return Observation({}, 0, cause="the answer holds nothing that this monitor judges by rows", **about)
+        return observe(loaded.widths, signals, **grouping, **about)
 
 
 def proxied(
-    models: Mapping[str, ProxiedModelConfig], engines: Mapping[str, Engine], limits: LimitsConfig
+    models: Mapping[str, ProxiedModelConfig],
+    engines: Mapping[str, Engine],
+    limits: LimitsConfig,
+    adapter: Callable[[SignalMapConfig], OutputAdapter | None] | None = None,
 ) -> dict[str, ProxiedModel]:
     """The models of a configuration by upstream name.
 
     Raises: ConfigurationError when a monitor is not served here, judges streams, or its signals and the mapping differ.
     """
-    return {name: _proxied(name, config, engines, limits) for name, config in models.items()}
+    return {name: _proxied(name, config, engines, limits, adapter or output_adapter) for name, config in models.items()}
+
+
+def output_adapter(signal_map: SignalMapConfig) -> OutputAdapter | None:
+    """The decoder that a map names, None when its outputs are rows already."""
+    try:
+        from demur.adapters.models import adapters_of
+    except ImportError:
+        return None
+    found: OutputAdapter | None = adapters_of.output_adapter(signal_map)
+    return found
 
 
 def _proxied(
-    name: str, config: ProxiedModelConfig, engines: Mapping[str, Engine], limits: LimitsConfig
+    name: str,
+    config: ProxiedModelConfig,
+    engines: Mapping[str, Engine],
+    limits: LimitsConfig,
+    adapter: Callable[[SignalMapConfig], OutputAdapter | None],
 ) -> ProxiedModel:
     where = f"proxy model {name}"
     engine = engines.get(config.monitor)
@@ -79,10 +207,31 @@ def _proxied(
     loaded = engine.loaded
     if loaded.manifest.kind != "rows":
         raise ConfigurationError(f"{where}: monitor {config.monitor} judges streams; one answer needs a row monitor")
-    wrong = sorted(set(config.signals) ^ set(loaded.widths))
+    wrong = sorted(set(config.signals) - set(loaded.widths))
     if wrong:
         raise ConfigurationError(
-            f"{where}: expected an output tensor for each signal of monitor {config.monitor} "
-            f"({', '.join(sorted(loaded.widths))}) and no others; wrong or absent: {', '.join(wrong)}"
+            f"{where}: expected output tensors for signals of monitor {config.monitor} "
+            f"({', '.join(sorted(loaded.widths))}); no such signal: {', '.join(wrong)}"
         )
-    return ProxiedModel(engine, dict(config.signals), limits)
+    signal_map = _signal_map(config.map)
+    decoder = None if signal_map is None else adapter(signal_map)
+    if config.on_abstain == "replace" and not config.replace and decoder is None:
+        raise ConfigurationError(
+            f"{where}: on_abstain: replace needs `replace: {{OUTPUT: VALUE}}`; its map names no decoder"
+        )
+    mapped = {**(signal_map.signals if signal_map is not None else {}), **config.signals}
+    return ProxiedModel(engine, mapped, limits, config, decoder)
+
+
+def _readable(answered: Answered | None, cause: str) -> Answered:
+    if cause:
+        raise UnreadableOutputError(cause)
+    if answered is None:
+        raise UnreadableOutputError("upstream's answer is not a readable ModelInferResponse")
+    return answered
+
+
+def _signal_map(given: Path | SignalMapConfig | None) -> SignalMapConfig | None:
+    if given is None or isinstance(given, SignalMapConfig):
+        return given
+    return parse(SignalMapConfig, read_yaml(given), str(given))

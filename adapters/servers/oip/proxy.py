@@ -44,7 +44,7 @@ class OipProxy:
         workers: int = WORKERS,
     ) -> None:
         limits = limits or LimitsConfig()
-        judge = Judge(proxied(config.models, engines, limits), on_refusal)
+        judge = Judge(proxied(config.models, engines, limits), on_refusal, block_unmapped=config.unmapped == "block")
         self._listen = config.listen
         self._credentials = server_credentials
         self._upstream = Upstream(

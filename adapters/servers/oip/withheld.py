@@ -68,6 +68,17 @@ def unaudited(verdicts: Verdicts) -> Withheld:
     )
 
 
+def unmapped(model: str) -> Withheld:
+    """No monitor stands behind this model and `proxy.unmapped` is block."""
+    return Withheld(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        _ascii(
+            f"demur: no monitor is mapped to model {model!r} and proxy.unmapped is block; add it under proxy.models"
+        ),
+        (("demur-verdict", "ABSTAIN"), ("demur-action", "BLOCK"), ("demur-reasons", "UNAVAILABLE")),
+    )
+
+
 UNREADABLE = Withheld(
     grpc.StatusCode.INVALID_ARGUMENT,
     "demur: expected a ModelInferRequest, got bytes that do not parse as one; no model can be told from them",

@@ -1,0 +1,94 @@
+"""What a client gets instead of refused rows: replaced outputs, or another model's answer. The verdict stays what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.adapters.servers.oip.annotation import action
+from demur.adapters.servers.oip.mapping import ProxiedModel
+from demur.adapters.servers.oip.reading import Answered, Hands, UnreadableOutputError
+from demur.monitor.errors import InvalidObservation
+from demur.monitor.observation import Observation
+from demur.monitor.verdicts import Action, Verdicts
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def tried(
+    model: ProxiedModel, answered: Answered | None, hands: Hands, observation: Observation, verdicts: Verdicts
+) -> Action:
+    """What was done about rows to be blocked: REPLACE, ROUTE, or BLOCK when the configured remedy is not possible here."""
+    config = model.config
+    if config.on_abstain == "fallback" and config.fallback is not None:
+        return Action.ROUTE if hands.ask(config.fallback.model, config.fallback.version) else Action.BLOCK
+    if config.on_abstain == "replace" and answered is not None:
+        rows = refused(observation, verdicts)
+        if not rows.any():
+            return Action.BLOCK  # a refused group without rows has nothing that could be replaced
+        try:
+            arrays = replaced(model, answered, rows)
+        except (UnreadableOutputError, InvalidObservation):
+            return Action.BLOCK
+        return Action.REPLACE if hands.put(arrays) else Action.BLOCK
+    return Action.BLOCK
+
+
+def done(verdicts: Verdicts) -> Action:
+    """REPLACE or ROUTE when a remedy was given, else NONE."""
+    found = action(verdicts)
+    return found if found in (Action.REPLACE, Action.ROUTE) else Action.NONE
+
+
+def refused(observation: Observation, verdicts: Verdicts) -> NDArray[np.bool_]:
+    """(N,) the rows to be blocked, and every row of a group to be blocked."""
+    rows = np.zeros(len(verdicts), np.bool_) if verdicts.actions is None else verdicts.actions == Action.BLOCK
+    groups = verdicts.groups
+    if groups is not None and groups.actions is not None and observation.grouping is not None:
+        rows = rows | (groups.actions == Action.BLOCK)[observation.grouping.index]
+    return rows
+
+
+def replaced(model: ProxiedModel, answered: Answered, rows: NDArray[np.bool_]) -> Arrays:
+    """The outputs in which refused rows no longer count: filled with the configured values, or emptied by the decoder.
+
+    Raises: UnreadableOutputError when an output is not there, or not of one row for each verdict; InvalidObservation.
+    """
+    limit = model.limits.tensor_bytes
+    arrays: Arrays = {}
+    if model.adapter is not None:
+        tensors = {n: answered.tensor(n).array(limit) for n in model.adapter.outputs}
+        arrays |= {n: a for n, a in model.adapter.without(tensors, rows).items() if n in tensors}
+    for name, value in model.config.replace.items():
+        if name in answered.names:  # a client that did not ask for it does not get it
+            arrays[name] = filled(answered.tensor(name).array(limit), rows, value, name)
+    return arrays
+
+
+def filled(array: NDArray[Any], rows: NDArray[np.bool_], value: Any, name: str) -> NDArray[Any]:
+    """A copy whose refused rows are `value`. Raises: UnreadableOutputError when rows or values do not fit."""
+    if not rows.all() and (not array.ndim or len(array) != len(rows)):
+        raise UnreadableOutputError(
+            f"output {name}: expected one row for each of {len(rows)} verdicts, got {array.shape}"
+        )
+    found = array.copy()
+    content = _content(found.dtype, value, name)
+    if rows.all():
+        found[...] = content
+    else:
+        found[rows] = content
+    return found
+
+
+def _content(dtype: np.dtype[Any], value: Any, name: str) -> Any:
+    if dtype.hasobject:
+        return value.encode() if isinstance(value, str) else str(value).encode()
+    try:
+        content = np.array(value).astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise UnreadableOutputError(f"output {name}: {value!r} is no {dtype}") from error
+    if isinstance(value, str) or (dtype.kind in "iub" and content != value):
+        raise UnreadableOutputError(f"output {name}: {value!r} is no {dtype}")
+    return content[()]

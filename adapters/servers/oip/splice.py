@@ -1,0 +1,143 @@
+"""Changes to serialized messages that leave every other byte where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.adapters.servers.oip import annotation, datatypes, messages, wire
+from demur.adapters.servers.oip.messages import InferAnswer, InputTensor, OutputTensor
+from demur.monitor.verdicts import Verdicts
+from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
+
+PREFIX = "demur."
+
+
+def asking_for(request: bytes, outputs: Iterable[str]) -> bytes:
+    """The request with these outputs asked for behind its own: a serialized message followed by another is their merge."""
+    more = (wire.delimited(messages.ASKED_OUTPUTS, wire.delimited(1, name.encode())) for name in outputs)
+    return b"".join((request, *more))
+
+
+def addressed(request: bytes, model: str, version: str) -> bytes:
+    """The request to another model; of a field given twice the last one counts."""
+    name, number = wire.delimited(messages.NAME, model.encode()), wire.delimited(messages.VERSION, version.encode())
+    return b"".join((request, name, number))
+
+
+def with_inputs(request: bytes, inputs: Mapping[str, NDArray[Any]], outputs: Iterable[str]) -> bytes:
+    """The request with these arrays in place of its input tensors of the same names, asking for `outputs` (none: all)."""
+    message = ModelInferRequest.FromString(request)
+    raw = list(message.raw_input_contents)
+    for place, tensor in enumerate(message.inputs):
+        if tensor.name not in inputs:
+            continue
+        array = inputs[tensor.name]
+        tensor.shape[:] = array.shape
+        if raw:
+            raw[place] = datatypes.to_raw(array, tensor.datatype)
+        else:
+            _fill(tensor, array)
+    message.raw_input_contents[:] = raw
+    del message.outputs[:]
+    for name in outputs:
+        message.outputs.add(name=name)
+    return bytes(message.SerializeToString())
+
+
+def without(answer: InferAnswer, names: Collection[str]) -> bytes | None:
+    """The answer without outputs of these names and their raw entries; None when it cannot be told which those are."""
+    places = [i for i, name in enumerate(answer.names) if name in names]
+    if not places:
+        return answer.raw
+    if answer.entries is None or answer.mixed:
+        return None
+    gone = [answer.output_places[i] for i in places] + [e for i in places if (e := answer.entries[i]) >= 0]
+    return wire.spliced(answer.raw, answer.fields, dict.fromkeys(gone, b""))
+
+
+def put(answer: InferAnswer, arrays: Mapping[str, NDArray[Any]]) -> bytes | None:
+    """The answer with these arrays in place of its own, raw where they were raw; None when one has no place."""
+    changes: dict[int, bytes] = {}
+    if answer.entries is None or answer.mixed:
+        return None
+    for name, array in arrays.items():
+        place = answer.names.index(name)
+        output, entry = answer.outputs[place], answer.entries[place]
+        if entry >= 0:
+            changes[entry] = wire.delimited(messages.RAW_OUTPUTS, datatypes.to_raw(array, output.datatype))
+        else:
+            changes[answer.output_places[place]] = wire.delimited(messages.OUTPUTS, _typed(output, array))
+    return wire.spliced(answer.raw, answer.fields, changes)
+
+
+def annotated(raw: bytes, verdicts: Verdicts, largest_bytes: int, *, tensors: bool, **more: str) -> bytes:
+    """The answer with `demur.*` parameters, and output tensors if asked for; every other byte stays where it is.
+
+    Parameters are appended: map entries may stand anywhere. Beyond `largest_bytes` what there is for each row is left out
+    and `demur.cause` says so; beyond it even so, the answer goes out as it came. `more` parameters by their short names.
+    """
+    said = {PREFIX + key: value for key, value in more.items()}
+    if tensors and (whole := _with_tensors(raw, verdicts)) is not None:
+        whole += _parameters(annotation.parameters(verdicts, per_row=False) | said)
+        if len(whole) <= largest_bytes:
+            return whole
+    for values in (annotation.parameters(verdicts), annotation.shortened(verdicts)):
+        whole = raw + _parameters(values | said)
+        if len(whole) <= largest_bytes:
+            return whole
+    return raw
+
+
+def _parameters(values: Mapping[str, str]) -> bytes:
+    extra = ModelInferResponse()
+    for key, value in values.items():
+        extra.parameters[key].string_param = value
+    return bytes(extra.SerializeToString(deterministic=True))
+
+
+def _with_tensors(raw: bytes, verdicts: Verdicts) -> bytes | None:
+    """None when the message is in no form that they could be added to."""
+    answer = messages.answered(raw)
+    forged = [] if answer is None else [n for n in answer.names if n.startswith(PREFIX)]
+    if forged and answer is not None:
+        bare = without(answer, forged)
+        answer = None if bare is None else messages.answered(bare)
+    if answer is None or answer.entries is None or answer.mixed:
+        return None
+    typed = not answer.entry_places and any(o.HasField("contents") for o in answer.outputs)
+    extra = ModelInferResponse()
+    for name, datatype, values in _columns(verdicts):
+        output = extra.outputs.add(name=PREFIX + name, datatype=datatype, shape=values.shape)
+        if typed:
+            _fill(output, values)
+        else:
+            extra.raw_output_contents.append(datatypes.to_raw(values, datatype))
+    return answer.raw + bytes(extra.SerializeToString())
+
+
+def _columns(verdicts: Verdicts) -> list[tuple[str, str, NDArray[Any]]]:
+    found: list[tuple[str, str, NDArray[Any]]] = [
+        ("accept", "BOOL", verdicts.accept),
+        ("reasons", "INT64", verdicts.reason_bits),
+        ("p_values", "FP32", verdicts.p_values),
+    ]
+    if verdicts.groups is not None:
+        found.append(("group_accept", "BOOL", verdicts.groups.accept))
+    return found
+
+
+def _typed(output: OutputTensor, array: NDArray[Any]) -> bytes:
+    changed = OutputTensor()
+    changed.CopyFrom(output)
+    _fill(changed, array)
+    return bytes(changed.SerializeToString())
+
+
+def _fill(output: OutputTensor | InputTensor, array: NDArray[Any]) -> None:
+    field = datatypes.TYPED_FIELDS[output.datatype]
+    output.contents.ClearField(field)
+    getattr(output.contents, field).extend(np.ravel(array).tolist())

@@ -1,0 +1,130 @@
+"""One ModelInfer call: forwarded, judged, and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from demur.adapters.servers.oip import messages, splice
+from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
+from demur.adapters.servers.oip.messages import InferAnswer
+from demur.adapters.servers.oip.plan import Plan
+from demur.adapters.servers.oip.reading import Asked, UnreadableOutputError
+from demur.adapters.servers.oip.refusal import rejected
+from demur.adapters.servers.oip.upstream import Outcome, Upstream, deadline, traceparent
+
+UNALIGNED = "the outputs that the monitor needs cannot be told from the client's in upstream's answer"
+REPEATED = "yes"
+
+
+@dataclass
+class Inference:
+    """One request on its way; it is its own exchange's hands."""
+
+    upstream: Upstream
+    judge: Judge
+    method: str
+    request: bytes
+    context: Any
+    asked: Asked | None = None
+    plan: Plan = field(default_factory=Plan)
+    kept: InferAnswer | None = None  # the answer as the client gets it, when it can be read
+    instead: Outcome | None = None
+    answered_by: str = ""
+
+    def run(self) -> tuple[Outcome, Judgement | None]:
+        """How the call ended, its answer being what the client gets, and what is thought of it when there is one."""
+        self.asked = messages.asked(self.request)
+        self.plan = self.judge.plan(self.asked)
+        outcome = self._called()
+        if not outcome.ok:
+            return outcome, None
+        seen = self.kept = messages.answered(outcome.answer)
+        if seen is not None and self.plan.extras and self.asked is not None:
+            bare = kept_whole(self.plan, self.asked, seen) or splice.without(seen, self.plan.extras)
+            if bare is None:
+                outcome = self._plainly(UNALIGNED)
+                if not outcome.ok:
+                    return outcome, None
+                seen = self.kept = messages.answered(outcome.answer)
+            else:
+                outcome, self.kept = replace(outcome, answer=bare), messages.answered(bare)
+        judgement = self.judge.judge(self._exchange(seen))
+        return self._substituted(outcome, judgement), judgement
+
+    def put(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
+        """See Hands."""
+        if self.kept is None:
+            return False
+        here = {name: array for name, array in arrays.items() if name in self.kept.names}
+        answer = splice.put(self.kept, here) if here else None
+        if answer is not None:
+            self.instead = Outcome.of(answer)
+        return answer is not None
+
+    def ask(self, model: str, version: str) -> bool:
+        """See Hands."""
+        outcome = self.upstream.forward(self.method, splice.addressed(self.request, model, version), self.context)
+        if not outcome.ok or messages.answered(outcome.answer) is None:
+            return False
+        self.instead, self.answered_by = outcome, model
+        return True
+
+    def again(self, inputs: Mapping[str, NDArray[Any]], seconds: float | None) -> InferAnswer:
+        """See Again."""
+        model = self.plan.model
+        needed = () if model is None else model.contract(model.engine.loaded).needed
+        request = splice.with_inputs(self.request, inputs, needed if self.asked and self.asked.outputs else ())
+        outcome = self.upstream.forward(self.method, request, self.context, seconds)
+        answer = messages.answered(outcome.answer) if outcome.ok else None
+        if answer is None:
+            raise UnreadableOutputError(f"a further call of the model failed: {outcome.code.name} {outcome.details}")
+        return answer
+
+    def _called(self) -> Outcome:
+        if not self.plan.asking:
+            return self.upstream.forward(self.method, self.request, self.context)
+        outcome = self.upstream.forward(self.method, splice.asking_for(self.request, self.plan.asking), self.context)
+        why = "" if outcome.ok else rejected(outcome.code, outcome.details, self.plan.asking)
+        return self._plainly(why) if why else outcome
+
+    def _plainly(self, why: str) -> Outcome:
+        """The client's own request, after the one with more outputs failed; remembered when that is what helped."""
+        outcome = self.upstream.forward(self.method, self.request, self.context)
+        if outcome.ok and self.plan.model is not None and self.asked is not None:
+            self.plan.model.rejections.learn(self.asked.version, why)
+        self.plan = Plan(self.plan.model, cause=why)
+        return outcome
+
+    def _exchange(self, seen: InferAnswer | None) -> Exchange:
+        return Exchange(
+            asked=self.asked,
+            answered=seen,
+            plan=self.plan,
+            deadline=deadline(self.context),
+            traceparent=traceparent(self.context),
+            hands=self,
+            again=self.again,
+        )
+
+    def _substituted(self, outcome: Outcome, judgement: Judgement) -> Outcome:
+        """The answer that a remedy prepared, when the verdicts were recorded with it."""
+        if not judgement.action or self.instead is None:
+            return outcome
+        if self.answered_by:
+            return self.instead
+        return replace(outcome, answer=self.instead.answer)
+
+
+def kept_whole(plan: Plan, asked: Asked, seen: InferAnswer) -> bytes | None:
+    """The answer as it is, when it holds outputs that nobody asked for: this server sends all of them whatever is asked,
+    so a direct call would have got them too. None where outputs are chosen by their names.
+    """
+    known = {output.name for output in asked.outputs} | set(plan.asking)
+    if plan.model is None or all(name in known for name in seen.names):
+        return None
+    plan.model.unfiltered.learn(asked.version, REPEATED)
+    return seen.raw
