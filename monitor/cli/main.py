@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from demur.monitor.cli import assess, audit, bench, bundle, curate, demo, doctor, evaluate, fit, inspect, perturb, serve
+from demur.monitor.cli import (
+    assess,
+    audit,
+    bench,
+    bundle,
+    collect,
+    curate,
+    demo,
+    doctor,
+    evaluate,
+    fit,
+    inspect,
+    perturb,
+    serve,
+)
 from demur.monitor.cli.console import ERRORS, REFUSED, fail
 
 app = typer.Typer(
@@ -20,6 +34,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usage; 3 a check found a problem. Start with [bold]demur demo[/].",
 )
 
+app.command("collect")(collect.collect)
 app.command("fit")(fit.fit)
 app.command("calibrate")(fit.calibrate)
 app.command("inspect")(inspect.inspect)

@@ -1,0 +1,221 @@
+"""`demur collect`: from a model and a dataset to signals tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from demur.monitor.cli.console import out
+from demur.monitor.errors import ConfigurationError, DemurError
+
+if TYPE_CHECKING:
+    from demur.adapters.models.collect.summary import Collected, TableSummary
+
+
+def collect(
+    model: Annotated[str, typer.Argument(help="An ONNX file, or a server: grpc://host:port, http://host:port.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Inputs: a table of arrays as fit reads them, a folder of images, a .csv.")
+    ],
+    outputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Where the tables go: .npz, .parquet, a folder without suffix; one for each share of --split."
+        ),
+    ],
+    signal_map: Annotated[
+        Path | None, typer.Option("--map", help="The signal map. Default: outputs that are named like signals.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Shares of the tables, such as 0.7/0.3, drawn at random; groups are never cut.")
+    ] = None,
+    name: Annotated[str, typer.Option("--model", help="The model's name at the server.")] = "",
+    version: Annotated[str, typer.Option("--version", help="Its version; default: the server's choice.")] = "",
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="INPUT=COLUMN: what feeds a model input. Default: the same name."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="COLUMN=NAME: label, group_id, slice, id, ... under another name."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Inputs in a call. Default: the model's, else 32.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first inputs only.")] = None,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Take the inputs in random order.")] = False,
+    seed: Annotated[int, typer.Option(help="Of --shuffle and --split.")] = 0,
+    size: Annotated[str | None, typer.Option(help="HxW of images, where the model takes any.")] = None,
+    fitting: Annotated[
+        Literal["stretch", "crop", "pad"], typer.Option("--resize", help="How images of another shape come to that size.")
+    ] = "stretch",
+    colour: Annotated[
+        Literal["rgb", "bgr", "grey"] | None, typer.Option(help="Channels. Default: rgb for 3, grey for 1.")
+    ] = None,
+    layout: Annotated[
+        Literal["nchw", "nhwc"] | None, typer.Option(help="Where channels stand. Default: as the model's input says.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Pixels are divided by this. Default for image files: 255.")
+    ] = None,
+    mean: Annotated[str, typer.Option(help="Then subtracted: one number, or R,G,B.")] = "",
+    std: Annotated[str, typer.Option(help="Then divided by: one number, or R,G,B.")] = "",
+    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime.")] = 1,
+    providers: Annotated[
+        list[str] | None, typer.Option("--provider", help="An execution provider of ONNX Runtime. Default: CPU.")
+    ] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("--header", help="NAME=VALUE, sent with every call to a server.")
+    ] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="Certificates of the authority that signed the server's.")] = None,
+    timeout_seconds: Annotated[float, typer.Option(min=0.1, help="For one call to a server.")] = 60.0,
+    retries: Annotated[int, typer.Option(min=0, help="Of a call that failed for a passing reason.")] = 5,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin again, instead of continuing a stopped run.")
+    ] = False,
+) -> None:
+    """Run a model over a dataset and write its signals, for fit and calibrate.
+
+    A run that was stopped goes on with the same command. A value that is not finite is written as it is, and counted.
+
+    Example: [bold]demur collect model.onnx digits.npz --map model.signals.yaml --split 0.7/0.3 reference.npz calibration.npz[/]
+    """  # fmt: skip
+    from demur.adapters.models.collect import collect as run
+    from demur.adapters.models.collect.calls import Patience
+    from demur.adapters.models.collect.model import Access
+    from demur.adapters.models.collect.pixels import Pixels
+    from demur.monitor.session import CPU
+
+    pixels = Pixels(_size(size), fitting, colour, layout, scale, _numbers("--mean", mean), _numbers("--std", std))
+    access = Access(
+        name, version, threads, tuple(providers or CPU), timeout_seconds, _pairs("--header", headers), tls_ca
+    )
+    with _bar() as tick:
+        made = run(
+            model,
+            dataset,
+            outputs,
+            map=signal_map,
+            split=split,
+            inputs=_pairs("--input", inputs),
+            columns=_pairs("--column", columns),
+            pixels=pixels,
+            batch=batch,
+            limit=limit,
+            shuffle=shuffle,
+            seed=seed,
+            access=access,
+            patience=Patience(retries),
+            restart=restart,
+            tick=tick,
+        )
+    _tell(made)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Inputs done, their speed and the time left, on standard error; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f} inputs/s" if task.speed else "")
+
+    console = Console(stderr=True)
+    look = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*look, console=console, transient=True, disable=not console.is_terminal) as progress:
+        stages: dict[str, Any] = {}
+
+        def tick(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = progress.add_task(stage, total=total, completed=done)
+            progress.update(stages[stage], completed=done)
+
+        yield tick
+
+
+def _tell(made: Collected) -> None:
+    speed = (made.inputs - made.resumed) / max(made.seconds, 1e-9)
+    before = f", {made.resumed:,} of them before" if made.resumed else ""
+    out().print(f"{made.inputs:,} inputs{before}, {speed:,.0f} a second\n")
+    for number, table in enumerate(made.tables):
+        try:
+            summary = made.summary(number)
+        except DemurError as error:  # more rows than memory: they are written all the same
+            out().print(f"[yellow]note[/]  not read back: {error}")
+            continue
+        out().print(f"[bold]{table.path}[/]  {table.rows:,} rows of {table.inputs:,} inputs{_accuracy(summary)}")
+        _signals(summary)
+        for text in [*_left_out(table), *(f.message for f in summary.findings)]:
+            out().print("[yellow]note[/]  ", end="")
+            out().print(text, markup=False)
+        out().print()
+    out().print(f"next: {_next([table.path for table in made.tables])}", markup=False)
+
+
+def _accuracy(summary: TableSummary) -> str:
+    return "" if summary.accuracy is None else f", accuracy {summary.accuracy:.1%}"
+
+
+def _signals(summary: TableSummary) -> None:
+    from rich.table import Table
+
+    shown = Table(
+        "signal", "width", "smallest", "largest", "rows not finite", box=None, pad_edge=False, header_style="bold"
+    )
+    for s in summary.signals:
+        shown.add_row(s.name, str(s.width), f"{s.minimum:.4g}", f"{s.maximum:.4g}", f"{s.not_finite:,}")
+    out().print(shown, soft_wrap=False)
+
+
+def _left_out(table: Any) -> Iterator[str]:
+    if table.empty:
+        kept = "" if table.path.suffix in (".parquet", ".pq") else "; their numbers are in _empty_groups"
+        yield f"{table.empty:,} inputs have no rows{kept}: a table's groups are those with rows"
+    if table.without_head:
+        yield "Parquet cannot hold the model's head; fit recovers it from features and logits, or write .npz"
+    if table.without_labels:
+        yield "labels belong to inputs, whose rows are many: left out"
+
+
+def _next(paths: Sequence[Path]) -> str:
+    reference, calibration = [*map(str, paths), "CALIBRATION", "CALIBRATION"][:2]
+    return f"demur fit monitor.yaml --reference {reference} --calibration {calibration} -o monitor.demur"
+
+
+def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    found = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise ConfigurationError(f"{option} {text}: expected NAME=VALUE")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise ConfigurationError(f"{option} {text}: expected numbers such as 0.485,0.456,0.406") from error
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise ConfigurationError(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 224x224")
+    return int(height), int(width)
