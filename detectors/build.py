@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from demur.detectors.score import Reference, Score, Transform, absent
-from demur.detectors.tensor import missing_of
+from demur.detectors.tensor import Signal, missing_of
 
 
 def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, reference: Reference) -> Score:
@@ -15,7 +15,7 @@ def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, 
 
     Any score takes `on`, the signal to read in the place of `features`: {knn: {on: layer3}} is the short form of
     {shaped: {transforms: [{select: {signal: layer3}}], score: knn}}. Where the reference's cells may be missing, `impute`
-    stands in the place of `select`, and before a score that reads such a signal by its own name.
+    (`missing` for a score of masks) stands in the place of `select`, and before a score that reads such a signal by its name.
 
     Raises: ValueError for an unknown score or hyper-parameter (listing the known ones), or from the fit.
     """
@@ -26,9 +26,10 @@ def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, 
     hyper, known = hyper or {}, {**SCORES, **STREAM_SCORES}
     if "on" in hyper:
         rest = {k: v for k, v in hyper.items() if k != "on"}
-        how = "impute" if hyper["on"] in reference.absent else "select"
-        name, hyper = "shaped", {"transforms": [{how: {"signal": hyper["on"]}}], "score": {name: rest}}
-    elif filled := _filled(known.get(name), reference):
+        there = hyper["on"] not in reference.absent
+        before = [{"select": {"signal": hyper["on"]}}] if there else _filled(known.get(name), hyper["on"], "features")
+        name, hyper = "shaped", {"transforms": before, "score": {name: rest}}
+    elif filled := [t for s in sorted(reference.absent) for t in _filled(known.get(name), s, s)]:
         name, hyper = "shaped", {"transforms": filled, "score": {name: hyper}}
     score: Score = _fit("score", name, known, hyper, reference)
     lacking = sorted(reference.absent & set(score.inputs) - set(absent(score)))
@@ -37,13 +38,13 @@ def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, 
     return score
 
 
-def _filled(kind: type[Any] | None, reference: Reference) -> list[dict[str, Any]]:
-    """The transforms that fill what a score reads by its own name."""
+def _filled(kind: type[Any] | None, signal: Signal, name: Signal) -> list[dict[str, Any]]:
+    """The transforms that make of a signal with missing cells what a score reads as `name`: values, their mask, or nothing."""
     reads = inspect.getattr_static(kind, "inputs", ())
     if not isinstance(reads, tuple):
         return []
-    lacking = sorted(s for s in reference.absent if s in reads or missing_of(s) in reads)
-    return [{"impute": {"signal": s, "name": s}} for s in lacking]
+    held = {"impute": name in reads, "missing": missing_of(name) in reads}
+    return [{how: {"signal": signal, "name": name}} for how, needed in held.items() if needed]
 
 
 def build_transform(entry: str | Mapping[str, Any], reference: Reference) -> Transform:

@@ -149,6 +149,6 @@ class NumpyOps:
     def column(self, x: Array) -> Array:
         return x[:, 0]
 
-    def inline(self, model: bytes, signals: Mapping[str, Array]) -> Array:
+    def inline(self, model: bytes, signals: Mapping[str, Array], *, width: int = 0) -> Array:
         (result,) = _evaluator(model).run(None, dict(signals))
-        return np.asarray(result).reshape(-1)
+        return np.asarray(result) if width else np.asarray(result).reshape(-1)

@@ -57,7 +57,7 @@ class Sym:
         return self.ops.node("Div", other, self)
 
     def __matmul__(self, other: Any) -> Sym:
-        return self.ops.node("MatMul", self, other, width=other.width)
+        return self.ops.node("MatMul", self, other, width=other.width, parts=self.parts)
 
     def __neg__(self) -> Sym:
         return self.ops.negative(self)
@@ -173,6 +173,9 @@ class OnnxOps:
 
     def zero(self, x: Sym) -> Sym:
         # One MatMul instead of Mul and ReduceSum: 0 * NaN and 0 * inf are NaN in it too.
+        # Not at width 1: there NumPy's product skips a factor of 0, in onnx's reference evaluator.
+        if x.width == 1 and not x.parts:
+            return self.column(x * 0.0)
         zeros = self.constant(f"zeros.{x.width}", np.zeros((x.width, 1), np.float32))
         return self._reduced(self.node("MatMul", x, zeros, width=0), keepdims=False)
 
@@ -298,12 +301,12 @@ class OnnxOps:
     def column(self, x: Sym) -> Sym:
         return Sym(x.value, self, 0, parts=x.parts)
 
-    def inline(self, model: bytes, signals: Mapping[str, Sym]) -> Sym:
+    def inline(self, model: bytes, signals: Mapping[str, Sym], *, width: int = 0) -> Sym:
         inputs = {name: s.value for name, s in signals.items()}
         nodes, initializers, output = inline_nodes(model, inputs, self.scope)
         self.nodes.extend(nodes)
         self.initializers |= initializers
-        return self.node("Reshape", Sym(output, self, 0), self.integers(-1, 1), width=0)
+        return self.node("Reshape", Sym(output, self, width), self.integers(-1, width or 1), width=width)
 
     def concat(self, columns: Sequence[Sym]) -> Sym:
         """Per-row values and matrices side by side: (N, S)."""

@@ -144,6 +144,6 @@ class Ops(Protocol[T]):
         """(N, 1) -> (N,)."""
         ...
 
-    def inline(self, model: bytes, signals: Mapping[str, T]) -> T:
-        """The single (N,) or (N, 1) output of an ONNX model run on the named inputs, as (N,)."""
+    def inline(self, model: bytes, signals: Mapping[str, T], *, width: int = 0) -> T:
+        """The single (N,) or (N, 1) output of an ONNX model run on the named inputs, as (N,); with `width`, (N, width)."""
         ...

@@ -17,6 +17,7 @@ from tests import (
     test_oracles_features,
     test_oracles_learned,
     test_oracles_logits,
+    test_oracles_modalities,
     test_oracles_pixels,
     test_oracles_tabular,
     test_oracles_transforms,
@@ -39,6 +40,16 @@ ALONE = {  # whose fit is random, foreign or made of parts, or which read other 
     test_oracles_composed: {"shaped", "gmm", "onnx_score", "fused", "two_sided", "react", "linear_head"},
     test_oracles_coverage: {"nac", "nac_layers"},
     test_oracles_learned: {"outlier_head", "sal", "flow", "auto_encoder", "failure"},
+    test_oracles_modalities: {
+        "missing",
+        "impute",
+        "missingness",
+        "interval_width",
+        "veracity",
+        "self_similarity",
+        "reconstruction",
+        "photometric",
+    },
     test_oracles_pixels: {"rba", "standardised_max_logit", "given"},
     test_oracles_tabular: {"isolation_forest", "magnitude"},
     test_oracles_views: {
@@ -67,7 +78,9 @@ def test_every_score_has_an_oracle():
 def test_every_transform_has_an_oracle():
     chains = [case.entry["shaped"]["transforms"] for case in test_oracles_transforms.CASES.values()]
     used = {entry if isinstance(entry, str) else next(iter(entry)) for chain in chains for entry in chain}
-    assert used | ALONE[test_oracles_composed] & set(TRANSFORMS) | {"select"} == set(TRANSFORMS)
+    assert used | (ALONE[test_oracles_composed] | ALONE[test_oracles_modalities]) & set(TRANSFORMS) | {"select"} == set(
+        TRANSFORMS
+    )
 
 
 def test_scores_with_tests_of_their_own_are_in_them():

@@ -38,15 +38,19 @@ from demur.detectors.scores.neighbours import LOF
 from demur.detectors.scores.onnx_score import OnnxScore
 from demur.detectors.scores.open_max import OpenMax
 from demur.detectors.scores.outlier_head import OutlierHead
+from demur.detectors.scores.photometric import Photometric
 from demur.detectors.scores.pixel import RbA, StandardisedMaxLogit
 from demur.detectors.scores.posterior import KLMatching, WeightedEnergy
 from demur.detectors.scores.principal import PCA
 from demur.detectors.scores.probability import GEN, ODIN, Doctor, Margin
 from demur.detectors.scores.prototype import SHE
+from demur.detectors.scores.reconstruction import Reconstruction
+from demur.detectors.scores.regression import IntervalWidth, Veracity
 from demur.detectors.scores.regret import PNML
 from demur.detectors.scores.robust import DRPO, RobustMahalanobis, RobustPCA
 from demur.detectors.scores.sal import SAL
 from demur.detectors.scores.scod import SCOD
+from demur.detectors.scores.self_similarity import SelfSimilarity
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
 from demur.detectors.scores.sirc import SIRC
 from demur.detectors.scores.stream import EntropyInterval, MeanNLL
@@ -117,6 +121,7 @@ SCORES: dict[str, type[Any]] = {
     "sal": SAL,
     "flow": Flow,
     "auto_encoder": AutoEncoder,
+    "reconstruction": Reconstruction,
     "failure": Failure,
     "cover": Cover,
     "predictive_entropy": PredictiveEntropy,
@@ -124,6 +129,10 @@ SCORES: dict[str, type[Any]] = {
     "variation_ratio": VariationRatio,
     "disagreement": Disagreement,
     "rotation": Rotation,
+    "self_similarity": SelfSimilarity,
+    "photometric": Photometric,
+    "interval_width": IntervalWidth,
+    "veracity": Veracity,
     "activation_kurtosis": ActivationKurtosis,
     "massive_activation": MassiveActivation,
     "outlier_dimensions": OutlierDimensions,

@@ -19,7 +19,7 @@ class Missingness:
 
     Of n reference rows, m_d of them missing column d: q_d = (m_d + 1) / (n + 2) when the cell is missing, else
     (n - m_d + 1) / (n + 2). Columns count as independent.
-    Shapes: features_missing (N, D) of 1 (missing) and 0, as `impute` gives it -> (N,). Range: (0, inf), nats. Higher is less
+    Shapes: features_missing (N, D) of 1 (missing) and 0, as `missing` gives it -> (N,). Range: (0, inf), nats. Higher is less
     trustworthy.
     Raises: ValueError in fit when the mask holds anything but 0 and 1.
     Source: own form; negative log-likelihood of independent Bernoulli columns, frequencies by Laplace's rule of succession.

@@ -40,10 +40,7 @@ class OnnxScore:
 
     @classmethod
     def fit(cls, reference: Reference, *, path: str) -> Self:
-        file = Path(str(path))
-        if not file.is_file() or file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"onnx_score: {path!r} is not a file of at most {MOST_BYTES} bytes")
-        return cls.of(file.read_bytes(), reference)
+        return cls.of(onnx_file("onnx_score", path), reference)
 
     @classmethod
     def of(cls, model: bytes, reference: Reference) -> Self:
@@ -74,3 +71,11 @@ class OnnxScore:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         return xp.inline(self.model, {s: signals[s] for s in self.reads})
+
+
+def onnx_file(score: str, path: str) -> bytes:
+    """The bytes of a model's file. Raises: ValueError naming `score` when there is none, or it is too large."""
+    file = Path(str(path))
+    if not file.is_file() or file.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{score}: {path!r} is not a file of at most {MOST_BYTES} bytes")
+    return file.read_bytes()

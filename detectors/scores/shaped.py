@@ -10,7 +10,7 @@ from demur.detectors.build import build_score, build_transform
 from demur.detectors.score import Reference, Scaling, Score, Transform, absent, k_pass, required
 from demur.detectors.scores.logit import Energy
 from demur.detectors.tensor import Ops, Signal, Signals, T
-from demur.detectors.transforms import Impute, LinearHead, ReAct
+from demur.detectors.transforms import Impute, LinearHead, Missing, ReAct
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Shaped:
     @property
     def absent(self) -> tuple[Signal, ...]:
         """Inputs whose missing cells the transforms fill."""
-        return (*(t.signal for t in self.transforms if isinstance(t, Impute)), *absent(self.score))
+        return (*(t.signal for t in self.transforms if isinstance(t, Impute | Missing)), *absent(self.score))
 
     @property
     def scales(self) -> Scaling:
@@ -60,9 +60,9 @@ class Shaped:
 
 
 def _whole(transform: Transform, reference: Reference) -> Transform:
-    """Raises: ValueError when a transform other than `impute` reads a signal whose cells may be missing."""
+    """Raises: ValueError when a transform other than `impute` and `missing` reads a signal whose cells may be missing."""
     lacking = sorted(reference.absent & set(transform.inputs))
-    if lacking and not isinstance(transform, Impute):
+    if lacking and not isinstance(transform, Impute | Missing):
         raise ValueError(
             f"shaped: a transform reads {', '.join(lacking)}, whose cells may be missing; put impute first"
         )

@@ -6,12 +6,12 @@ from typing import Any
 
 from demur.detectors.transforms.clip import VRA, ReAct, VRAOpenOODClip, VRAPlus
 from demur.detectors.transforms.head import DICE, LinearHead, T2FNorm
-from demur.detectors.transforms.impute import Impute
+from demur.detectors.transforms.impute import Impute, Missing
 from demur.detectors.transforms.prune import ASHB, ASHP, ASHS, LTS, Scale
 from demur.detectors.transforms.select import Select
 from demur.detectors.transforms.standardise import Standardise
 
-__all__ = ["TRANSFORMS", "Impute", "LinearHead", "ReAct", "Select"]
+__all__ = ["TRANSFORMS", "Impute", "LinearHead", "Missing", "ReAct", "Select"]
 
 TRANSFORMS: dict[str, type[Any]] = {
     "react": ReAct,
@@ -29,4 +29,5 @@ TRANSFORMS: dict[str, type[Any]] = {
     "t2fnorm": T2FNorm,
     "select": Select,
     "impute": Impute,
+    "missing": Missing,
 }

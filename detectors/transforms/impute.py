@@ -1,4 +1,4 @@
-"""Missing cells of a table: filled for the scores, and told apart by a mask."""
+"""Missing cells of a table: filled for the scores, or told by a mask."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from demur.detectors.transforms.quantile import ranked_values
 
 @dataclass(frozen=True, eq=False)
 class Impute:
-    """A NaN cell becomes the median of the present reference cells of its column; a mask beside says which were missing.
+    """A NaN cell becomes the median of the present reference cells of its column.
 
     The median of m present cells is the ceil(m / 2)-th smallest, exactly: of an even number, the lower of the middle two.
     Infinities are no missing cells: their rows stay INVALID.
-    Shapes: signal (N, D) -> name (N, D), name_missing (N, D) of 1 (missing) and 0.
+    Shapes: signal (N, D) -> name (N, D).
     Raises: ValueError in fit when a column is missing in every reference row.
-    Source: median imputation with missing indicators; Little & Rubin 2002, Statistical Analysis with Missing Data, section 4.2.
+    Source: median imputation; Little & Rubin 2002, Statistical Analysis with Missing Data, section 4.2.
     """
 
     median: Array  # (D,)
@@ -37,7 +37,7 @@ class Impute:
 
     @property
     def outputs(self) -> tuple[Signal, ...]:
-        return (self.name, missing_of(self.name))
+        return (self.name,)
 
     @classmethod
     def fit(cls, reference: Reference, *, signal: str, name: str = "features") -> Self:
@@ -56,6 +56,33 @@ class Impute:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
         x = signals[self.signal]
-        there = present(xp, x)
-        filled = {self.name: xp.where(there, x, self.median), missing_of(self.name): xp.where(there, 0.0, 1.0)}
-        return {**signals, **filled}
+        return {**signals, self.name: xp.where(present(xp, x), x, self.median)}
+
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """Which cells are NaN: 1 where a cell is missing, else 0.
+
+    Shapes: signal (N, D) -> name_missing (N, D).
+    Source: missing indicators; Little & Rubin 2002, Statistical Analysis with Missing Data, section 1.2.
+    """
+
+    signal: str
+    name: str
+    passes: ClassVar[int] = 0
+
+    @property
+    def inputs(self) -> tuple[Signal, ...]:
+        return (self.signal,)
+
+    @property
+    def outputs(self) -> tuple[Signal, ...]:
+        return (missing_of(self.name),)
+
+    @classmethod
+    def fit(cls, reference: Reference, *, signal: str, name: str = "features") -> Self:
+        next(reference.batches(str(signal), size=1))
+        return cls(str(signal), str(name))
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
+        return {**signals, missing_of(self.name): xp.where(present(xp, signals[self.signal]), 0.0, 1.0)}

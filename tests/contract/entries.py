@@ -21,6 +21,7 @@ from demur.detectors.policy import Column
 from demur.detectors.score import Reference, Score
 from demur.detectors.scores import SCORES
 from demur.detectors.scores.onnx_score import OnnxScore
+from demur.detectors.scores.reconstruction import Reconstruction
 from tests.contract.world import (
     TURNS,
     VIEWS,
@@ -83,6 +84,24 @@ def small_network(opset: int = 17) -> bytes:
         [numpy_helper.from_array(v, k) for k, v in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return model.SerializeToString()
+
+
+def small_auto_encoder() -> bytes:
+    """features -> their projection on the space of the class centres, (N, D)."""
+    centres = world()[0].astype(np.float64)
+    middle = centres.mean(axis=0)
+    basis = np.linalg.svd(centres - middle, full_matrices=False)[2][: C - 1]
+    onto = basis.T @ basis
+    weights = {"onto": onto.astype(np.float32), "off": (middle - onto @ middle).astype(np.float32)}
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["features", "onto", "off"], ["rebuilt"], transB=1)],
+        "ae",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", D])],
+        [helper.make_tensor_value_info("rebuilt", TensorProto.FLOAT, ["batch", D])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return model.SerializeToString()
 
 
@@ -172,6 +191,8 @@ def entries() -> dict[str, Entry]:
 
     found = {name: case.entry(name) for name, case in CASES.items()}
     found["onnx_score"] = Entry("onnx_score", "onnx_score", OnnxScore.of(small_network(), reference()))
+    rebuilt = Reconstruction.of(small_auto_encoder(), reference(), channels=4)
+    found["reconstruction"] = Entry("reconstruction", "reconstruction", rebuilt, far=permuted)
     members = {n: found[n].score for n in ("energy", "mahalanobis", "knn")}
     for by in ("fisher", "min_p", "cauchy", "weighted_min_p"):
         weights = {"weights": [1, 2, 0.5]} if by == "weighted_min_p" else {}

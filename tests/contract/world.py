@@ -9,7 +9,7 @@ import numpy as np
 from demur.detectors.score import Reference
 
 C, D, M, P = 7, 16, 420, 8
-VIEWS, TURNS = 3, 4
+VIEWS, TURNS, PATCH = 3, 4, 4
 WIDTHS = {
     "features": D,
     "logits": C,
@@ -20,6 +20,8 @@ WIDTHS = {
     "attention": D,
     "activations": D,
     "evidence": C,
+    **dict.fromkeys(("table", "features_missing", "window_embeddings", "photometric_error"), D),
+    **dict.fromkeys(("estimate", "spread", "low", "high", "truth"), 1),
 }
 Signals = dict[str, np.ndarray]
 
@@ -38,7 +40,7 @@ def with_logits(features: np.ndarray) -> Signals:
         logits = (features @ weight.T + bias).astype(np.float32)
         projection = (features @ mixing()).astype(np.float32)
     known = {"features": features, "logits": logits, "features_grad": gradient(logits), "projection": projection}
-    return {**known, **views(features), **health(features), "evidence": evidence(features)}
+    return {**known, **views(features), **health(features), "evidence": evidence(features), **modalities(features)}
 
 
 def views(features: np.ndarray) -> Signals:
@@ -57,6 +59,25 @@ def evidence(features: np.ndarray) -> np.ndarray:
     """For each class, at least 0: much near its centre, little far from it."""
     rows = np.clip(np.nan_to_num(features.astype(np.float64)), -1e30, 1e30)
     return (2 * np.exp(-((rows[:, None] - world()[0]) ** 2).sum(axis=2) / 4)).astype(np.float32)
+
+
+def modalities(features: np.ndarray) -> Signals:
+    """A table that lacks its small cells; a number, how well it is known and the one that came later; patches; a map."""
+    rows = np.clip(np.nan_to_num(features.astype(np.float64)), -1e30, 1e30)
+    apart = np.sqrt(((rows[:, None] - world()[0]) ** 2).sum(axis=2)).min(axis=1, keepdims=True)
+    estimate, spread = rows[:, :1], 0.5 + apart + 0.01 * np.abs(rows[:, 1:2])
+    found = {
+        "table": np.where(np.abs(rows) < 0.2, np.nan, rows),
+        "features_missing": np.abs(rows) < 0.2,
+        "window_embeddings": np.tile(rows[:, :PATCH], D // PATCH) + 0.1 * rows,
+        "photometric_error": np.abs(rows),
+        "estimate": estimate,
+        "spread": spread,
+        "low": estimate - spread,
+        "high": estimate + spread,
+        "truth": np.minimum(estimate + apart**2 + 0.1 * rows[:, 1:2], 1e30),
+    }
+    return {name: array.astype(np.float32) for name, array in found.items()}
 
 
 def health(features: np.ndarray) -> Signals:
@@ -115,7 +136,8 @@ def reference() -> Reference:
     labels = np.arange(M) % C
     correct = signals["logits"].argmax(axis=1) == labels
     sides = {"outliers": Reference(outliers(300)), "wild": Reference(wild(400))}
-    return Reference(signals, labels, world()[1], world()[2], correct, sides=sides)
+    known = {"target": signals["truth"][:, 0].astype(np.float64), "absent": frozenset({"table"})}
+    return Reference(signals, labels, world()[1], world()[2], correct, sides=sides, **known)
 
 
 def outliers(count: int) -> Signals:

@@ -1,8 +1,21 @@
 """Every score under contract, by family; a family is a module with its CASES."""
 
 from tests.contract.entries import Case
-from tests.contract.families import bank, cost, feature, head, health, learned, logit, pixel, tabular, transform, views
+from tests.contract.families import (
+    bank,
+    cost,
+    feature,
+    head,
+    health,
+    learned,
+    logit,
+    modality,
+    pixel,
+    tabular,
+    transform,
+    views,
+)
 
-FAMILIES = (logit, feature, head, bank, health, cost, transform, tabular, views, learned, pixel)
+FAMILIES = (logit, feature, head, bank, health, cost, transform, tabular, views, learned, pixel, modality)
 CASES: dict[str, Case] = {name: case for family in FAMILIES for name, case in family.CASES.items()}
 assert len(CASES) == sum(len(family.CASES) for family in FAMILIES), "two families use one name"
