@@ -220,7 +220,8 @@ class Reference:
     def _batch(self, sources: tuple[Signal, ...], rows: slice) -> Batch:
         signals: Mapping[Signal, Array] = {s: np.asarray(self.signals[s][rows], np.float32) for s in sources}
         for transform in self.transforms:
-            signals = transform(NumpyOps(), signals)
+            if set(transform.inputs) <= set(signals):  # else nothing that was asked for comes from it
+                signals = transform(NumpyOps(), signals)
         count = len(next(iter(signals.values())))
         labels = None if self.labels is None else np.asarray(self.labels[rows], np.int64)
         correct = np.ones(count, np.bool_) if self.correct is None else np.asarray(self.correct[rows], np.bool_)
