@@ -128,6 +128,9 @@ COMPOSED = {
     "scod": ("`logits` and its score's", "", ""),
     "onnx_score": ("the inputs of the model", "", ""),
     "given": ("the signal that it names", "", ""),
+    "interval_width": ("`spread`, or `low` and `high`", "", ""),
+    "veracity": ("`truth`, `estimate` and those in `uncertainty`", "", ""),
+    "reconstruction": ("the input of the network", "", ""),
     "nac_layers": ("each of its `layers`, and its gradient `<layer>_grad`", "", ""),
 }
 
