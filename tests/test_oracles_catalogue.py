@@ -19,6 +19,7 @@ from tests import (
     test_oracles_logits,
     test_oracles_modalities,
     test_oracles_pixels,
+    test_oracles_sigmoid,
     test_oracles_tabular,
     test_oracles_transforms,
     test_oracles_views,
@@ -50,6 +51,7 @@ ALONE = {  # whose fit is random, foreign or made of parts, or which read other 
         "reconstruction",
         "photometric",
     },
+    test_oracles_sigmoid: {"sigmoid_energy", "objectness_gap"},
     test_oracles_pixels: {"rba", "standardised_max_logit", "given"},
     test_oracles_tabular: {"isolation_forest", "magnitude"},
     test_oracles_views: {

@@ -52,6 +52,7 @@ from demur.detectors.scores.sal import SAL
 from demur.detectors.scores.scod import SCOD
 from demur.detectors.scores.self_similarity import SelfSimilarity
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
+from demur.detectors.scores.sigmoid import ObjectnessGap, SigmoidEnergy
 from demur.detectors.scores.sirc import SIRC
 from demur.detectors.scores.stream import EntropyInterval, MeanNLL
 from demur.detectors.scores.subspace import CORE, Residual
@@ -71,6 +72,8 @@ SCORES: dict[str, type[Any]] = {
     "max_logit": MaxLogit,
     "energy": Energy,
     "entropy": Entropy,
+    "sigmoid_energy": SigmoidEnergy,
+    "objectness_gap": ObjectnessGap,
     "standardised_max_logit": StandardisedMaxLogit,
     "rba": RbA,
     "max_sup": MaxSup,

@@ -20,6 +20,7 @@ WIDTHS = {
     "attention": D,
     "activations": D,
     "evidence": C,
+    "objectness": 1,
     **dict.fromkeys(("table", "features_missing", "window_embeddings", "photometric_error"), D),
     **dict.fromkeys(("estimate", "spread", "low", "high", "truth"), 1),
 }
@@ -40,7 +41,14 @@ def with_logits(features: np.ndarray) -> Signals:
         logits = (features @ weight.T + bias).astype(np.float32)
         projection = (features @ mixing()).astype(np.float32)
     known = {"features": features, "logits": logits, "features_grad": gradient(logits), "projection": projection}
-    return {**known, **views(features), **health(features), "evidence": evidence(features), **modalities(features)}
+    return {
+        **known,
+        **views(features),
+        **health(features),
+        "evidence": evidence(features),
+        **modalities(features),
+        **objectness(features),
+    }
 
 
 def views(features: np.ndarray) -> Signals:
@@ -59,6 +67,11 @@ def evidence(features: np.ndarray) -> np.ndarray:
     """For each class, at least 0: much near its centre, little far from it."""
     rows = np.clip(np.nan_to_num(features.astype(np.float64)), -1e30, 1e30)
     return (2 * np.exp(-((rows[:, None] - world()[0]) ** 2).sum(axis=2) / 4)).astype(np.float32)
+
+
+def objectness(features: np.ndarray) -> Signals:
+    """(N, 1), near 1 around the class centres."""
+    return {"objectness": np.minimum(1, evidence(features).max(axis=1, keepdims=True) + np.float32(0.01))}
 
 
 def modalities(features: np.ndarray) -> Signals:

@@ -11,11 +11,12 @@ from tests.contract.families import (
     logit,
     modality,
     pixel,
+    sigmoid,
     tabular,
     transform,
     views,
 )
 
-FAMILIES = (logit, feature, head, bank, health, cost, transform, tabular, views, learned, pixel, modality)
+FAMILIES = (logit, feature, head, bank, health, cost, transform, tabular, views, learned, pixel, modality, sigmoid)
 CASES: dict[str, Case] = {name: case for family in FAMILIES for name, case in family.CASES.items()}
 assert len(CASES) == sum(len(family.CASES) for family in FAMILIES), "two families use one name"
