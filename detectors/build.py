@@ -27,9 +27,10 @@ def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, 
     if "on" in hyper:
         rest = {k: v for k, v in hyper.items() if k != "on"}
         there = hyper["on"] not in reference.absent
-        before = [{"select": {"signal": hyper["on"]}}] if there else _filled(known.get(name), hyper["on"], "features")
+        filled = _filled(known.get(name), reference, hyper["on"], "features")
+        before = [{"select": {"signal": hyper["on"]}}] if there else filled
         name, hyper = "shaped", {"transforms": before, "score": {name: rest}}
-    elif filled := [t for s in sorted(reference.absent) for t in _filled(known.get(name), s, s)]:
+    elif filled := [t for s in sorted(reference.absent) for t in _filled(known.get(name), reference, s, s)]:
         name, hyper = "shaped", {"transforms": filled, "score": {name: hyper}}
     score: Score = _fit("score", name, known, hyper, reference)
     lacking = sorted(reference.absent & set(score.inputs) - set(absent(score)))
@@ -38,12 +39,13 @@ def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, 
     return score
 
 
-def _filled(kind: type[Any] | None, signal: Signal, name: Signal) -> list[dict[str, Any]]:
+def _filled(kind: type[Any] | None, reference: Reference, signal: Signal, name: Signal) -> list[dict[str, Any]]:
     """The transforms that make of a signal with missing cells what a score reads as `name`: values, their mask, or nothing."""
     reads = inspect.getattr_static(kind, "inputs", ())
     if not isinstance(reads, tuple):
         return []
-    held = {"impute": name in reads, "missing": missing_of(name) in reads}
+    made = {output for transform in reference.transforms for output in transform.outputs}
+    held = {"impute": name in reads, "missing": missing_of(name) in set(reads) - made}
     return [{how: {"signal": signal, "name": name}} for how, needed in held.items() if needed]
 
 

@@ -222,7 +222,7 @@ def out_of_range(loaded: Loaded, observation: Observation) -> int:
     for name, (low, high) in loaded.ranges.items():
         values = observation.signals.get(name)
         if values is not None:
-            strange |= (values.max(axis=1) > high) | (values.min(axis=1) < low)
+            strange |= (np.fmax.reduce(values, axis=1) > high) | (np.fmin.reduce(values, axis=1) < low)  # past NaN
     return int(np.count_nonzero(strange))
 
 
@@ -240,15 +240,14 @@ def _run(loaded: Loaded, observation: Observation) -> list[NDArray[Any]]:
     feed: dict[str, NDArray[Any]] = dict(observation.signals)
     for name in loaded.unread:
         feed.pop(name, None)
-    grouping = observation.grouping
+    grouping, blank = observation.grouping, observation.rows == 0
+    if blank:
+        feed |= {n: np.zeros((1, loaded.widths[n]), np.float32) for n in feed if n in loaded.widths}
     if loaded.grouped and grouping is not None:
-        blank = observation.rows == 0
         feed["group_id"] = np.array([grouping.count], np.int64) if blank else grouping.index
         feed["group_count"] = np.array([grouping.count + blank], np.int64)
-        if blank:
-            feed |= {n: np.zeros((1, loaded.widths[n]), np.float32) for n in feed if n in loaded.widths}
-            return [c[:-1] for c in loaded.session.run_columns(feed)]
-    return loaded.session.run_columns(feed)
+    columns = loaded.session.run_columns(feed)
+    return [c[:-1] for c in columns] if blank else columns
 
 
 def _none(loaded: Loaded, observation: Observation, cause: str) -> Verdicts:

@@ -50,6 +50,8 @@ def near_neighbours(table: SignalsTable, name: str, role: str) -> list[Finding]:
     here, after = float32(array[start]), float32(array[start + 1])
     other = here[rng.permutation(len(here))]
     apart, distance = _distances(here, other), _distances(here, after)
+    if not len(apart) or not len(distance):
+        return []
     scale = float(np.median(apart[apart > 0])) if (apart > 0).any() else 0.0
     near, by_chance = float((distance <= NEAR * scale).mean()), float((apart <= NEAR * scale).mean())
     if scale == 0.0 or near < NEAR_SHARE or near < 3 * by_chance:
@@ -62,6 +64,10 @@ def near_neighbours(table: SignalsTable, name: str, role: str) -> list[Finding]:
 
 
 def _distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    difference = a.astype(np.float64) - b
-    distance: NDArray[np.float64] = np.linalg.norm(difference, axis=1)
-    return distance[np.isfinite(distance)]
+    """Root mean squares of the differences, over the cells that both rows have."""
+    with np.errstate(invalid="ignore"):
+        squares = (a.astype(np.float64) - b) ** 2
+    there = np.isfinite(squares)
+    counts = there.sum(axis=1)
+    distance = np.sqrt(np.where(there, squares, 0.0).sum(axis=1) / np.maximum(counts, 1))
+    return np.asarray(distance[counts > 0], np.float64)
