@@ -131,6 +131,25 @@ def test_groups_empty_broken_and_oddly_named(sample, empty):
     assert (missing.reason_bits == Reason.UNAVAILABLE).all()
 
 
+@pytest.mark.parametrize("score", ["energy", "mahalanobis", "box", {"sigmoid_energy": {}}])
+def test_rows_rules_take_a_request_whose_groups_have_no_rows(sample, score):
+    """A detector that saw nothing: no verdict for no row, and not a failure either."""
+    name = score if isinstance(score, str) else next(iter(score))
+    config = {
+        "monitor": "boxes",
+        "signals": {n: a.shape[1] for n, a in sample(1, 0).items() if a.ndim == 2},
+        "scores": [score],
+        "rules": [{"novel": {"when": name, "promise": {"refuse_good_at_most": 0.1}}}],
+    }
+    made = [{**sample(240, s), "label": sample(240, s)["logits"].argmax(axis=1)} for s in (1, 2)]
+    monitor = demur.Monitor.of(demur.fit(config, reference=made[0], calibration=made[1]))
+    none = {n: np.zeros((0, width), np.float32) for n, width in config["signals"].items()}
+    verdicts = monitor.assess(**none, group_id=np.zeros(0, np.int64), groups=[0, 1])
+    assert len(verdicts) == 0
+    assert verdicts.scores.shape == verdicts.p_values.shape == (0, 1)
+    assert verdicts.cause == ""
+
+
 def test_a_request_keeps_one_bundle_while_another_is_activated(bundle, policy, signals):
     looser = copy.deepcopy({**policy, "version": 3})
     looser["rules"][0]["novel"]["promise"]["refuse_good_at_most"] = 0.4
