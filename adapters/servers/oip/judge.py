@@ -41,7 +41,7 @@ class Exchange:
 
     `plan` as `Judge.plan` made it. `deadline` on `time.perf_counter`'s clock, None when the client set none. `cause` why
     this answer cannot be judged, when the protocol knows. `hands` prepare other answers (None: a blocked answer is withheld);
-    `again` calls the model again.
+    `again` calls the model again. `watching`: nobody can act on the verdict, so that no action is recorded.
     """
 
     asked: Asked | None
@@ -53,6 +53,7 @@ class Exchange:
     protocol: str = "oip"
     hands: Hands | None = None
     again: Again | None = None
+    watching: bool = False
 
 
 class Judge:
@@ -73,6 +74,10 @@ class Judge:
         """What to ask of upstream for this request."""
         model = None if asked is None else self._models.get(asked.model)
         return Plan() if model is None or asked is None else model.plan(asked)
+
+    def model(self, name: str) -> ProxiedModel | None:
+        """The mapped model of this name."""
+        return self._models.get(name)
 
     def judge(self, exchange: Exchange) -> Judgement:
         """The verdicts on one answer, recorded and told to telemetry."""
@@ -114,7 +119,7 @@ class Judge:
             seconds=None if exchange.deadline is None else exchange.deadline - began,
         )
         call = Call(exchange.protocol, perf_counter() - began, exchange.traceparent)
-        cure = None
+        cure = remedy.nothing if exchange.watching else None
         if exchange.hands is not None and model.config.on_abstain != "error":
             cure = partial(remedy.tried, model, exchange.answered, exchange.hands)
         return model.engine.assess(observation, loaded=loaded, deadline=exchange.deadline, call=call, remedy=cure)

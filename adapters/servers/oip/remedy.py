@@ -36,6 +36,11 @@ def tried(
     return Action.BLOCK
 
 
+def nothing(_: Observation, __: Verdicts) -> Action:
+    """What is done about rows to be blocked where nobody can act on a verdict."""
+    return Action.NONE
+
+
 def done(verdicts: Verdicts) -> Action:
     """REPLACE or ROUTE when a remedy was given, else NONE."""
     found = action(verdicts)
