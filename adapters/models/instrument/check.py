@@ -1,0 +1,139 @@
+"""What must hold before an instrumented model is given out: the same answers to the last bit, and a head that is the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from demur.adapters.models.graph import Graph, renamed
+from demur.adapters.models.instrument.layer import Head
+from demur.adapters.models.instrument.probe import Probe, difference, dimensions, same_bits
+from demur.adapters.models.instrument.tap import Tap
+from demur.monitor.errors import BundleError, ConfigurationError
+
+CLOSE, CLOSE_HALF = 1e-4, 1e-2  # of features @ weight.T + bias to the logits, relative to the largest
+
+
+def tapped(graph: Graph, taps: Sequence[Tap], *, copies: bool = False) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The model with these tensors as outputs, and each signal's output name.
+
+    Inner tensors take their signal's name: no node is added for them. `copies` leaves them alone and shows a copy.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.file.model)
+    outputs: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for tap in taps:
+        model.graph.node.extend(tap.nodes)
+        model.graph.initializer.extend(tap.weights)
+        wanted = tap.signal if tap.tensor == tap.signal else graph.free(tap.signal)
+        if tap.tensor in graph.outputs or tap.tensor in names:
+            outputs[tap.signal] = names.get(tap.tensor, tap.tensor)
+            continue
+        if not tap.nodes and (copies or tap.tensor in graph.inputs):
+            model.graph.node.append(onnx.helper.make_node("Identity", [tap.tensor], [wanted], name=f"demur/{wanted}"))
+        else:
+            names[tap.tensor] = wanted
+        outputs[tap.signal] = wanted
+    renamed(model, names)
+    shown = {o.name for o in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in dict.fromkeys(outputs.values()) if n not in shown)
+    return model, outputs
+
+
+def checked(
+    graph: Graph, probe: Probe, taps: Sequence[Tap], tolerance: float
+) -> tuple[onnx.ModelProto, dict[str, str], float]:
+    """The model with its taps, their outputs' names, and how far its own outputs moved: 0 means equal to the last bit.
+
+    ONNX Runtime fuses nodes whose tensors nobody sees; a tensor that becomes an output may stop a fusion and move last
+    bits. Then a copy is tried instead of the tensor itself.
+    Raises: ConfigurationError when the outputs move by more than `tolerance`, naming the tap that does it, or when the
+    model does not answer twice alike.
+    """
+    before = probe.run(graph.file.model)
+    if _moved(graph, before, probe.run(graph.file.model)) > 0:
+        raise ConfigurationError(
+            f"{graph.file.name}: answers the same input differently each time, so nothing can be checked; "
+            "export it in evaluation mode, without random operators"
+        )
+    least = np.inf
+    for copies in (False, True):
+        model, outputs = tapped(graph, taps, copies=copies)
+        moved = _moved(graph, before, _ran(probe, model))
+        if moved <= tolerance:
+            return typed(graph, probe, model), outputs, moved
+        least = min(least, moved)
+    raise ConfigurationError(
+        f"{graph.file.name}: its own outputs move by {least:.2g} when {_blamed(graph, probe, taps, before)} becomes an output: "
+        "ONNX Runtime then computes what it had fused in another order. Leave that tensor out, choose another one "
+        f"(--features, --layers), or accept the difference with --tolerance {least * 1.01:.2g}"
+    )
+
+
+def _blamed(graph: Graph, probe: Probe, taps: Sequence[Tap], before: list[dict[str, Any]]) -> str:
+    alone = [t for t in taps if _moved(graph, before, _ran(probe, tapped(graph, [t])[0])) > 0]
+    return ", ".join(f"{t.signal} ({t.tensor})" for t in alone) or "all of " + ", ".join(t.signal for t in taps)
+
+
+def is_quiet(graph: Graph, probe: Probe, tap: Tap) -> bool:
+    """Whether the model's own outputs keep every bit when this tensor becomes an output."""
+    return _moved(graph, probe.run(graph.file.model), _ran(probe, tapped(graph, [tap])[0])) == 0
+
+
+def _ran(probe: Probe, model: onnx.ModelProto) -> list[dict[str, Any]]:
+    try:
+        return probe.run(model)
+    except BundleError as error:
+        raise ConfigurationError(
+            f"{probe.file.name}: ONNX Runtime refuses the instrumented graph ({error}); name other tensors"
+        ) from error
+
+
+def _moved(graph: Graph, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> float:
+    """The largest difference of the model's own outputs; 0 only when every bit is equal."""
+    pairs = [(a[o], b[o]) for a, b in zip(before, after, strict=True) for o in graph.outputs]
+    return max((max(difference(a, b), np.finfo(float).tiny) for a, b in pairs if not same_bits(a, b)), default=0.0)
+
+
+def typed(graph: Graph, probe: Probe, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model whose new outputs say their dtype and shape, as seen in the probe."""
+    found = probe.run(model)
+    for value in model.graph.output:
+        if value.name not in graph.outputs:
+            arrays = [f[value.name] for f in found]
+            kind = onnx.helper.np_dtype_to_tensor_dtype(arrays[0].dtype)
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, dimensions(arrays, _batch(graph))))
+    return model
+
+
+def _batch(graph: Graph) -> str:
+    """What the model calls its batch axis."""
+    for value in graph.inputs.values():
+        dims = value.type.tensor_type.shape.dim
+        if dims and dims[0].dim_param:
+            return str(dims[0].dim_param)
+    return "N"
+
+
+def head_error(head: Head, features: Sequence[NDArray[Any]], logits: Sequence[NDArray[Any]]) -> float:
+    """How far features @ weight.T + bias is from the logits, relative to the largest logit (at least 1); float64 inside.
+
+    Features and logits (N, D) and (N, C), or with further axes: tokens, or pixels of a convolution. Infinite when the
+    shapes do not belong together or the logits are not finite.
+    """
+    worst = 0.0
+    for x, y in zip(features, logits, strict=True):
+        if head.weight is None or head.bias is None or x.ndim != y.ndim or x.ndim < 2:
+            return np.inf
+        axis = 1 if head.convolution else -1
+        x, y = np.moveaxis(x, axis, -1).astype(np.float64), np.moveaxis(y, axis, -1).astype(np.float64)  # noqa: PLW2901
+        if x.shape[-1] != head.weight.shape[1] or y.shape != (*x.shape[:-1], len(head.weight)) or not y.size:
+            return np.inf
+        apart = np.abs(x @ head.weight.T.astype(np.float64) + head.bias - y).max() / max(1.0, np.abs(y).max())
+        worst = max(worst, float(np.nan_to_num(apart, nan=np.inf)))
+    return worst if features else np.inf

@@ -1,0 +1,76 @@
+"""Which linear layer is the head, and what has to be said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from demur.adapters.models.graph import Graph
+from demur.adapters.models.instrument.candidates import SHOWN, undecided
+from demur.adapters.models.instrument.head import Search, affine
+from demur.adapters.models.instrument.layer import Head
+from demur.adapters.models.instrument.probe import Probe
+from demur.adapters.models.instrument.tap import Pool
+from demur.monitor.errors import ConfigurationError
+
+ENSEMBLES = frozenset(
+    """TreeEnsembleClassifier TreeEnsembleRegressor TreeEnsemble SVMClassifier SVMRegressor""".split()
+)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person asked for by name, instead of what is found."""
+
+    features: str | None = None
+    logits: str | None = None
+    layers: Sequence[str] = ()
+    attention: bool = False
+    pool: Pool | None = None
+
+
+def decided(graph: Graph, probe: Probe, wishes: Wishes, found: Search) -> Head | None:
+    """The one head; None when tensors were named, or votes are counted, and no head is behind the outputs.
+
+    Raises: ConfigurationError when there are several, or none and nothing was named.
+    """
+    if wishes.logits:
+        known = next((h for h in found.heads if h.logits == wishes.logits), None)
+        return known or affine(graph, wishes.logits)
+    heads = found.heads
+    if len(heads) > 1:
+        heads = tuple(h for h in heads if h.logits == "logits") or heads
+    if len(heads) > 1:
+        told = "; ".join(f"{h.logits} ({why(h)})" for h in heads[:SHOWN])
+        raise ConfigurationError(
+            f"{graph.file.name}: {len(heads)} linear layers stand behind its outputs: {told}. "
+            "Say which one makes the class logits: --logits TENSOR"
+        )
+    if not heads and not wishes.features and not is_ensemble(found):
+        raise ConfigurationError(undecided(graph, probe, found))
+    return heads[0] if heads else None
+
+
+def is_ensemble(found: Search) -> bool:
+    """Whether outputs come from trees or kernel machines, which have no last linear layer."""
+    return any(s.maker in ENSEMBLES for s in found.stops.values())
+
+
+def remarks(head: Head) -> list[str]:
+    """What a person should know about a head."""
+    said = []
+    if head.problem:
+        said.append(f"no head weights are written: {head.problem}; scores that need the head do not apply")
+    if head.final == "Sigmoid" and not head.single:
+        said.append(
+            "classes end in sigmoids, each on its own: scores that assume one class per input (msp, energy) read them "
+            "as if they excluded each other"
+        )
+    return said
+
+
+def why(head: Head) -> str:
+    """The layer in words."""
+    width = f" {head.weight.shape[1]} to {head.weight.shape[0]}" if head.weight is not None else ""
+    kernel = "1x1 " if head.convolution else ""
+    return f"the last linear layer ({kernel}{head.node.op_type}{width})"

@@ -1,0 +1,114 @@
+"""`demur instrument`: a model that shows what a monitor needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from demur.monitor.cli.console import out
+from demur.monitor.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from demur.adapters.models.instrument import Instrumented
+
+
+def instrument(
+    model: Annotated[Path, typer.Argument(help="The model, an .onnx file; external data beside it.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The instrumented model. Default: MODEL.instrumented.onnx beside the model."
+        ),
+    ] = None,
+    features: Annotated[str | None, typer.Option(help="The tensor that is the features, when it is not found.")] = None,
+    logits: Annotated[str | None, typer.Option(help="The tensor that is the logits, when it is not found.")] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="Earlier layers too: how many, evenly spaced, or a tensor; may be given more than once."),
+    ] = None,
+    attention: Annotated[bool, typer.Option("--attention", help="Attention probabilities too.")] = False,
+    pool: Annotated[
+        Literal["mean", "max", "cls", "last"] | None,
+        typer.Option(
+            help="How pictures and tokens become rows. Default: features as the model feeds its head, layers by mean."
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="By how much the model's own outputs may move. 0: not by one bit.")
+    ] = 0.0,
+    show: Annotated[bool, typer.Option("--list", help="Only list the tensors that could be signals.")] = False,
+) -> None:
+    """Find a model's classifier head, and make its features and logits outputs; the model's answers stay as they are.
+
+    Example: [bold]demur instrument model.onnx -o model.instrumented.onnx --layers 2[/]
+    """
+    from demur.adapters.models import instrument as instruments
+
+    shapes = dict(map(_shape, shape or []))
+    if show:
+        _listed(instruments.candidates(model, shapes=shapes))
+        return
+    with out().status("looking for the head, and trying the model"):
+        made = instruments.instrument(
+            model,
+            features=features,
+            logits=logits,
+            layers=layers or (),
+            attention=attention,
+            pool=pool,
+            shapes=shapes,
+            tolerance=tolerance,
+        )
+    place = output or model.with_name(f"{model.name.removesuffix('.onnx')}.instrumented.onnx")
+    if place.resolve() == model.resolve():
+        raise ConfigurationError(f"{place}: would overwrite the model; write somewhere else with -o")
+    written = made.save(place)
+    _told(made)
+    out().print("\n" + "\n".join(f"[bold]{path}[/]  {path.stat().st_size:,} bytes" for path in written))
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    if not name or not all(s.strip().isdigit() and int(s) > 0 for s in sizes.split(",")):
+        raise ConfigurationError(f"--shape {text}: expected INPUT=1,3,224,224, every size at least 1")
+    return name, tuple(int(s) for s in sizes.split(","))
+
+
+def _listed(rows: list[tuple[str, str, str, str]]) -> None:
+    from rich.table import Table
+
+    table = Table("tensor", "operator", "shape", "dtype", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        name, operator, size, dtype = row
+        table.add_row(_plain(name), operator, size, dtype)
+    out().print(table, soft_wrap=False)
+
+
+def _told(made: Instrumented) -> None:
+    from rich.table import Table
+
+    table = Table("signal", "output", "shape", "dtype", "what it is", box=None, pad_edge=False, header_style="bold")
+    for found in made.found:
+        size = "x".join(map(str, found.shape))
+        table.add_row(found.signal, _plain(found.output), size, found.dtype, _plain(found.why))
+    out().print(table, soft_wrap=False)
+    if made.head_weight is not None:
+        classes, width = made.head_weight.shape
+        out().print(f"\nhead  {classes} x {width}, gives the logits to {made.head_error:.1g}")
+    for note in made.notes:
+        out().print("[yellow]note[/]  ", end="")
+        out().print(note, markup=False)
+    kept = "equal to the last bit" if made.moved == 0 else f"[yellow]moved by up to {made.moved:.2g}[/]"
+    out().print(f"the model's own outputs on {made.tried} made-up batches: {kept}")
+
+
+def _plain(text: str) -> str:
+    """Tensor names may hold what rich reads as markup."""
+    from rich.markup import escape
+
+    return escape(text)
