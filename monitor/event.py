@@ -19,7 +19,7 @@ class DecisionEvent:
     stages: Mapping[str, float] = field(default_factory=dict)
     out_of_range: int = 0  # rows with a signal outside its calibration range, of `range_rows` that were looked at
     range_rows: int = 0
-    protocol: str = "python"  # python | grpc | oip
+    protocol: str = "python"  # python | grpc | oip | oip-rest
     traceparent: str = ""
 
 

@@ -18,6 +18,7 @@ from demur.monitor.telemetry import Telemetry, TelemetryConfig
 
 if TYPE_CHECKING:
     from demur.adapters.servers.oip import OipProxy
+    from demur.adapters.servers.oip.rest import RestProxy
 
 
 def configuration(path: Path | None, bundles: list[Path], listen: str | None) -> ServerConfig:
@@ -54,6 +55,7 @@ class Running:
             label_sink=trail,
         )
         self._proxy: OipProxy | None = None
+        self._rest: RestProxy | None = None
         self._watch()
 
     def start(self) -> None:
@@ -61,7 +63,7 @@ class Running:
         self._server.start()
         self._server.handle_signals()
         if self._config.proxy is not None:
-            self._proxy = self._start_proxy(self._config.proxy)
+            self._start_proxies(self._config.proxy)
 
     def addresses(self) -> dict[str, Any]:
         """Where it listens, as JSON."""
@@ -71,6 +73,7 @@ class Running:
             "health": self._server.health_address,
             "metrics": scrape.port if scrape else 0,
             "proxy": self._proxy.address if self._proxy else "",
+            "proxy_rest": self._rest.address if self._rest else "",
         }
 
     def wait(self) -> None:
@@ -80,8 +83,9 @@ class Running:
 
     def stop(self) -> None:
         """End calls first, then flush the log, then telemetry."""
-        if self._proxy is not None:
-            self._proxy.stop()
+        for proxy in (self._proxy, self._rest):
+            if proxy is not None:
+                proxy.stop()
         self._server.stop()
         if self._log is not None:
             self._log.close()
@@ -90,20 +94,22 @@ class Running:
     def _recorder(self, monitor: ServedMonitorConfig) -> AuditRecorder | None:
         return None if self._log is None else AuditRecorder(self._log, monitor.audit)
 
-    def _start_proxy(self, config: ProxyConfig) -> OipProxy:
+    def _start_proxies(self, config: ProxyConfig) -> None:
         """A proxy judges from its first request on, so its monitors' bundles must be good at start."""
-        from demur.adapters.servers.oip import OipProxy
-        from demur.monitor.service import tls
+        engines = {s.name: s.working() for s in self._server.registry}
+        limits, tls, on_refusal = self._config.limits, self._config.tls, self._telemetry.on_refusal
+        if config.listen:
+            from demur.adapters.servers.oip import OipProxy
+            from demur.monitor.service.tls import credentials
 
-        proxy = OipProxy(
-            config,
-            {s.name: s.working() for s in self._server.registry},
-            limits=self._config.limits,
-            server_credentials=None if self._config.tls is None else tls.credentials(self._config.tls),
-            on_refusal=self._telemetry.on_refusal,
-        )
-        proxy.start()
-        return proxy
+            secret = None if tls is None else credentials(tls)
+            self._proxy = OipProxy(config, engines, limits=limits, server_credentials=secret, on_refusal=on_refusal)
+            self._proxy.start()
+        if config.rest is not None:
+            from demur.adapters.servers.oip.rest import RestProxy
+
+            self._rest = RestProxy(config, engines, limits=limits, tls=tls, on_refusal=on_refusal)
+            self._rest.start()
 
     def _watch(self) -> None:
         registry, watch = self._server.registry, self._telemetry.watch

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
 from demur.monitor.config.proxied import Address, ProxiedModelConfig
+from demur.monitor.config.rest import RestProxyConfig
 
 
 class TlsConfig(Section):
@@ -102,10 +103,10 @@ class TelemetryConfig(Section):
 
 
 class ProxyConfig(Section):
-    """A transparent Open Inference Protocol proxy in front of `upstream`."""
+    """A transparent Open Inference Protocol proxy in front of `upstream`: over gRPC, over HTTP (`rest`), or both."""
 
-    listen: Address
-    upstream: str = Field(description="host:port or unix:/path of the inference server")
+    listen: Address = Field("", description="host:port or unix:/path for gRPC clients")
+    upstream: str = Field("", description="host:port or unix:/path of the inference server's gRPC side")
     upstream_tls_ca: Path | None = Field(None, description="speak TLS to it, and trust this authority")
     annotate: Literal["off", "parameters", "outputs"] = Field(
         "off",
@@ -115,12 +116,19 @@ class ProxyConfig(Section):
         "pass", description="answers of models that stand not under `models`: nothing can judge them"
     )
     streams: int = Field(32, ge=1, le=1024, description="ModelStreamInfer calls open at once; each holds two threads")
+    rest: RestProxyConfig | None = Field(None, description="the same over HTTP")
     models: dict[str, ProxiedModelConfig] = Field(description="by upstream model name")
 
     @field_validator("annotate", mode="before")
     @classmethod
     def _switch(cls, value: Any) -> Any:
         return ("parameters" if value else "off") if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _sides(self) -> ProxyConfig:
+        if bool(self.listen) != bool(self.upstream) or not (self.listen or self.rest):
+            raise ValueError("give `listen` and `upstream` for gRPC, `rest` for HTTP, or all of them")
+        return self
 
 
 class ServerConfig(Section):

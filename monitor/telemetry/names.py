@@ -192,7 +192,7 @@ METRICS = (
 )
 SUPPLIED = {metric.name: metric for metric in METRICS if metric.supplied}
 
-PROTOCOLS = ("python", "grpc", "oip")
+PROTOCOLS = ("python", "grpc", "oip", "oip-rest")
 STAGES = ("decode", "score", "audit", "encode")
 REFUSAL_KINDS = (
     "invalid", "unknown", "unmapped", "unauthenticated", "bundle", "overloaded", "draining", "deadline", "audit", "internal",
@@ -212,7 +212,7 @@ ATTRIBUTES = (
     Name("demur.monitor", "monitor name"),
     Name("demur.bundle", "SHA-256 of the bundle's manifest"),
     Name("demur.bundle.version", "bundle version"),
-    Name("demur.protocol", "python, grpc or oip"),
+    Name("demur.protocol", "python, grpc, oip or oip-rest"),
     Name("demur.mode", "observe or enforce"),
     Name("demur.rows", "rows in the request"),
     Name("demur.abstained", "rows (and groups) abstained from"),

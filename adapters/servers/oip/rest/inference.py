@@ -1,0 +1,141 @@
+"""A judged call from its first byte to its answer: ask for what the monitor needs, judge, take it out again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+from demur.adapters.servers.oip import refusal
+from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
+from demur.adapters.servers.oip.reading import Asked
+from demur.adapters.servers.oip.rest import call as calls
+from demur.adapters.servers.oip.rest import headers
+from demur.adapters.servers.oip.rest.answer import annotated
+from demur.adapters.servers.oip.rest.call import Handled, Sent
+from demur.adapters.servers.oip.rest.client import HttpClient
+from demur.adapters.servers.oip.rest.headers import Headers
+from demur.adapters.servers.oip.rest.path import Target
+from demur.adapters.servers.oip.rest.reply import Reply, withheld
+from demur.adapters.servers.oip.rest.upstream import HttpUpstream
+
+PROTOCOL = "oip-rest"
+# A server that knows no such output says so with one of these: MLServer and KServe 400, FastAPI's own checks 422,
+# Triton 400 or 404, runtimes that raise on their own 500.
+NAMING = frozenset((400, 404, 422, 500))
+T = TypeVar("T")
+
+
+class Inference:
+    """Judged calls. Parsing and scoring run in `pool`, so that no large body holds the others up."""
+
+    def __init__(
+        self, upstream: HttpUpstream, judge: Judge, pool: Executor, *, annotate: str, message_bytes: int
+    ) -> None:
+        self._upstream, self._judge, self._pool = upstream, judge, pool
+        self._annotate, self._largest = annotate, message_bytes
+
+    async def reply(self, client: HttpClient, target: Target) -> Reply:
+        """The answer to a call of a model's `infer`. Raises: RefusedError, GoneError."""
+        content = await client.whole()
+        call = await self._in_pool(partial(calls.sent, client, target, content, self._judge, self._largest))
+        call, reply = await self._called(client.method, call)
+        if not 200 <= reply.status < 300:
+            return reply
+        judged = partial(self._judged, client, call, reply, asyncio.get_running_loop())
+        return await self._in_pool(judged)
+
+    async def beside(self, client: HttpClient, target: Target) -> Reply | None:
+        """The refusal of an answer that has no form demur could judge; None lets it pass."""
+        asked = Asked(model=target.model, version=target.version)
+        cause = "answers of this path are in no form that demur can judge; use infer"
+        judgement = await self._in_pool(partial(self._unjudged, asked, cause, client))
+        return None if judgement.withheld is None else withheld(judgement.withheld)
+
+    async def _called(self, method: str, call: Sent) -> tuple[Sent, Reply]:
+        """Upstream's answer; when it refused an output that the client did not name, its answer to the client's own request."""
+        reply = await self._sent(method, call)
+        why = _rejected(reply, call, self._largest) if call.plan.asking else ""
+        if why:
+            call = call.unchanged(why)
+            reply = await self._sent(method, call)
+            if reply.status == 200 and call.plan.model is not None:
+                call.plan.model.rejections.learn(call.asked.version, why)
+        return call, reply
+
+    async def _sent(self, method: str, call: Sent) -> Reply:
+        reply = await self._upstream.whole(method, call.target, call.headers, call.content)
+        return Reply(reply.status, headers.passed_on(reply.headers), reply.content)
+
+    def _judged(self, client: HttpClient, call: Sent, reply: Reply, loop: asyncio.AbstractEventLoop) -> Reply:
+        seen, cause = calls.answered(reply, self._largest)
+        reply = calls.without_extras(call, reply, seen)
+        again = partial(self._again, loop)
+        handled = Handled(call, reply, again, self._largest)
+        exchange = Exchange(
+            asked=call.asked,
+            answered=seen,
+            plan=call.plan,
+            cause=cause,
+            traceparent=_traceparent(client),
+            protocol=PROTOCOL,
+            hands=handled,
+            again=calls.further_calls(call, again, self._largest),
+        )
+        judgement = self._judge.judge(exchange)
+        if judgement.withheld is not None:
+            return withheld(judgement.withheld)
+        if not judgement.action:
+            return self._annotated(reply, judgement)
+        return self._annotated(handled.prepared, judgement, handled.answered_by)
+
+    def _annotated(self, reply: Reply, judgement: Judgement, answered_by: str = "") -> Reply:
+        if judgement.verdicts is None or (self._annotate == "off" and not judgement.action):
+            return reply
+        answer, _ = calls.answered(reply, self._largest)
+        if answer is None:
+            return reply
+        more = {"demur.answered_by": answered_by} if answered_by else {}
+        tensors = self._annotate == "outputs"
+        return calls.resent(reply, annotated(answer, judgement.verdicts, self._largest, tensors=tensors, more=more))
+
+    def _unjudged(self, asked: Asked, cause: str, client: HttpClient) -> Judgement:
+        exchange = Exchange(
+            asked=asked,
+            answered=None,
+            plan=self._judge.plan(asked),
+            cause=cause,
+            traceparent=_traceparent(client),
+            protocol=PROTOCOL,
+        )
+        return self._judge.judge(exchange)
+
+    def _again(
+        self, loop: asyncio.AbstractEventLoop, target: bytes, fields: Headers, content: bytes, seconds: float | None
+    ) -> Reply:
+        """Another call, from a thread of the pool. Raises: RefusedError, TimeoutError."""
+        work = asyncio.run_coroutine_threadsafe(self._upstream.whole("POST", target, fields, content), loop)
+        try:
+            found = work.result(seconds)
+        except TimeoutError:
+            work.cancel()
+            raise
+        return Reply(found.status, headers.passed_on(found.headers), found.content)
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _rejected(reply: Reply, call: Sent, largest_bytes: int) -> str:
+    """Why upstream rejected an output that demur asked for, or "" when this is no such answer."""
+    if reply.status not in NAMING:
+        return ""
+    text = calls.text(reply, largest_bytes)
+    name = next((n for n in call.plan.asking if refusal.names(text, n)), None)
+    return "" if name is None else f"upstream rejected output {name} ({text[: refusal.LONGEST]})"
+
+
+def _traceparent(client: HttpClient) -> str:
+    return headers.value(client.headers, b"traceparent") or ""

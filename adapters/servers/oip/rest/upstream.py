@@ -1,0 +1,108 @@
+"""The inference server's HTTP side: requests forwarded as they are, answers as they come."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from demur.adapters.servers.oip.rest.headers import Headers
+from demur.adapters.servers.oip.rest.reply import RefusedError, Reply
+from demur.monitor.config.rest import RestProxyConfig
+from demur.monitor.errors import ConfigurationError
+
+# Below the 5 s after which uvicorn, and so MLServer and KServe, close an idle connection: reusing one at that moment fails.
+IDLE_SECONDS = 4.0
+
+
+class HttpUpstream:
+    """Connections to the server. No redirects, cookies or proxies of the environment: this is a proxy, not a browser."""
+
+    def __init__(self, config: RestProxyConfig, *, message_bytes: int) -> None:
+        self._url = httpx.URL(config.upstream)
+        self._message_bytes = message_bytes
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=_trust(config), limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
+        )
+        self._timeout = httpx.Timeout(config.timeout_seconds, connect=config.connect_seconds).as_dict()
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, target: bytes, headers: Headers, content: bytes | AsyncIterator[bytes] | None
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer's head; its body is read by whoever wants it. Leaving early closes the connection.
+
+        Raises: RefusedError 502 or 504 when there is no answer.
+        """
+        request = httpx.Request(
+            method,
+            self._url,
+            headers=[(b"Host", self._url.netloc), *headers],
+            content=content,
+            extensions={"timeout": self._timeout, "target": target},
+        )
+        with _blamed(self._url):
+            response = await self._transport.handle_async_request(request)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def whole(self, method: str, target: bytes, headers: Headers, content: bytes) -> Reply:
+        """The answer with its body as it was sent, coded or not.
+
+        Raises: RefusedError 502 when it is larger than the message limit, 502 or 504 when there is none.
+        """
+        async with self.open(method, target, headers, content) as response:
+            parts, size = [], 0
+            async for part in self.parts(response):
+                size += len(part)
+                if size > self._message_bytes:
+                    raise RefusedError(
+                        502, f"upstream's answer exceeds limits.message_bytes = {self._message_bytes}; raise it"
+                    )
+                parts.append(part)
+            return Reply(response.status_code, response.headers.raw, b"".join(parts))
+
+    async def parts(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        """The body as it comes, coded or not. Raises: RefusedError 502 or 504 when it breaks off."""
+        with _blamed(self._url):
+            async for part in response.aiter_raw():
+                yield part
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        await self._transport.aclose()
+
+
+class _blamed:  # noqa: N801  reads as a statement
+    """Turns the transport's failures into statuses that say who failed."""
+
+    def __init__(self, url: httpx.URL) -> None:
+        self._where = f"{url.scheme}://{url.netloc.decode()}"
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
+        if isinstance(failure, httpx.TimeoutException):
+            raise RefusedError(
+                504, f"upstream {self._where} did not answer in time ({type(failure).__name__})"
+            ) from failure
+        if isinstance(failure, httpx.TransportError):
+            raise RefusedError(502, f"no answer from upstream {self._where} ({type(failure).__name__})") from failure
+
+
+def _trust(config: RestProxyConfig) -> ssl.SSLContext | bool:
+    if not config.upstream.startswith("https:"):
+        return False
+    try:
+        return ssl.create_default_context(
+            cafile=None if config.upstream_tls_ca is None else str(config.upstream_tls_ca)
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"proxy.rest.upstream_tls_ca: {config.upstream_tls_ca} cannot be read ({error})"
+        ) from error

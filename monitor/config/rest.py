@@ -1,0 +1,24 @@
+"""The REST side of the Open Inference Protocol proxy, `proxy.rest` in `demur.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from demur.monitor.config.document import Section
+
+HttpAddress = Annotated[str, Field(pattern=r"^(unix:.+|\S+:\d{1,5})$")]
+
+
+class RestProxyConfig(Section):
+    """A transparent HTTP proxy in front of `upstream`: `infer` of mapped models is judged, everything else passes through."""
+
+    listen: HttpAddress = Field(description="host:port (port 0: any free one) or unix:/path")
+    upstream: str = Field(
+        pattern=r"^https?://[^/\s?#]+/?$", description="http(s)://host:port of the inference server, without a path"
+    )
+    upstream_tls_ca: Path | None = Field(None, description="trust this authority; default: the system's")
+    timeout_seconds: float = Field(60, gt=0, description="upstream may take so long to begin, and to go on, answering")
+    connect_seconds: float = Field(5, gt=0, description="upstream may take so long to accept a connection")
