@@ -18,6 +18,7 @@ from demur.monitor.cli import (
     doctor,
     evaluate,
     fit,
+    hallucinations,
     inspect,
     perturb,
     serve,
@@ -42,6 +43,7 @@ app.add_typer(bundle.app, name="bundle")
 app.command("serve")(serve.serve)
 app.command("assess")(assess.assess)
 app.command("evaluate")(evaluate.evaluate)
+app.command("hallucinations")(hallucinations.hallucinations)
 app.command("perturb")(perturb.perturb)
 app.add_typer(curate.app, name="curate")
 app.command("bench")(bench.bench)

@@ -1,0 +1,69 @@
+"""`demur hallucinations`: what a detector invents on images without known objects, before and after a filter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from demur.monitor.cli.console import out
+
+if TYPE_CHECKING:
+    from demur.monitor.evaluate.estimate import Estimate
+
+
+def hallucinations(
+    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
+    known: Annotated[
+        Path, typer.Argument(help="Boxes on images with known objects: `group_id`, and `loss` or `label`.")
+    ],
+    unknown: Annotated[Path, typer.Argument(help="Boxes on images that should hold no known object, with `group_id`.")],
+    confirmed: Annotated[
+        Path | None, typer.Option(help="Images (group ids, one a line) in which a person saw a known object.")
+    ] = None,
+    review: Annotated[
+        Path | None, typer.Option(help="Write the images with detections, one a line, for a person to look at.")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of true detections that a threshold keeps.")] = 0.95,
+    json: Annotated[Path | None, typer.Option(help="Write every figure as JSON.")] = None,
+    bootstrap: Annotated[int, typer.Option(help="Resamples of images for intervals; 0 for none.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+) -> None:
+    """Count a detector's hallucinations before and after each score of a bundle, at a share of true detections kept.
+
+    Example: [bold]demur hallucinations boxes.demur known.npz unknown.npz --confirmed seen.txt[/]
+    """
+    from rich.table import Table
+
+    from demur.monitor.evaluate.hallucination import hallucinations as count
+    from demur.monitor.evaluate.hallucination import images_to_review
+    from demur.monitor.monitor import Monitor
+
+    if review is not None:
+        names = images_to_review(unknown, Monitor.load(bundle))
+        review.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    words = () if confirmed is None else confirmed.read_text(encoding="utf-8").split()
+    found = count(bundle, known, unknown, confirmed=words, keep=keep, bootstrap=bootstrap, seed=seed)
+    out().print(
+        f"[bold]{found.before.value:.0f}[/] hallucinations on unknown images; {found.images_removed} of "
+        f"{found.images_given} images with detections removed, with {found.boxes_removed} boxes: known objects in "
+        f"{found.removed_by_label} by label, {found.removed_by_person} by a person"
+    )
+    heads = ("filter", "threshold", "true kept", "", "hallucinations", "", "reduction", "")
+    shown = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    for one in found.filters:
+        limit = "-" if one.threshold is None else f"{one.threshold:.4g}"
+        cells = (f"{one.kept_true:.1%}", f"{one.after:.0f}", f"{one.reduction:.1%}")
+        spans = (_span(one.kept_true, ".1%"), _span(one.after, ".0f"), _span(one.reduction, ".1%"))
+        shown.add_row(one.name, limit, *(x for pair in zip(cells, spans, strict=True) for x in pair))
+    out().print(shown, soft_wrap=False)
+    if json is not None:
+        found.save(json)
+        out().print(f"\n[bold]{json}[/]  {json.stat().st_size:,} bytes")
+
+
+def _span(estimate: Estimate, spec: str) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{estimate.low:{spec}} to {estimate.high:{spec}}"

@@ -1,0 +1,227 @@
+"""How many objects a detector invents on images without known objects, before and after its boxes are filtered."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.monitor.bundle import Bundle
+from demur.monitor.evaluate.bootstrap import Resampler
+from demur.monitor.evaluate.errors import EvaluationError
+from demur.monitor.evaluate.estimate import Estimate
+from demur.monitor.evaluate.evaluation import plain
+from demur.monitor.evaluate.judged import columns_of, judge
+from demur.monitor.evaluate.run import Source, as_table
+from demur.monitor.fit.table import SignalsTable
+from demur.monitor.monitor import Monitor
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """One filter. `threshold`: boxes of a higher score are refused; None for the bundle's own policy.
+
+    kept_true: share of the true detections on known images that it keeps; after: hallucinations that it keeps; reduction:
+    1 - after / before; with intervals over images.
+    """
+
+    name: str
+    threshold: float | None
+    kept_true: Estimate
+    after: Estimate
+    reduction: Estimate
+
+
+@dataclass(frozen=True)
+class Hallucinations:
+    """`before`: detections on unknown images that are left after hygiene, every one of them a hallucination.
+
+    Hygiene: images_removed of images_given images with detections were removed because they hold known objects, by
+    `removed_by_label` and `removed_by_person` (both may name one image), and with them boxes_removed detections.
+    """
+
+    images_given: int
+    images_removed: int
+    removed_by_label: int
+    removed_by_person: int
+    boxes_removed: int
+    true_detections: int
+    keep: float
+    before: Estimate
+    filters: tuple[Filtered, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {"schema_version": 1, "kind": "demur.hallucinations", **plain(self)}
+
+    def save(self, path: str | Path) -> None:
+        """Write the document as JSON."""
+        Path(path).write_text(json.dumps(self.document(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes:
+    """Verdicts of boxes: risk (N, S) float64, NaN and infinities as the highest; accept (N,); image (N,) 0..images-1."""
+
+    risk: NDArray[np.float64]
+    accept: NDArray[np.bool_]
+    image: NDArray[np.int64]
+    images: int
+
+
+def hallucinations(
+    bundle: Bundle | str | Path,
+    known: Source,
+    unknown: Source,
+    *,
+    confirmed: Collection[Any] = (),
+    keep: float = 0.95,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Hallucinations:
+    """Detections on images without known objects, before and after each score's threshold and the bundle's policy.
+
+    known, unknown: tables with a row for each box and `group_id`, the image. In `known`, `loss` 0 marks true detections;
+    a score's threshold keeps at least the share `keep` of them, as few more as ties allow. From `unknown`, images are
+    removed first that hold a known object: those of a box with loss 0, and those in `confirmed`, group ids that a person
+    looked at. Intervals resample the images of both tables (thresholds too).
+    Source: He et al. 2025, arXiv:2503.07330: hallucinations at 95 % true positives, and the hygiene of test sets.
+    Raises: EvaluationError when labels or images are missing, or an id in `confirmed` is no image; TableError, BundleError.
+    """
+    if not 0 < keep <= 1:
+        raise EvaluationError(f"keep: expected a share in (0, 1], got {keep}")
+    monitor = Monitor.of(bundle if isinstance(bundle, Bundle) else Bundle.load(bundle))
+    tables = {name: _imaged(as_table(source, monitor), name) for name, source in _named(known, unknown).items()}
+    true = _true(tables["known"])
+    gone, by_label, by_person = _hygiene(tables["unknown"], confirmed)
+    left = tables["unknown"].take(~gone) if not gone.all() else None
+    seen = _boxes(monitor, tables["known"])
+    strange = None if left is None else _boxes(monitor, left)
+    given = _count(tables["unknown"])
+    return Hallucinations(
+        images_given=given,
+        images_removed=given - (0 if strange is None else strange.images),
+        removed_by_label=by_label,
+        removed_by_person=by_person,
+        boxes_removed=int(gone.sum()),
+        true_detections=int(true.sum()),
+        keep=keep,
+        **_measured(monitor, seen, true, strange, keep, _draws(seen, strange, bootstrap, seed, confidence)),
+    )
+
+
+def images_to_review(unknown: Source, monitor: Monitor) -> list[Any]:
+    """Group ids of the images with detections, most detections first: where a person should look for known objects."""
+    image = np.asarray(_imaged(as_table(unknown, monitor), "unknown").group_id)
+    names, counts = np.unique(image, return_counts=True)
+    found: list[Any] = names[np.argsort(-counts, kind="stable")].tolist()
+    return found
+
+
+def threshold(risk: NDArray[np.float64], weight: NDArray[np.float64], keep: float) -> float:
+    """The lowest risk at or below which a share of at least `keep` of the true detections lies; weight (N,) counts them."""
+    order = np.argsort(risk, kind="stable")
+    total = np.cumsum(weight[order])
+    if not total[-1]:
+        return math.nan
+    place = int(np.searchsorted(total, keep * total[-1] * (1 - 1e-12)))
+    return float(risk[order][place])
+
+
+def _named(known: Source, unknown: Source) -> Mapping[str, Source]:
+    return {"known": known, "unknown": unknown}
+
+
+def _imaged(table: SignalsTable, name: str) -> SignalsTable:
+    if table.group_id is None:
+        raise EvaluationError(f"{name}: expected group_id, the image of each box; write it beside the signals")
+    return table
+
+
+def _true(table: SignalsTable) -> NDArray[np.bool_]:
+    if table.loss is None:
+        raise EvaluationError("known: expected loss or label, which boxes are true detections; got neither")
+    true: NDArray[np.bool_] = table.loss == 0
+    if not true.any():
+        raise EvaluationError("known: expected true detections (loss 0), got none; a threshold cannot be set")
+    return true
+
+
+def _count(table: SignalsTable) -> int:
+    return 0 if table.grouping is None else table.grouping.count
+
+
+def _hygiene(table: SignalsTable, confirmed: Collection[Any]) -> tuple[NDArray[np.bool_], int, int]:
+    """(N,) boxes of images that hold a known object, and by whose word how many images do."""
+    image = np.asarray(table.group_id)
+    names = {str(name): name for name in np.unique(image).tolist()}
+    strays = [word for word in map(str, confirmed) if word not in names]
+    if strays:
+        raise EvaluationError(
+            f"confirmed: {strays[0]!r} is no image with detections; give group ids of the unknown table"
+        )
+    person = {names[str(word)] for word in confirmed}
+    label = set() if table.loss is None else set(np.unique(image[table.loss == 0]).tolist())
+    gone = np.isin(image, np.array(sorted(person | label))) if person | label else np.zeros(len(image), np.bool_)
+    return gone, len(label), len(person)
+
+
+def _boxes(monitor: Monitor, table: SignalsTable) -> _Boxes:
+    judged = judge(monitor, table, "row")
+    risk = judged.scores.astype(np.float64)
+    risk[~np.isfinite(risk) | judged.broken[:, None]] = np.inf
+    assert table.grouping is not None  # noqa: S101  `_imaged` has seen it
+    return _Boxes(risk, judged.accept, table.grouping.index, table.grouping.count)
+
+
+def _draws(
+    seen: _Boxes, strange: _Boxes | None, draws: int, seed: int, confidence: float
+) -> tuple[Resampler, NDArray[np.float64]]:
+    """The resampler, and how often each image was drawn (images, 1 + draws), known images first; column 0: once each."""
+    count = 0 if strange is None else strange.images
+    resampler = Resampler(np.repeat([0, 1], [seen.images, count]), None, draws, seed, confidence)
+    parts = [np.ones((seen.images + count, 1)), *(resampler.weights(256) if draws else ())]
+    return resampler, np.concatenate(parts, axis=1)
+
+
+def _measured(
+    monitor: Monitor,
+    seen: _Boxes,
+    true: NDArray[np.bool_],
+    strange: _Boxes | None,
+    keep: float,
+    drawn: tuple[Resampler, NDArray[np.float64]],
+) -> dict[str, Any]:
+    resampler, weights = drawn
+    of_true = weights[: seen.images][seen.image[true]]
+    of_strange = np.zeros((0, weights.shape[1])) if strange is None else weights[seen.images :][strange.image]
+    before = of_strange.sum(axis=0)
+
+    def filtered(name: str, limit: float | None, kept_true: Any, kept_strange: Any) -> Filtered:
+        after = (kept_strange * of_strange).sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share, reduction = (kept_true * of_true).sum(axis=0) / of_true.sum(axis=0), 1 - after / before
+        return Filtered(name, limit, *(_estimate(resampler, column) for column in (share, after, reduction)))
+
+    found = []
+    for place, name in enumerate(columns_of(monitor, "row")):
+        risk = seen.risk[true, place]
+        limits = np.array([threshold(risk, weight, keep) for weight in of_true.T])
+        limits = np.where(np.isfinite(limits), limits, -np.inf)
+        strangers = np.empty(0) if strange is None else strange.risk[:, place]
+        found.append(filtered(name, float(limits[0]), risk[:, None] <= limits, strangers[:, None] <= limits))
+    taken = np.empty(0, np.bool_) if strange is None else strange.accept
+    found.append(filtered("policy", None, seen.accept[true][:, None], taken[:, None]))
+    return {"before": _estimate(resampler, before), "filters": tuple(found)}
+
+
+def _estimate(resampler: Resampler, values: NDArray[np.float64]) -> Estimate:
+    limits = resampler.interval(values[1:])
+    return Estimate(float(values[0]), *(limits or (None, None)))

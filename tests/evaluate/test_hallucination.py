@@ -1,0 +1,173 @@
+"""Hallucinations counted by hand, matching against every order of greed, and what cannot be counted."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import demur
+from demur.monitor.cli.main import app
+from demur.monitor.evaluate.errors import EvaluationError
+from demur.monitor.evaluate.hallucination import hallucinations, threshold
+from demur.monitor.evaluate.matching import Objects, matched, overlaps
+
+
+def iou(a, b):
+    """Of two boxes, by the sides of their common part."""
+    w = min(a[2], b[2]) - max(a[0], b[0])
+    h = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(w, 0) * max(h, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def greedy(boxes, scores, labels, truth, classes, least):
+    """Detections by falling score, each taking the best object left."""
+    found, free = [-1] * len(boxes), set(range(len(truth)))
+    for row in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
+        fits = [(-iou(boxes[row], truth[m]), m) for m in free if classes[m] == labels[row]]
+        if fits and -min(fits)[0] >= least:
+            found[row] = min(fits)[1]
+            free.remove(found[row])
+    return found
+
+
+corner, side = st.integers(0, 12), st.integers(1, 8)
+box = st.tuples(corner, corner, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+
+
+@given(
+    st.lists(st.tuples(box, st.integers(0, 5), st.integers(0, 1)), max_size=7),
+    st.lists(st.tuples(box, st.integers(0, 1)), max_size=5),
+    st.sampled_from([0.1, 0.5, 0.75]),
+)
+def test_matching_is_the_greedy_one(found, objects, least):
+    boxes, scores, labels = [f[0] for f in found], [f[1] / 5 for f in found], [f[2] for f in found]
+    truth, classes = [o[0] for o in objects], [o[1] for o in objects]
+    held = Objects(np.array(truth, np.float64).reshape(-1, 4), np.array(classes, np.int64))
+    rows = np.array(boxes, np.float32).reshape(-1, 4)
+    got = matched(rows, np.array(scores, np.float32), np.array(labels, np.int64), held, least)
+    assert got.tolist() == greedy(boxes, scores, labels, truth, classes, least)
+
+
+def test_overlaps_by_hand():
+    """A quarter shared of two squares of 4: 1 / 7; apart: 0; a box of no area: 0, also with itself."""
+    a = np.array([[0, 0, 2, 2], [5, 5, 5, 9]], np.float32)
+    b = np.array([[1, 1, 3, 3], [0, 0, 2, 2], [5, 5, 5, 9]], np.float32)
+    np.testing.assert_allclose(overlaps(a, b), [[1 / 7, 1, 0], [0, 0, 0]])
+
+
+def test_objects_of_another_shape_are_refused():
+    with pytest.raises(EvaluationError, match=r"\(M, 4\)"):
+        Objects(np.zeros((2, 5)), np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("risks", "keep", "want"),
+    [(range(1, 21), 0.95, 19), (range(1, 21), 0.951, 20), ([3, 1, 2], 1.0, 3), ([1, 1, 1, 9], 0.5, 1), ([5], 0.01, 5)],
+)
+def test_the_threshold_keeps_at_least_the_share(risks, keep, want):
+    risk = np.array(list(risks), np.float64)
+    assert threshold(risk, np.ones(len(risk)), keep) == want
+    assert math.isnan(threshold(risk, np.zeros(len(risk)), keep))
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    """The score is the negative of the largest logit; the policy refuses at most a tenth of good rows."""
+    rng = np.random.default_rng(0)
+    config = {
+        "monitor": "boxes",
+        "signals": {"logits": 2},
+        "scores": ["max_logit"],
+        "rules": [{"novel": {"when": "max_logit", "promise": {"refuse_good_at_most": 0.1}}}],
+    }
+    tables = [{"logits": rng.normal(10, 1, (200, 2)).astype(np.float32)} for _ in range(2)]
+    return demur.fit(config, reference=tables[0], calibration=tables[1])
+
+
+def table(confidences, images, **more):
+    logits = np.stack([np.array(confidences, np.float32), np.full(len(confidences), -50, np.float32)], axis=1)
+    return {"logits": logits, "group_id": np.array(images), **{k: np.array(v) for k, v in more.items()}}
+
+
+# 20 true detections of confidence 1..20 and two false ones: 95 % are kept from confidence 2 on.
+KNOWN = table([*range(1, 21), 0.5, 30], [*range(20), 3, 4], loss=[0] * 20 + [1, 1])
+UNKNOWN = table([1.5, 2, 7, 0, 40, 3], [7, 7, 8, 9, 9, 11], loss=[1, 1, 1, 1, 0, 1])
+
+
+def test_counts_by_hand(bundle):
+    """Image 9 has a labelled known object, image 11 one that a person saw; left are 1.5, 2 and 7, of which two stay."""
+    found = hallucinations(bundle, KNOWN, UNKNOWN, confirmed=[11], bootstrap=200)
+    assert (found.images_given, found.images_removed, found.removed_by_label, found.removed_by_person) == (4, 2, 1, 1)
+    assert (found.boxes_removed, found.true_detections) == (3, 20)
+    assert found.before.value == 3
+    score, policy = found.filters
+    assert (score.name, score.threshold, score.kept_true.value, score.after.value) == ("max_logit", -2.0, 0.95, 2)
+    assert score.reduction.value == pytest.approx(1 / 3)
+    assert score.after.low <= 2 <= score.after.high
+    assert policy.name == "policy"
+    assert (policy.threshold, policy.after.value) == (None, 0)
+    assert found == hallucinations(bundle, KNOWN, UNKNOWN, confirmed=["11"], bootstrap=200)
+
+
+def test_intervals_resample_images_not_boxes(bundle):
+    """Two images, one with every hallucination: resamples have 0, 12 or 24 of them."""
+    unknown = table([5] * 12 + [-9], [1] * 12 + [2])
+    found = hallucinations(bundle, KNOWN, unknown, bootstrap=400)
+    assert found.before.value == 13
+    assert (found.before.low, found.before.high) == (2, 24)
+
+
+def test_a_broken_box_is_never_kept(bundle):
+    unknown = table([np.nan, np.inf, 5], [1, 1, 2])
+    found = hallucinations(bundle, KNOWN, unknown, bootstrap=0)
+    assert found.before.value == 3
+    assert found.filters[0].after.value == 1
+    assert found.filters[0].after.low is None
+
+
+def test_nothing_left_is_said_and_not_divided_by(bundle):
+    found = hallucinations(bundle, KNOWN, table([5], [1], loss=[0]), bootstrap=100)
+    assert found.before.value == 0
+    assert math.isnan(found.filters[0].reduction.value)
+    json.dumps(found.document(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("known", "unknown", "more", "words"),
+    [
+        ({"logits": KNOWN["logits"]}, UNKNOWN, {}, "known: expected group_id"),
+        (KNOWN, {"logits": UNKNOWN["logits"]}, {}, "unknown: expected group_id"),
+        (table([1, 2], [1, 2]), UNKNOWN, {}, "expected loss or label"),
+        (table([1, 2], [1, 2], loss=[1, 1]), UNKNOWN, {}, "expected true detections"),
+        (KNOWN, UNKNOWN, {"confirmed": [77]}, "77"),
+        (KNOWN, UNKNOWN, {"keep": 0.0}, "keep"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(bundle, known, unknown, more, words):
+    with pytest.raises(EvaluationError, match=words):
+        hallucinations(bundle, known, unknown, **more)
+
+
+def test_the_command_prints_and_writes_the_same(bundle, tmp_path):
+    bundle.save(tmp_path / "boxes.demur")
+    np.savez(tmp_path / "known.npz", **KNOWN)
+    np.savez(tmp_path / "unknown.npz", **UNKNOWN)
+    words = [str(tmp_path / name) for name in ("boxes.demur", "known.npz", "unknown.npz")]
+    review, seen, out = (str(tmp_path / name) for name in ("review.txt", "seen.txt", "out.json"))
+    (tmp_path / "seen.txt").write_text("11\n")
+    answer = CliRunner().invoke(
+        app, ["hallucinations", *words, "--review", review, "--confirmed", seen, "--json", out], env={"COLUMNS": "200"}
+    )
+    assert answer.exit_code == 0, answer.output
+    assert "3 hallucinations on unknown images; 2 of 4 images" in answer.output
+    assert (tmp_path / "review.txt").read_text().split() == ["7", "9", "8", "11"]
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["filters"][0]["after"]["value"] == 2
+    assert written["kind"] == "demur.hallucinations"
