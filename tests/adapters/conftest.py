@@ -17,6 +17,7 @@ from demur.monitor.engine import Conduct, Engine
 from demur.monitor.event import DecisionEvent, RefusalEvent
 from demur.monitor.loaded import Loaded
 from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
+from tests.adapters.fake_server import FakeServer
 from tests.service.bundles import BAD, GOOD, row_bundle
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -84,8 +85,8 @@ class Scripted(grpc.GenericRpcHandler):
 class Stage:
     """One scripted upstream and the proxies in front of it."""
 
-    def __init__(self) -> None:
-        self.upstream = Scripted()
+    def __init__(self, upstream: Any = None) -> None:
+        self.upstream = upstream or Scripted()
         self.decisions: list[DecisionEvent] = []
         self.refusals: list[RefusalEvent] = []
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
@@ -97,7 +98,7 @@ class Stage:
     def proxy(
         self,
         *,
-        annotate: bool = False,
+        annotate: bool | str = False,
         conduct: Conduct | None = None,
         recorder: Any = None,
         bundle: Bundle | None = None,
@@ -111,7 +112,8 @@ class Stage:
             "listen": options.pop("listen", "127.0.0.1:0"),
             "upstream": options.pop("upstream", self.target),
             "annotate": annotate,
-            "models": {MODEL: {"monitor": "toy", "signals": {"logits": "scores"}}},
+            "models": {MODEL: {"monitor": "toy", "signals": {"logits": "scores"}} | options.pop("model", {})},
+            **options.pop("document", {}),
         }
         proxy = OipProxy(
             ProxyConfig.model_validate(document),
@@ -138,6 +140,15 @@ class Stage:
         """ModelInfer through the proxy, bytes in and bytes out."""
         return self.channel(proxy.address).unary_unary(INFER)(message, **{"timeout": 10, **call})
 
+    def direct(self, message: bytes, **call: Any) -> bytes:
+        """ModelInfer without the proxy."""
+        return self.channel(self.target).unary_unary(INFER)(message, **{"timeout": 10, **call})
+
+    def streamed(self, address: str, messages: Any, **call: Any) -> list[bytes]:
+        """ModelStreamInfer at this address, bytes in and bytes out."""
+        stream = self.channel(address).stream_stream(f"{SERVICE}ModelStreamInfer")
+        return list(stream(iter(messages), **{"timeout": 10, **call}))
+
     def refused(self, proxy: OipProxy, message: bytes, method: str = INFER, **call: Any) -> grpc.RpcError:
         """The status that a call through the proxy ends with."""
         with pytest.raises(grpc.RpcError) as caught:
@@ -154,6 +165,14 @@ class Stage:
         for close in reversed(self._open):
             close()
         self._server.stop(0).wait()
+
+
+@pytest.fixture
+def honest() -> Iterator[Stage]:
+    """A stage whose upstream follows the protocol."""
+    found = Stage(FakeServer())
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import grpc
@@ -11,6 +12,7 @@ import grpc
 from demur.adapters.servers.oip import splice
 from demur.adapters.servers.oip.judge import Judge, Judgement
 from demur.adapters.servers.oip.refusal import explained
+from demur.adapters.servers.oip.stream import InferStream, too_large
 from demur.adapters.servers.oip.unary import Inference
 from demur.adapters.servers.oip.upstream import Outcome, Upstream
 from demur.adapters.servers.oip.withheld import Withheld
@@ -25,9 +27,10 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
     withholds an answer.
     """
 
-    def __init__(self, upstream: Upstream, judge: Judge, *, annotate: str, message_bytes: int) -> None:
+    def __init__(self, upstream: Upstream, judge: Judge, *, annotate: str, message_bytes: int, streams: int) -> None:
         self._upstream, self._judge = upstream, judge
         self._annotate, self._message_bytes = annotate, message_bytes
+        self._streams, self._open = streams, threading.BoundedSemaphore(streams)
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of one method; None, which gRPC answers with UNIMPLEMENTED, for other services."""
@@ -35,7 +38,7 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
         if not method.startswith(SERVICE):
             return None
         if method == STREAM_INFER:
-            return grpc.stream_stream_rpc_method_handler(_no_streams)
+            return grpc.stream_stream_rpc_method_handler(self._stream)
         behaviour: Callable[..., bytes] = self._infer if method == INFER else self._pass
         return grpc.unary_unary_rpc_method_handler(functools.partial(behaviour, method))
 
@@ -53,6 +56,25 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
             return answer
         return self._annotated(answer, judgement, call.answered_by)
 
+    def _stream(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        if not self._open.acquire(blocking=False):
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"demur: {self._streams} ModelStreamInfer calls are open already; raise proxy.streams in demur.yaml",
+            )
+        try:
+            call = InferStream(
+                self._upstream,
+                self._judge,
+                STREAM_INFER,
+                context,
+                annotate=self._annotate,
+                message_bytes=self._message_bytes,
+            )
+            yield from call.run(requests)
+        finally:
+            self._open.release()
+
     def _annotated(self, answer: bytes, judgement: Judgement, answered_by: str) -> bytes:
         if judgement.verdicts is None or (self._annotate == "off" and not judgement.action):
             return answer
@@ -62,11 +84,7 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
     def _admitted(self, request: bytes, context: Any) -> bytes:
         """GRPC itself measures a message as it comes; a compressed one is measured here, unpacked."""
         if len(request) > self._message_bytes:
-            context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"demur: a request of {len(request)} bytes is larger than limits.message_bytes = {self._message_bytes} in "
-                "demur.yaml; raise it, or send smaller batches",
-            )
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, too_large(len(request), self._message_bytes))
         return request
 
     def _relayed(self, outcome: Outcome, context: Any) -> bytes:
@@ -83,11 +101,4 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
 def _withhold(withheld: Withheld, context: Any) -> NoReturn:
     context.set_trailing_metadata(withheld.metadata)
     context.abort(withheld.status, withheld.details)
-    raise AssertionError("abort raises")
-
-
-def _no_streams(_requests: Any, context: Any) -> NoReturn:
-    context.abort(
-        grpc.StatusCode.UNIMPLEMENTED, "demur: ModelStreamInfer cannot be judged by this version; use ModelInfer"
-    )
     raise AssertionError("abort raises")

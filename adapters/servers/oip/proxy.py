@@ -20,12 +20,13 @@ WORKERS = 64  # threads; each waits for upstream most of its time
 
 
 class OipProxy:
-    """A unary Open Inference Protocol gRPC proxy in front of `config.upstream`.
+    """An Open Inference Protocol gRPC proxy in front of `config.upstream`, Triton's extensions and streams included.
 
     Answers of mapped models are judged by `engines`, by monitor name. In `observe` mode whatever the judge does, the client
-    hears what upstream said; in `enforce` mode a blocked answer is replaced by a status (see `Withheld`). With
-    `config.annotate` the answer also carries `demur.*` string parameters. Answers of unmapped models pass untouched and
-    are told to `on_refusal` as kind `unmapped`.
+    hears what upstream said; in `enforce` mode a blocked answer is replaced by a status (see `Withheld`), or by what the
+    model's `on_abstain` says. With `config.annotate` the answer also carries `demur.*` parameters or tensors. Answers of
+    unmapped models are ABSTAIN(UNAVAILABLE), told to `on_refusal` as kind `unmapped`, and pass unless
+    `config.unmapped` is block.
 
     `server_credentials` make TCP listeners speak TLS (a unix socket is guarded by its folder's permissions);
     `upstream_credentials` win over `config.upstream_tls_ca`.
@@ -52,7 +53,7 @@ class OipProxy:
             credentials=upstream_credentials or _upstream_credentials(config),
             message_bytes=limits.message_bytes,
         )
-        self._pool = ThreadPoolExecutor(workers, "demur-oip")
+        self._pool = ThreadPoolExecutor(workers + config.streams, "demur-oip")
         self._server = grpc.server(
             self._pool,
             options=(
@@ -62,7 +63,13 @@ class OipProxy:
             ),
             maximum_concurrent_rpcs=limits.concurrent_rpcs,
         )
-        handler = OipHandler(self._upstream, judge, annotate=config.annotate, message_bytes=limits.message_bytes)
+        handler = OipHandler(
+            self._upstream,
+            judge,
+            annotate=config.annotate,
+            message_bytes=limits.message_bytes,
+            streams=config.streams,
+        )
         self._server.add_generic_rpc_handlers((handler,))
         self._address = ""
 

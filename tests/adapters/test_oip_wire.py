@@ -1,0 +1,116 @@
+"""The field scanner beside protobuf's own parser, which is the oracle."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from demur.adapters.servers.oip import messages, wire
+from demur.adapters.servers.oip.wire import MalformedError
+from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
+
+TEXT = st.text(max_size=6)
+SHAPE = st.lists(st.integers(-3, 1 << 40), max_size=3)
+
+
+@st.composite
+def requests(draw) -> bytes:
+    message = ModelInferRequest(model_name=draw(TEXT), model_version=draw(TEXT), id=draw(TEXT))
+    for name in draw(st.lists(TEXT, max_size=3)):
+        message.inputs.add(name=name, datatype="FP32", shape=draw(SHAPE)).contents.fp32_contents.extend([1.0, 2.0])
+    for name in draw(st.lists(TEXT, max_size=3)):
+        message.outputs.add(name=name).parameters["classification"].int64_param = draw(st.integers(0, 2))
+    message.raw_input_contents.extend(draw(st.lists(st.binary(max_size=300), max_size=3)))
+    message.parameters["k"].string_param = "v"
+    return message.SerializeToString()
+
+
+@st.composite
+def mangled(draw) -> bytes:
+    """Valid messages, mutated, cut, joined, with unknown fields and groups of every kind."""
+    raw = bytearray(draw(requests()))
+    for place, value in draw(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=3)):
+        if raw:
+            raw[place % len(raw)] = value
+    more = draw(st.lists(st.one_of(st.binary(max_size=8), st.sampled_from(UNKNOWN), requests()), max_size=3))
+    whole = bytes(raw) + b"".join(more)
+    return whole[: draw(st.integers(0, len(whole)))] if draw(st.booleans()) else whole
+
+
+UNKNOWN = [
+    b"\xfa\x3e\x05hello", b"\xf8\x3e\x96\x01", b"\xf9\x3e" + b"\0" * 8, b"\xfd\x3e" + b"\0" * 4, b"\xfb\x3e\x08\x01\xfc\x3e",
+    b"\xfb\x3e\x0a\x01x\xfc\x3e", b"\xfb\x3e\x0b\x0c\xfc\x3e", b"\x08\x01", b"\x8a\x80\x80\x80\x00\x01z",
+]  # fmt: skip
+
+
+@settings(max_examples=600, deadline=None)
+@given(mangled())
+def test_it_reads_what_protobuf_reads(raw):
+    try:
+        expected = ModelInferRequest.FromString(raw)
+    except DecodeError:
+        expected = None
+    try:
+        fields = wire.scan(raw)
+    except MalformedError:
+        assert expected is None
+        return
+    assert b"".join(raw[f.at : f.end] for f in fields) == raw
+    found = messages.asked(raw)
+    if expected is None:
+        return  # malformed inside something that is not looked at
+    assert found is not None
+    assert (found.model, found.version, found.id) == (expected.model_name, expected.model_version, expected.id)
+    assert [o.name for o in found.outputs] == [o.name for o in expected.outputs]
+    assert [tuple(s) for s in found.shapes()] == [tuple(i.shape) for i in expected.inputs]
+    entries = [raw[f.start : f.end] for f in fields if f.number == 7 and f.kind == wire.BYTES]
+    assert entries == list(expected.raw_input_contents)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_end_in_a_message_or_in_an_error(raw):
+    try:
+        assert b"".join(raw[f.at : f.end] for f in wire.scan(raw)) == raw
+    except MalformedError:
+        with pytest.raises(DecodeError):
+            ModelInferResponse.FromString(raw)
+    messages.asked(raw)
+    messages.answered(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x00", b"\x02\x00", b"\x0a", b"\x0a\x05abc", b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\xff\xff\xff\xff\xff\x01", b"\x0b", b"\x0c",
+        b"\x0b\x14", b"\x0e", b"\x0f", b"\x08" + b"\xff" * 10 + b"\x01", b"\x0d\x00", b"\x09\x00", b"\xff\xff\xff\xff\x7f\x00",
+        b"\x0b" * 101 + b"\x0c" * 101,
+    ],
+)  # fmt: skip
+def test_malformed_bytes_are_refused(raw):
+    with pytest.raises(MalformedError):
+        wire.scan(raw)
+
+
+def test_groups_may_nest_as_deep_as_protobuf_allows():
+    deep = b"\xfb\x3e" * 90 + b"\xfc\x3e" * 90
+    assert len(wire.scan(deep)) == 1
+    ModelInferRequest.FromString(deep)
+
+
+@settings(max_examples=200, deadline=None)
+@given(requests(), st.sets(st.integers(0, 30)))
+def test_splicing_changes_nothing_else(raw, places):
+    fields = wire.scan(raw)
+    gone = {p for p in places if p < len(fields)}
+    left = wire.spliced(raw, fields, dict.fromkeys(gone, b""))
+    assert left == b"".join(raw[f.at : f.end] for i, f in enumerate(fields) if i not in gone)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16383, 16384, 70000])
+def test_a_delimited_field_is_protobufs(size):
+    content = b"x" * size
+    expected = ModelInferRequest(raw_input_contents=[content]).SerializeToString()
+    assert wire.delimited(7, content) == expected
