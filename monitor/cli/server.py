@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from demur.monitor.audit import AuditLog
 from demur.monitor.audit.keys import key_name, load_or_make
 from demur.monitor.config.document import load, override, parse, read_yaml
+from demur.monitor.config.ext_proc import ExtProcConfig
 from demur.monitor.config.server import AuditConfig, ProxyConfig, ServedMonitorConfig, ServerConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.recorder import AuditRecorder, AuditTrail
@@ -17,6 +18,7 @@ from demur.monitor.session import environment_digest
 from demur.monitor.telemetry import Telemetry, TelemetryConfig
 
 if TYPE_CHECKING:
+    from demur.adapters.servers.ext_proc import ExtProcServer
     from demur.adapters.servers.oip import OipProxy
     from demur.adapters.servers.oip.rest import RestProxy
 
@@ -39,7 +41,7 @@ def configuration(path: Path | None, bundles: list[Path], listen: str | None) ->
 
 
 class Running:
-    """A server with its telemetry, audit log and proxy."""
+    """A server with its telemetry, audit log, proxies and external processor."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
@@ -56,6 +58,7 @@ class Running:
         )
         self._proxy: OipProxy | None = None
         self._rest: RestProxy | None = None
+        self._ext_proc: ExtProcServer | None = None
         self._watch()
 
     def start(self) -> None:
@@ -64,6 +67,8 @@ class Running:
         self._server.handle_signals()
         if self._config.proxy is not None:
             self._start_proxies(self._config.proxy)
+        if self._config.ext_proc is not None:
+            self._start_ext_proc(self._config.ext_proc)
 
     def addresses(self) -> dict[str, Any]:
         """Where it listens, as JSON."""
@@ -74,6 +79,7 @@ class Running:
             "metrics": scrape.port if scrape else 0,
             "proxy": self._proxy.address if self._proxy else "",
             "proxy_rest": self._rest.address if self._rest else "",
+            "ext_proc": self._ext_proc.address if self._ext_proc else "",
         }
 
     def wait(self) -> None:
@@ -83,6 +89,8 @@ class Running:
 
     def stop(self) -> None:
         """End calls first, then flush the log, then telemetry."""
+        if self._ext_proc is not None:
+            self._ext_proc.stop(self._config.drain_seconds)
         for proxy in (self._proxy, self._rest):
             if proxy is not None:
                 proxy.stop()
@@ -110,6 +118,21 @@ class Running:
 
             self._rest = RestProxy(config, engines, limits=limits, tls=tls, on_refusal=on_refusal)
             self._rest.start()
+
+    def _start_ext_proc(self, config: ExtProcConfig) -> None:
+        """As for the proxies, bundles must be good at start."""
+        from demur.adapters.servers.ext_proc import ExtProcServer
+        from demur.monitor.service.tls import credentials
+
+        self._ext_proc = ExtProcServer(
+            config,
+            {s.name: s.working() for s in self._server.registry},
+            limits=self._config.limits,
+            server_credentials=None if self._config.tls is None else credentials(self._config.tls),
+            health=self._server.health,
+            on_refusal=self._telemetry.on_refusal,
+        )
+        self._ext_proc.start()
 
     def _watch(self) -> None:
         registry, watch = self._server.registry, self._telemetry.watch

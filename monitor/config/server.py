@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from demur.monitor.config.document import Section
+from demur.monitor.config.ext_proc import ExtProcConfig
 from demur.monitor.config.policy import Name
 from demur.monitor.config.proxied import Address, ProxiedModelConfig
 from demur.monitor.config.rest import RestProxyConfig
@@ -151,6 +152,7 @@ class ServerConfig(Section):
     watch_seconds: float = Field(1.0, gt=0, description="how often bundle files are looked at")
     reflection: bool = Field(True, description="gRPC server reflection")
     proxy: ProxyConfig | None = None
+    ext_proc: ExtProcConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerConfig:
@@ -163,4 +165,7 @@ class ServerConfig(Section):
         for model, proxied in (self.proxy.models if self.proxy else {}).items():
             if proxied.monitor not in names:
                 raise ValueError(f"proxy model {model}: no monitor is named {proxied.monitor!r}")
+        for model, judged in (self.ext_proc.models if self.ext_proc else {}).items():
+            if judged.monitor not in names:
+                raise ValueError(f"ext_proc model {model}: no monitor is named {judged.monitor!r}")
         return self

@@ -19,6 +19,8 @@ class Health:
     def __init__(self) -> None:
         self.servicer = health.HealthServicer(experimental_non_blocking=True)
         self._draining = False
+        self._ready = False
+        self._others: list[str] = []
         self.servicer.set("liveness", SERVING)
         self.tell(ready=False, working=False)
 
@@ -26,9 +28,15 @@ class Health:
         """What the registry says now; ignored once draining."""
         if self._draining:
             return
-        for name in ("", "readiness"):
+        self._ready = ready
+        for name in ("", "readiness", *self._others):
             self.servicer.set(name, SERVING if ready else NOT_SERVING)
         self.servicer.set(SERVICE, SERVING if working else NOT_SERVING)
+
+    def also(self, name: str) -> None:
+        """Answer for another service of this process, which is as ready as everything is."""
+        self._others.append(name)
+        self.servicer.set(name, SERVING if self._ready and not self._draining else NOT_SERVING)
 
     def drain(self) -> None:
         """Say that no new work is taken."""

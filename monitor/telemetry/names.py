@@ -192,7 +192,7 @@ METRICS = (
 )
 SUPPLIED = {metric.name: metric for metric in METRICS if metric.supplied}
 
-PROTOCOLS = ("python", "grpc", "oip", "oip-rest")
+PROTOCOLS = ("python", "grpc", "oip", "oip-rest", "ext_proc")
 STAGES = ("decode", "score", "audit", "encode")
 REFUSAL_KINDS = (
     "invalid", "unknown", "unmapped", "unauthenticated", "bundle", "overloaded", "draining", "deadline", "audit", "internal",

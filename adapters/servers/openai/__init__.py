@@ -1,0 +1,1 @@
+"""What OpenAI-compatible servers answer, read as token streams."""
