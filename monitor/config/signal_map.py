@@ -11,6 +11,7 @@ from demur.monitor.config.detection import DetectionConfig
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
 from demur.monitor.config.segmentation import SegmentationConfig
+from demur.monitor.config.views import ViewsConfig
 
 
 class SignalMapConfig(Section):
@@ -25,3 +26,4 @@ class SignalMapConfig(Section):
     )
     detection: DetectionConfig | None = Field(None, description="the model detects objects: each box is a row")
     segmentation: SegmentationConfig | None = Field(None, description="the model segments frames: each frame is a row")
+    views: ViewsConfig | None = Field(None, description="the model is asked again about corrupted copies of its input")
