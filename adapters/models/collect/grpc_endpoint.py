@@ -36,9 +36,13 @@ class GrpcEndpoint:
         self._metadata = tuple((name.lower(), value) for name, value in access.headers.items())
         self._infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self._typed: bool | None = None
-        described = self._describe()
-        self.inputs: tuple[TensorSpec, ...] = tuple(spec(t.name, t.datatype, t.shape) for t in described.inputs)
-        self.outputs: tuple[str, ...] = tuple(t.name for t in described.outputs)
+        try:
+            described = self._describe()
+            self.inputs: tuple[TensorSpec, ...] = tuple(spec(t.name, t.datatype, t.shape) for t in described.inputs)
+            self.outputs: tuple[str, ...] = tuple(t.name for t in described.outputs)
+        except BaseException:
+            self._channel.close()
+            raise
 
     def identity(self) -> Mapping[str, str]:
         """Address, name and version, and the inputs as the server describes them."""

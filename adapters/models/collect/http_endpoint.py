@@ -31,11 +31,15 @@ class HttpEndpoint:
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(access.tls_ca)) if access.tls_ca else True
         self._client = httpx.Client(timeout=access.timeout_seconds, headers=dict(access.headers), verify=verify)
         self._binary: bool | None = None
-        described = self._describe()
-        self.inputs: tuple[TensorSpec, ...] = tuple(
-            spec(str(t.get("name", "")), str(t.get("datatype", "")), t.get("shape", ())) for t in _tensors(described, "inputs")
-        )  # fmt: skip
-        self.outputs: tuple[str, ...] = tuple(str(t.get("name", "")) for t in _tensors(described, "outputs"))
+        try:
+            described = self._describe()
+            self.inputs: tuple[TensorSpec, ...] = tuple(
+                spec(str(t.get("name", "")), str(t.get("datatype", "")), t.get("shape", ())) for t in _tensors(described, "inputs")
+            )  # fmt: skip
+            self.outputs: tuple[str, ...] = tuple(str(t.get("name", "")) for t in _tensors(described, "outputs"))
+        except BaseException:
+            self._client.close()
+            raise
 
     def identity(self) -> Mapping[str, str]:
         """Address, name and version, and the inputs as the server describes them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,5 +115,27 @@ def _keep(model: onnx.ModelProto, outputs: Sequence[str], path: Path) -> None:
             "add it with `demur instrument`, or correct the map"
         )
     kept = [known[name] for name in dict.fromkeys(outputs)]
-    del model.graph.output[:]
+    nodes = _needed(model.graph, {output.name for output in kept})
+    del model.graph.output[:], model.graph.node[:]
     model.graph.output.extend(kept)
+    model.graph.node.extend(nodes)
+
+
+def _needed(graph: onnx.GraphProto, names: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that these names come from, in order. The runtime would run the others too (1.31)."""
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if names.intersection(node.output):
+            kept.append(node)
+            names.update(_read_by(node))
+    return kept[::-1]
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, its inner graphs included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for below in inner.node:
+                yield from _read_by(below)
+            yield from (output.name for output in inner.output)

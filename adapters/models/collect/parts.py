@@ -85,7 +85,9 @@ class Parts:
         self._start, self._bytes, self._flushed = self.done, 0, monotonic()
 
     def close(self) -> None:
-        """Let go of the folder and keep it."""
+        """Let go of the folder, and keep it when it holds rows."""
+        if not self.parts and self.folder.exists():
+            shutil.rmtree(self.folder)
         self._lock.close()
 
     def remove(self) -> None:
@@ -95,7 +97,7 @@ class Parts:
 
     def _agree(self, manifest: Mapping[str, Any]) -> None:
         path, wanted = self.folder / "manifest.json", {"format": FORMAT, **manifest}
-        if not path.exists():
+        if not path.exists() or not any(self.folder.glob("*.npz")):
             self._empty()
             part = path.with_suffix(".part")
             part.write_text(json.dumps(wanted, indent=1, sort_keys=True), encoding="utf-8")

@@ -86,20 +86,27 @@ def _checked(targets: Sequence[Path], split: str | Sequence[float] | None) -> tu
 
 
 def _opened(model: str | Path, source: MapSource | None, access: Access) -> tuple[Model, SignalReader]:
-    """The model and the reader of its signals; of an ONNX file only the outputs that are read are computed."""
-    if source is None:
-        opened = open_model(model, access)
-        signals = reader(None, opened.outputs, str(model))
-        if set(signals.outputs) == set(opened.outputs):
-            return opened, signals
-        opened.close()
-    else:
-        signals = reader(source, (), str(model))
-    found = open_model(model, access, signals.outputs)
-    missing = [name for name in signals.outputs if found.outputs and name not in found.outputs]
-    if missing:
+    """The model and the reader of its signals; of an ONNX file only the outputs that are read are computed.
+
+    Raises: ConfigurationError when an output is missing.
+    """
+    signals = None if source is None else reader(source, (), str(model))
+    found = open_model(model, access, None if signals is None else signals.outputs)
+    try:
+        if signals is None:
+            signals = reader(None, found.outputs, str(model))
+            if set(signals.outputs) != set(found.outputs):
+                found.close()
+                found = open_model(model, access, signals.outputs)
+        _check_outputs(found, signals, model)
+    except BaseException:
         found.close()
-        raise ConfigurationError(
-            f"{model}: expected an output {missing[0]}, the model has {', '.join(found.outputs)}; correct the map"
-        )
+        raise
     return found, signals
+
+
+def _check_outputs(model: Model, signals: SignalReader, where: str | Path) -> None:
+    missing = [name for name in signals.outputs if model.outputs and name not in model.outputs]
+    if missing:
+        there = ", ".join(model.outputs)
+        raise ConfigurationError(f"{where}: expected an output {missing[0]}, the model has {there}; correct the map")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from demur.monitor.fit.errors import TableError
 
-BLOCK_ROWS = 8192
+BLOCK_BYTES = 8 << 20
+FEWEST_ROWS = 64
 EPOCH = (1980, 1, 1, 0, 0, 0)
 SUFFIXES = (".npz", ".parquet", ".pq")
 
@@ -109,10 +110,13 @@ def _parquet(path: Path, table: Streamed) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    blocks = {name: _blocks(column) for name, column in table.columns.items()}
+    row_bytes = sum(column.dtype.itemsize * (column.width or 1) for column in table.columns.values())
+    size = max(FEWEST_ROWS, BLOCK_BYTES // row_bytes)
+    blocks = {name: _blocks(column, size) for name, column in table.columns.items()}
+    words = [name for name, column in table.columns.items() if column.dtype.kind == "U"]
     schema = pa.schema([(name, _arrow_type(pa, column)) for name, column in table.columns.items()])
     with path.open("wb") as file:
-        with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
+        with pq.ParquetWriter(file, schema, write_page_checksum=True, use_dictionary=words) as writer:
             for parts in zip(*blocks.values(), strict=True):
                 arrays = [_arrow(pa, part, kind) for part, kind in zip(parts, schema.types, strict=True)]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
@@ -120,15 +124,17 @@ def _parquet(path: Path, table: Streamed) -> None:
         os.fsync(file.fileno())
 
 
-def _blocks(column: Column) -> Iterator[NDArray[Any]]:
-    """The column in blocks of 8,192 rows, however its parts are cut."""
+def _blocks(column: Column, size: int) -> Iterator[NDArray[Any]]:
+    """The column in blocks of `size` rows, however its parts are cut."""
     held: list[NDArray[Any]] = []
     for part in column.parts():
         held.append(part)
-        while sum(map(len, held)) >= BLOCK_ROWS:
-            joined = np.concatenate(held)
-            yield joined[:BLOCK_ROWS]
-            held = [joined[BLOCK_ROWS:]]
+        if sum(map(len, held)) < size:
+            continue
+        joined = np.concatenate(held)
+        whole = len(joined) // size * size
+        yield from (joined[start : start + size] for start in range(0, whole, size))
+        held = [joined[whole:].copy()]
     if sum(map(len, held)):
         yield np.concatenate(held)
 
