@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-ray test-differential test-torch test-servers test-oldest test-helm lint format types imports bench bench-smoke bench-peers benchmarks scale docs proto proto-check lock
+.PHONY: help demo test test-slow test-peers test-ray test-differential test-torch test-servers test-gpu bench-gpu test-oldest test-helm lint format types imports bench bench-smoke bench-peers benchmarks scale docs proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,7 +21,7 @@ demo: $(VENV)/.installed  ## train, fit, calibrate, serve and watch accept/absta
 	$(BIN)/demur demo
 
 test: $(VENV)/.installed  ## the test suite (no root, nothing beyond Python and make)
-	$(BIN)/python -m pytest -q -m "not slow and not helm and not peers and not ray and not differential and not torch and not servers" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not helm and not peers and not ray and not differential and not torch and not servers and not gpu" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed  ## long simulations and soaks
 	$(BIN)/python -m pytest -q -m slow --timeout 1800 $(PYTEST_ARGS)
@@ -70,6 +70,12 @@ test-torch: .venv-differential/.installed  ## what needs PyTorch: exported model
 
 test-servers: $(VENV)/.installed .venv-servers/.installed  ## the proxy between real servers and real clients
 	$(BIN)/python -m pytest -q -m servers --timeout 300 tests/servers $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/.installed  ## the catalogue on an accelerator beside the CPU; DEMUR_TEST_PROVIDER names another than CUDA
+	$(BIN)/python -m pytest -q -m gpu tests/gpu $(PYTEST_ARGS)
+
+bench-gpu: $(VENV)/.installed  ## scoring on an accelerator against what its memory and arithmetic allow; writes out/gpu.json
+	$(BIN)/python -m tests.gpu.bandwidth --output out/gpu.json
 
 .venv-oldest/.installed: requirements/oldest.lock
 	$(PYTHON) -m venv .venv-oldest

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.detectors.shifted_softmax import shifted_softmax
 from demur.monitor.errors import BundleError, ConfigurationError
 
 CPU = ("CPUExecutionProvider",)
@@ -75,6 +76,8 @@ class Session:
             options.log_severity_level = 4  # what fails is raised, and its caller may have tried it on purpose
         if weights is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        if set(providers) & set(EXACT):
+            model = shifted_softmax(model)
         try:
             self._session = runtime.InferenceSession(model, options, providers=_configured(runtime, providers))
         except ConfigurationError:

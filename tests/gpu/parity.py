@@ -11,26 +11,24 @@ from numpy.typing import NDArray
 
 CPU = ("CPUExecutionProvider",)
 DEVICE = tuple(dict.fromkeys((os.environ.get("DEMUR_TEST_PROVIDER", "CUDAExecutionProvider"), *CPU)))
-TOLERANCE = 1e-4
+TOLERANCE, STEP = 1e-4, 2e-6
 Float32 = NDArray[np.float32]
 
 
-def scale(scores: Float32) -> NDArray[np.float64]:
-    """What 1e-4 is relative to: the score's size, or its spread over the rows where it crosses 0."""
-    finite = scores[np.isfinite(scores)].astype(np.float64)
-    spread = float(np.ptp(finite)) if len(finite) else 0.0
-    return np.maximum(np.abs(scores, dtype=np.float64), min(spread, float(np.median(np.abs(finite))) if len(finite) else 0.0))
-
-
 def worst(got: Float32, want: Float32) -> float:
-    """The largest relative difference over finite rows; infinite when one side is finite alone."""
+    """The largest |got - want| over finite rows, in parts of what is allowed.
+
+    Allowed are 1e-4 of the score's size, or of the median size for scores that cross 0, and 2e-6: what float32 keeps of
+    1 - p and of sums of logits. Infinite when one side is finite alone.
+    """
     if not np.array_equal(np.isfinite(got), np.isfinite(want)):
         return float("inf")
     kept = np.isfinite(want)
     if not kept.any():
         return 0.0
-    difference = np.abs(got[kept].astype(np.float64) - want[kept])
-    return float(np.max(difference / np.maximum(scale(want)[kept], 1e-30)))
+    exact = want[kept].astype(np.float64)
+    size = np.maximum(np.abs(exact), np.median(np.abs(exact)))
+    return float(np.max(np.abs(got[kept] - exact) / (TOLERANCE * size + STEP)))
 
 
 def noted(test: str, name: str, value: object) -> None:

@@ -15,7 +15,9 @@ from tests.differential.rows import Rows
 CLASSES, WIDTH, COLUMNS, REFERENCE, MOST = 1000, 768, 16, 10_000, 65_536
 LARGE: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in "msp max_logit energy entropy gen margin kl_matching weighted_energy".split()},
-    **{name: (name, {}) for name in "mahalanobis relative_mahalanobis vim residual she nci pnml grad_norm fdbd".split()},
+    **{
+        name: (name, {}) for name in "mahalanobis relative_mahalanobis vim residual she nci pnml grad_norm fdbd".split()
+    },
     "knn": ("knn", {}),
     "nnguide": ("nnguide", {}),
     "react_energy": ("react_energy", {}),
@@ -43,7 +45,7 @@ def fitted(name: str) -> Score:
     return build_score(kind, hyper, rows(_kind(name)).reference)
 
 
-def test_rows(name: str, count: int, seed: int = 3) -> dict[str, NDArray[np.float32]]:
+def sample_rows(name: str, count: int, seed: int = 3) -> dict[str, NDArray[np.float32]]:
     """Known rows with noise, every tenth far away, and what the head makes of them; the signals the score reads."""
     known, rng = rows(_kind(name)), np.random.default_rng(seed)
     base = known.features[rng.choice(len(known.features), count)]
@@ -54,7 +56,7 @@ def test_rows(name: str, count: int, seed: int = 3) -> dict[str, NDArray[np.floa
 
 
 def widths(name: str) -> dict[str, int]:
-    return {n: a.shape[1] for n, a in test_rows(name, 1).items()}
+    return {n: a.shape[1] for n, a in sample_rows(name, 1).items()}
 
 
 def _kind(name: str) -> str:
