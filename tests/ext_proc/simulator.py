@@ -98,7 +98,7 @@ class Exchange:
         self.envoy = envoy
         self.outbox: queue.Queue[Any] = queue.Queue()
         self.inbox: queue.Queue[Any] = queue.Queue()
-        self.done = self.first = False
+        self.done = self.ended = False
         self.first = True
         self.started = False  # the answer's headers are with the client
         self.request_mode, self.response_mode = envoy.request_body, envoy.response_body
@@ -232,9 +232,10 @@ class Exchange:
 
     def _taken(self, part: str, found: Any) -> pb.ProcessingResponse | None:
         if found is CLEAN_END:
-            self.done = True
+            self.done = self.ended = True
             return None
         if isinstance(found, grpc.RpcError):
+            self.ended = True
             return self._failure(500, f"ext_proc_error_gRPC_error_{found.code().value[0]}: {found.details()}")
         answer = pb.ProcessingResponse.FromString(found)
         which = answer.WhichOneof("response")
@@ -248,8 +249,9 @@ class Exchange:
     def _unasked(self) -> None:
         found = self.inbox.get()
         if found is CLEAN_END:
-            self.done = True
+            self.done = self.ended = True
         elif isinstance(found, grpc.RpcError):
+            self.ended = True
             self._failure(500, f"ext_proc_error_gRPC_error_{found.code().value[0]}: {found.details()}")
         else:
             self.spurious += 1
@@ -278,13 +280,14 @@ class Exchange:
     def _close(self) -> None:
         """Half-close and wait for the server; whatever it still says is spurious."""
         self.outbox.put(None)
-        while True:
+        while not self.ended:
             try:
                 found = self.inbox.get(timeout=5)
             except queue.Empty:
                 self.call.cancel()
                 raise AssertionError("the server did not end the stream") from None
             if found is CLEAN_END or isinstance(found, grpc.RpcError):
+                self.ended = True
                 return
             if not self.failed:  # an answer that came too late is no second one
                 self.spurious += 1
