@@ -13,7 +13,7 @@ from demur.adapters.servers.oip import splice
 from demur.adapters.servers.oip.judge import Judge, Judgement
 from demur.adapters.servers.oip.refusal import explained
 from demur.adapters.servers.oip.stream import InferStream, too_large
-from demur.adapters.servers.oip.unary import Inference
+from demur.adapters.servers.oip.unary import Inference, seen_by
 from demur.adapters.servers.oip.upstream import Outcome, Upstream
 from demur.adapters.servers.oip.withheld import Withheld
 
@@ -54,7 +54,7 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
         answer = self._relayed(outcome, context)
         if judgement is None or judgement.verdicts is None or call.kept is None:
             return answer
-        return self._annotated(answer, judgement, call.answered_by)
+        return self._annotated(answer, judgement, call)
 
     def _stream(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         if not self._open.acquire(blocking=False):
@@ -75,10 +75,11 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
         finally:
             self._open.release()
 
-    def _annotated(self, answer: bytes, judgement: Judgement, answered_by: str) -> bytes:
+    def _annotated(self, answer: bytes, judgement: Judgement, call: Inference) -> bytes:
         if judgement.verdicts is None or (self._annotate == "off" and not judgement.action):
             return answer
-        tensors, more = self._annotate == "outputs", {"answered_by": answered_by} if answered_by else {}
+        tensors = seen_by(call.plan.model, call.seen) if self._annotate == "outputs" else None
+        more = {"answered_by": call.answered_by} if call.answered_by else {}
         return splice.annotated(answer, judgement.verdicts, self._message_bytes, tensors=tensors, **more)
 
     def _admitted(self, request: bytes, context: Any) -> bytes:

@@ -163,8 +163,9 @@ class ProxiedModel:
             )
         grouping: dict[str, Any] = {}
         if found.group_id is not None or loaded.grouped:
-            ids = np.arange(rows, dtype=np.int64) if found.group_id is None else found.group_id
-            grouping = {"group_id": ids, "groups": np.arange(found.groups, dtype=np.int64)}
+            alone = found.group_id is None
+            ids, groups = (np.arange(rows), rows) if alone else (found.group_id, found.groups)
+            grouping = {"group_id": ids, "groups": np.arange(groups)}
             if not rows and not loaded.grouped:
                 return Observation({}, 0, cause="the answer holds nothing that this monitor judges by rows", **about)
         return observe(loaded.widths, signals, **grouping, **about)
@@ -185,12 +186,16 @@ def proxied(
 
 def output_adapter(signal_map: SignalMapConfig) -> OutputAdapter | None:
     """The decoder that a map names, None when its outputs are rows already."""
-    try:
-        from demur.adapters.models import adapters_of
-    except ImportError:
-        return None
-    found: OutputAdapter | None = adapters_of.output_adapter(signal_map)
-    return found
+    from demur.adapters.models import adapters_of
+
+    return adapters_of.output_adapter(signal_map)
+
+
+def further_views(signal_map: SignalMapConfig, limits: LimitsConfig) -> Gather | None:
+    """What calls the model again for signals of the map, None when nothing does."""
+    from demur.adapters.models import view_gather
+
+    return view_gather.gather_of(signal_map, limits.tensor_bytes)
 
 
 def _proxied(
@@ -220,7 +225,8 @@ def _proxied(
             f"{where}: on_abstain: replace needs `replace: {{OUTPUT: VALUE}}`; its map names no decoder"
         )
     mapped = {**(signal_map.signals if signal_map is not None else {}), **config.signals}
-    return ProxiedModel(engine, mapped, limits, config, decoder)
+    gather = None if signal_map is None else further_views(signal_map, limits)
+    return ProxiedModel(engine, mapped, limits, config, decoder, gather)
 
 
 def _readable(answered: Answered | None, cause: str) -> Answered:

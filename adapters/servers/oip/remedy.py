@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from demur.adapters.servers.oip.annotation import action
 from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.reading import Answered, Hands, UnreadableOutputError
-from demur.monitor.errors import InvalidObservation
+from demur.monitor.errors import DemurError
 from demur.monitor.observation import Observation
 from demur.monitor.verdicts import Action, Verdicts
 
@@ -30,7 +31,7 @@ def tried(
             return Action.BLOCK  # a refused group without rows has nothing that could be replaced
         try:
             arrays = replaced(model, answered, rows)
-        except (UnreadableOutputError, InvalidObservation):
+        except (UnreadableOutputError, DemurError):
             return Action.BLOCK
         return Action.REPLACE if hands.put(arrays) else Action.BLOCK
     return Action.BLOCK
@@ -59,17 +60,27 @@ def refused(observation: Observation, verdicts: Verdicts) -> NDArray[np.bool_]:
 def replaced(model: ProxiedModel, answered: Answered, rows: NDArray[np.bool_]) -> Arrays:
     """The outputs in which refused rows no longer count: filled with the configured values, or emptied by the decoder.
 
-    Raises: UnreadableOutputError when an output is not there, or not of one row for each verdict; InvalidObservation.
+    Raises: UnreadableOutputError when an output is not there, or not of one row for each verdict; DemurError.
     """
     limit = model.limits.tensor_bytes
     arrays: Arrays = {}
     if model.adapter is not None:
-        tensors = {n: answered.tensor(n).array(limit) for n in model.adapter.outputs}
-        arrays |= {n: a for n, a in model.adapter.without(tensors, rows).items() if n in tensors}
+        tensors = readable(answered, limit)
+        changed = model.adapter.without(tensors, rows)
+        arrays |= {n: a for n, a in changed.items() if n in tensors and a is not tensors[n]}
     for name, value in model.config.replace.items():
         if name in answered.names:  # a client that did not ask for it does not get it
             arrays[name] = filled(answered.tensor(name).array(limit), rows, value, name)
     return arrays
+
+
+def readable(answered: Answered, largest_bytes: int) -> Arrays:
+    """Every output that can be read: a decoder may edit others than those it decodes."""
+    found: Arrays = {}
+    for name in answered.names:
+        with contextlib.suppress(UnreadableOutputError):
+            found[name] = answered.tensor(name).array(largest_bytes)
+    return found
 
 
 def filled(array: NDArray[Any], rows: NDArray[np.bool_], value: Any, name: str) -> NDArray[Any]:
@@ -90,10 +101,12 @@ def filled(array: NDArray[Any], rows: NDArray[np.bool_], value: Any, name: str) 
 def _content(dtype: np.dtype[Any], value: Any, name: str) -> Any:
     if dtype.hasobject:
         return value.encode() if isinstance(value, str) else str(value).encode()
-    try:
-        content = np.array(value).astype(dtype)
-    except (TypeError, ValueError) as error:
-        raise UnreadableOutputError(f"output {name}: {value!r} is no {dtype}") from error
-    if isinstance(value, str) or (dtype.kind in "iub" and content != value):
+    fits = isinstance(value, float | int) and (dtype.kind == "f" or _whole(dtype, value))
+    if not fits:
         raise UnreadableOutputError(f"output {name}: {value!r} is no {dtype}")
-    return content[()]
+    return dtype.type(value)
+
+
+def _whole(dtype: np.dtype[Any], value: float) -> bool:
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return value == value // 1 and low <= value <= high

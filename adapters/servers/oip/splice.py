@@ -14,6 +14,7 @@ from demur.monitor.verdicts import Verdicts
 from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 PREFIX = "demur."
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def asking_for(request: bytes, outputs: Iterable[str]) -> bytes:
@@ -32,13 +33,15 @@ def with_inputs(request: bytes, inputs: Mapping[str, NDArray[Any]], outputs: Ite
     """The request with these arrays in place of its input tensors of the same names, asking for `outputs` (none: all)."""
     message = ModelInferRequest.FromString(request)
     raw = list(message.raw_input_contents)
+    away = [datatypes.SHARED_MEMORY in tensor.parameters for tensor in message.inputs]
+    skipped = len(raw) != len(message.inputs)  # no entries for tensors in shared memory
     for place, tensor in enumerate(message.inputs):
-        if tensor.name not in inputs:
+        if tensor.name not in inputs or away[place]:
             continue
         array = inputs[tensor.name]
         tensor.shape[:] = array.shape
         if raw:
-            raw[place] = datatypes.to_raw(array, tensor.datatype)
+            raw[away[:place].count(False) if skipped else place] = datatypes.to_raw(array, tensor.datatype)
         else:
             _fill(tensor, array)
     message.raw_input_contents[:] = raw
@@ -74,14 +77,15 @@ def put(answer: InferAnswer, arrays: Mapping[str, NDArray[Any]]) -> bytes | None
     return wire.spliced(answer.raw, answer.fields, changes)
 
 
-def annotated(raw: bytes, verdicts: Verdicts, largest_bytes: int, *, tensors: bool, **more: str) -> bytes:
-    """The answer with `demur.*` parameters, and output tensors if asked for; every other byte stays where it is.
+def annotated(raw: bytes, verdicts: Verdicts, largest_bytes: int, *, tensors: Arrays | None, **more: str) -> bytes:
+    """The answer with `demur.*` parameters; with `tensors` not None also as output tensors, these (by their short names) among
+    them. Every other byte stays where it is.
 
     Parameters are appended: map entries may stand anywhere. Beyond `largest_bytes` what there is for each row is left out
     and `demur.cause` says so; beyond it even so, the answer goes out as it came. `more` parameters by their short names.
     """
     said = {PREFIX + key: value for key, value in more.items()}
-    if tensors and (whole := _with_tensors(raw, verdicts)) is not None:
+    if tensors is not None and (whole := _with_tensors(raw, verdicts, tensors)) is not None:
         whole += _parameters(annotation.parameters(verdicts, per_row=False) | said)
         if len(whole) <= largest_bytes:
             return whole
@@ -99,7 +103,7 @@ def _parameters(values: Mapping[str, str]) -> bytes:
     return bytes(extra.SerializeToString(deterministic=True))
 
 
-def _with_tensors(raw: bytes, verdicts: Verdicts) -> bytes | None:
+def _with_tensors(raw: bytes, verdicts: Verdicts, tensors: Arrays) -> bytes | None:
     """None when the message is in no form that they could be added to."""
     answer = messages.answered(raw)
     forged = [] if answer is None else [n for n in answer.names if n.startswith(PREFIX)]
@@ -110,7 +114,7 @@ def _with_tensors(raw: bytes, verdicts: Verdicts) -> bytes | None:
         return None
     typed = not answer.entry_places and any(o.HasField("contents") for o in answer.outputs)
     extra = ModelInferResponse()
-    for name, datatype, values in _columns(verdicts):
+    for name, datatype, values in (*_columns(verdicts), *((n, "FP32", a) for n, a in tensors.items())):
         output = extra.outputs.add(name=PREFIX + name, datatype=datatype, shape=values.shape)
         if typed:
             _fill(output, values)

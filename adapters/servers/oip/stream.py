@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import annotation, messages, splice
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
+from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.messages import InferAnswer
 from demur.adapters.servers.oip.part import Part, part, refusal
 from demur.adapters.servers.oip.pending import Pending, Waiting
 from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Asked
 from demur.adapters.servers.oip.refusal import explained, rejected
-from demur.adapters.servers.oip.unary import UNALIGNED, kept_whole
+from demur.adapters.servers.oip.unary import UNALIGNED, kept_whole, seen_by
 from demur.adapters.servers.oip.upstream import Upstream, deadline, passed_on, traceparent
 from demur.adapters.servers.oip.withheld import Withheld
 
@@ -148,15 +149,17 @@ class InferStream:
             return self._withheld(found, judgement, judgement.withheld)
         if kept is None:
             return found.raw
-        return self._told(found, kept.raw if hands.answer is None or not judgement.action else hands.answer, judgement)
+        return self._told(
+            found, kept.raw if hands.answer is None or not judgement.action else hands.answer, judgement, plan.model
+        )
 
     def _prove(self, asked: Asked, seen: InferAnswer, plan: Plan) -> None:
         if len(self._proven) < 64 and set(plan.extras) <= set(seen.names):  # bounded: versions come from clients
             self._proven.add((asked.model, asked.version))
 
-    def _told(self, found: Part, answer: bytes, judgement: Judgement) -> bytes:
+    def _told(self, found: Part, answer: bytes, judgement: Judgement, model: ProxiedModel | None) -> bytes:
         if judgement.verdicts is not None and (self._annotate != "off" or judgement.action):
-            tensors = self._annotate == "outputs"
+            tensors = seen_by(model, found.answer) if self._annotate == "outputs" else None
             answer = splice.annotated(answer, judgement.verdicts, self._message_bytes, tensors=tensors)
         return found.raw if found.answer is None or answer is found.answer.raw else found.holding(answer)
 

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import messages, splice
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
+from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.messages import InferAnswer
 from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Asked, UnreadableOutputError
 from demur.adapters.servers.oip.refusal import rejected
 from demur.adapters.servers.oip.upstream import Outcome, Upstream, deadline, traceparent
+from demur.monitor.errors import DemurError
 
 UNALIGNED = "the outputs that the monitor needs cannot be told from the client's in upstream's answer"
 REPEATED = "yes"
@@ -31,6 +33,7 @@ class Inference:
     context: Any
     asked: Asked | None = None
     plan: Plan = field(default_factory=Plan)
+    seen: InferAnswer | None = None  # the answer as the monitor sees it
     kept: InferAnswer | None = None  # the answer as the client gets it, when it can be read
     instead: Outcome | None = None
     answered_by: str = ""
@@ -42,14 +45,14 @@ class Inference:
         outcome = self._called()
         if not outcome.ok:
             return outcome, None
-        seen = self.kept = messages.answered(outcome.answer)
+        seen = self.seen = self.kept = messages.answered(outcome.answer)
         if seen is not None and self.plan.extras and self.asked is not None:
             bare = kept_whole(self.plan, self.asked, seen) or splice.without(seen, self.plan.extras)
             if bare is None:
                 outcome = self._plainly(UNALIGNED)
                 if not outcome.ok:
                     return outcome, None
-                seen = self.kept = messages.answered(outcome.answer)
+                seen = self.seen = self.kept = messages.answered(outcome.answer)
             else:
                 outcome, self.kept = replace(outcome, answer=bare), messages.answered(bare)
         judgement = self.judge.judge(self._exchange(seen))
@@ -128,3 +131,15 @@ def kept_whole(plan: Plan, asked: Asked, seen: InferAnswer) -> bytes | None:
         return None
     plan.model.unfiltered.learn(asked.version, REPEATED)
     return seen.raw
+
+
+def seen_by(model: ProxiedModel | None, seen: InferAnswer | None) -> dict[str, NDArray[Any]]:
+    """What a decoder shows beside verdicts: `map`, (B, h, w) float32, the risk of each pixel."""
+    maps = getattr(None if model is None else model.adapter, "maps", None)
+    if maps is None or model is None or seen is None or model.adapter is None:
+        return {}
+    limit = model.limits.tensor_bytes
+    try:
+        return {"map": maps({n: seen.tensor(n).array(limit) for n in model.adapter.outputs})}
+    except (UnreadableOutputError, DemurError):
+        return {}
