@@ -56,6 +56,12 @@ class RegionsConfig(Section):
         "concatenate", description="several maps: all side by side, or the one whose stride fits the box's size"
     )
 
+    @model_validator(mode="after")
+    def _levels_differ(self) -> RegionsConfig:
+        if self.join == "level" and len(set(self.maps.values())) < len(self.maps):
+            raise ValueError("maps: join: level expects another stride of each")
+        return self
+
 
 class DetectionConfig(Section):
     """An object detector's output layout, and which signals each of its boxes has."""

@@ -77,7 +77,8 @@ class Detector:
         image, place = chosen.image[whole], chosen.place[whole]
         boxes = found.boxes[image, place]
         signals: dict[str, Array] = {
-            name: _spread(self._signal(name, tensors, boxes, image, place), whole) for name in self.config.signals
+            name: _spread(self._signal(name, tensors, boxes, image, place, len(found.boxes)), whole)
+            for name in self.config.signals
         }
         logits = self._layout.logits(tensors, image, place)
         saturated = (logits >= np.float32(LOGIT_LIMIT)).any(axis=1) & (self.config.layout not in ("detr", "rt_detr"))
@@ -158,7 +159,7 @@ class Detector:
         beyond = live[score[live] <= score[kept[most]]]
         return kept[:most], beyond[~np.isin(beyond, kept[:most])]
 
-    def _signal(self, name: str, tensors: Tensors, boxes: Array, image: Places, place: Places) -> Array:
+    def _signal(self, name: str, tensors: Tensors, boxes: Array, image: Places, place: Places, images: int) -> Array:
         if name == "logits":
             return self._layout.logits(tensors, image, place)
         if name == "objectness":
@@ -166,7 +167,7 @@ class Detector:
         if name == "box":
             return self._geometry(boxes)
         assert self.config.regions is not None  # noqa: S101  the configuration has checked it
-        return box_features(self.config.regions, self.config.image, tensors, boxes, image)
+        return box_features(self.config.regions, self.config.image, tensors, boxes, image, images)
 
     def _geometry(self, boxes: Array) -> Array:
         """(N, 5): x1, y1, x2, y2 in pixels, and the box's area as a share of the image's."""

@@ -16,8 +16,10 @@ from demur.monitor.session import Session
 CANONICAL_PIXELS, CANONICAL_LEVEL = 224.0, 4.0  # Lin et al. 2017, arXiv:1612.03144, eq. 1
 
 
-def box_features(config: RegionsConfig, size: tuple[int, int], tensors: Tensors, boxes: Array, image: Places) -> Array:
-    """(N, D) features of N finite boxes (N, 4), x1, y1, x2, y2 in pixels of an image of `size` height, width.
+def box_features(
+    config: RegionsConfig, size: tuple[int, int], tensors: Tensors, boxes: Array, image: Places, images: int
+) -> Array:
+    """(N, D) features of N finite boxes (N, 4), x1, y1, x2, y2 in pixels of an image of `size` height, width; image (N,) below `images`.
 
     A box is cut to the image, then each map is read by RoiAlign (He et al. 2017, arXiv:1703.06870; average, bilinear,
     as many samples as cells of the map, not aligned by half a pixel: at least one cell of the map is read). D is the sum
@@ -28,22 +30,26 @@ def box_features(config: RegionsConfig, size: tuple[int, int], tensors: Tensors,
     height, width = size
     limits = np.array([width, height, width, height], np.float32)
     inside = np.clip(boxes, np.float32(0), limits)
-    maps = {stride: _map(tensors, name, stride, size) for name, stride in config.maps.items()}
+    maps = [(stride, _map(tensors, name, stride, size, images)) for name, stride in config.maps.items()]
     if config.join == "concatenate":
-        return np.concatenate([_read(config, m, inside / np.float32(s), image) for s, m in maps.items()], axis=1)
-    if len({m.shape[1] for m in maps.values()}) > 1:
+        return np.concatenate([_read(config, m, inside / np.float32(s), image) for s, m in maps], axis=1)
+    if len({m.shape[1] for _, m in maps}) > 1:
         raise InvalidObservation("feature maps: join: level expects equally many channels in each; use concatenate")
-    chosen = _strides(inside, np.array(sorted(maps)))
-    found = np.zeros((len(boxes), _width(config, next(iter(maps.values())))), np.float32)
-    for stride, values in maps.items():
+    chosen = _strides(inside, np.array(sorted(s for s, _ in maps)))
+    found = np.zeros((len(boxes), _width(config, maps[0][1])), np.float32)
+    for stride, values in maps:
         rows = chosen == stride
         found[rows] = _read(config, values, inside[rows] / np.float32(stride), image[rows])
     return found
 
 
-def _map(tensors: Tensors, name: str, stride: int, size: tuple[int, int]) -> Array:
+def _map(tensors: Tensors, name: str, stride: int, size: tuple[int, int], images: int) -> Array:
     found = float32(tensor(tensors, name, (None, None, None, None), "a feature map (B, D, H, W)"))
     wanted = tuple(-(-side // stride) for side in size)
+    if len(found) != images:
+        raise InvalidObservation(
+            f"{name}: expected the maps of {images} images, as many as there are boxes of, got {found.shape}"
+        )
     if found.shape[2:] != wanted or not found.shape[1]:
         raise InvalidObservation(
             f"{name}: expected (B, D, {wanted[0]}, {wanted[1]}) for stride {stride} and image {size}, got {found.shape}; "
