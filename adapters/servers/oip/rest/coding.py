@@ -50,10 +50,16 @@ def encoded(content: bytes, name: str) -> bytes:
 
 def acceptable(value: str) -> str:
     """An Accept-Encoding that asks only for what can be read here."""
-    wanted = {
-        part.split(";")[0].strip().lower() for part in value.split(",") if ";q=0" not in part.replace(" ", "") + ";"
-    }
+    wanted = {name for name, weight in map(_weighed, value.split(",")) if weight != "0"}
     return ", ".join(n for n in KNOWN if n in wanted or "*" in wanted) or "identity"
+
+
+def _weighed(part: str) -> tuple[str, str]:
+    """A coding and its weight; "0", however many digits it is written with, refuses it (RFC 9110 section 12.4.2)."""
+    name, _, weight = part.partition(";")
+    return name.strip().lower(), weight.strip().lower().removeprefix("q=").rstrip("0").rstrip(
+        "."
+    ) or "0" if weight else "1"
 
 
 def _inflated(content: bytes, framing: int, largest_bytes: int) -> bytes:

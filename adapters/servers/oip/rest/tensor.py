@@ -100,7 +100,7 @@ def _array(datatype: str, data: list[Any]) -> NDArray[Any]:
     values = np.asarray(data)
     if datatype in FLOATS:
         if values.size and values.dtype.kind not in "iuf":
-            values = _spelled(values)
+            values = _spelled(data)
         with np.errstate(over="ignore"):  # beyond the datatype's range is infinite, and so INVALID
             return values.astype(dtype)
     if values.size and values.dtype.kind not in ("b" if datatype == "BOOL" else "iu"):
@@ -111,9 +111,9 @@ def _array(datatype: str, data: list[Any]) -> NDArray[Any]:
     return cast
 
 
-def _spelled(values: NDArray[Any]) -> NDArray[np.float64]:
+def _spelled(data: list[Any]) -> NDArray[np.float64]:
     """Lists with null, or with words where numbers would not do. Raises: ValueError for any other word."""
-    flat = [_number(v) for v in np.asarray(values, object).ravel().tolist()]
+    flat = [_number(v) for v in np.asarray(data, object).ravel().tolist()]
     return np.array(flat, np.float64)
 
 
