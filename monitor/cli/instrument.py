@@ -49,7 +49,7 @@ def instrument(
     """
     from demur.adapters.models import instrument as instruments
 
-    shapes = dict(map(_shape, shape or []))
+    shapes = dict(map(shape_of, shape or []))
     if show:
         _listed(instruments.candidates(model, shapes=shapes))
         return
@@ -72,7 +72,8 @@ def instrument(
     out().print("\n" + "\n".join(f"[bold]{path}[/]  {path.stat().st_size:,} bytes" for path in written))
 
 
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+def shape_of(text: str) -> tuple[str, tuple[int, ...]]:
+    """INPUT=1,3,224,224 taken apart. Raises: ConfigurationError."""
     name, _, sizes = text.rpartition("=")
     if not name or not all(s.strip().isdigit() and int(s) > 0 for s in sizes.split(",")):
         raise ConfigurationError(f"--shape {text}: expected INPUT=1,3,224,224, every size at least 1")

@@ -72,6 +72,7 @@ class _Work:
         self.notes: list[str] = []
         self.maps: dict[str, int] = {}
         self.head: Head | None = None
+        self.said = ""  # the layer in words
 
     def result(self) -> Instrumented:
         found = search(self.graph)
@@ -80,6 +81,7 @@ class _Work:
             self._detector(found, sides)
         else:
             self.head = decided(self.graph, self.probe, self.wishes, found)
+            self.said = why(self.head) if self.head else ""
             self._logits(found)
             self._features()
         self._further()
@@ -90,11 +92,11 @@ class _Work:
         if head is not None and not head.logits:
             self.taps.append(linear_scores(self.graph, head))
         elif head is not None and head.single:
-            tap, self.head = two_sided(self.graph, head, why(head))
+            tap, self.head = two_sided(self.graph, head, self.said)
             self.taps.append(tap)
         elif head is not None:
             before = f", before {head.final}" if head.final else ""
-            self._tap("logits", head.logits, f"what {why(head)} gives{before}", "logits")
+            self._tap("logits", head.logits, f"what {self.said} gives{before}", "logits")
         elif name:
             self._tap("logits", name, "named by --logits", "logits")
         elif is_ensemble(found):
@@ -139,7 +141,7 @@ class _Work:
         """What the model feeds its head, with the same pooling as its logits; rows when `pool` says how."""
         ranks = self._ranks(head.reads, head.logits)
         chain = features_of(self.graph, head, ranks)
-        reads = f"what {why(head)} reads"
+        reads = f"what {self.said} reads"
         after = f", after {', '.join(n.op_type for n in head.steps)}" if head.steps else ""
         dense = ranks.get(head.logits, 2) > 2
         if dense and self.wishes.pool:
@@ -158,7 +160,7 @@ class _Work:
         logits = Chain(self.graph, "logits", head.logits)
         pool(logits, ranks[head.logits], self.wishes.pool, channels_first=head.convolution)
         self.taps = [t for t in self.taps if t.signal != "logits"]
-        self.taps.append(logits.tap(f"what {why(head)} gives, {self.wishes.pool} over positions", "logits"))
+        self.taps.append(logits.tap(f"what {self.said} gives, {self.wishes.pool} over positions", "logits"))
 
     def _ranks(self, *tensors: str) -> dict[str, int]:
         return {t: a[0].ndim for t, a in self.probe.values([t for t in tensors if t]).items() if a}

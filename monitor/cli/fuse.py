@@ -1,0 +1,87 @@
+"""`demur fuse`: model and monitor in one graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from demur.monitor.cli.console import out
+from demur.monitor.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from demur.adapters.models.fuse import Fused
+
+
+def fuse(
+    model: Annotated[Path, typer.Argument(help="The instrumented model, an .onnx file; external data beside it.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle of its monitor.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the fused model goes.")] = None,
+    signal: Annotated[
+        list[str] | None, typer.Option(help="SIGNAL=OUTPUT: which output is a signal; may be given more than once.")
+    ] = None,
+    signals: Annotated[
+        Path | None, typer.Option("--map", help="The signal map. Default: MODEL.signals.yaml beside the model.")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="What the names of the monitor's outputs begin with.")] = "demur",
+    triton: Annotated[
+        Path | None, typer.Option(help="Also write a Triton model repository: the fused model, and an ensemble.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in Triton. Default: the file's.")] = None,
+    max_batch_size: Annotated[int, typer.Option(min=0, help="Triton's; 0 leaves batching to clients.")] = 0,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
+    ] = None,
+) -> None:
+    """Append a monitor to a model: one graph that returns the model's outputs, and whether to rely on them.
+
+    Example: [bold]demur fuse model.instrumented.onnx digits.demur -o guarded.onnx[/]
+    """
+    from demur.adapters.models.fuse import fuse as run
+    from demur.monitor.cli.instrument import shape_of
+
+    if output is None and triton is None:
+        raise ConfigurationError("nothing to write: give -o FILE, or --triton FOLDER")
+    given = dict(map(_pair, signal or []))
+    with out().status("fusing, and comparing with model and monitor apart"):
+        made = run(model, bundle, signals=given, map=signals, prefix=prefix, shapes=dict(map(shape_of, shape or [])))
+    if output is not None:
+        made.save(output)
+    _told(made)
+    if output is not None:
+        out().print(f"\n[bold]{output}[/]  {output.stat().st_size:,} bytes")
+    if triton is not None:
+        _repository(
+            made, triton, name or model.name.removesuffix(".onnx").removesuffix(".instrumented"), max_batch_size
+        )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    signal, _, tensor = text.partition("=")
+    if not signal or not tensor:
+        raise ConfigurationError(f"--signal {text}: expected SIGNAL=OUTPUT, as in logits=output")
+    return signal, tensor
+
+
+def _told(made: Fused) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("signal", "output", "width", box=None, pad_edge=False, header_style="bold")
+    for wire in made.wires:
+        table.add_row(wire.signal, escape(wire.tensor), str(wire.width))
+    out().print(table, soft_wrap=False)
+    shown = [o.name for o in made.model.graph.output if o.name.startswith(f"{made.prefix}.")]
+    out().print(f"\nadded  {', '.join(shown)}", markup=False)
+    if made.levelled:
+        out().print("[yellow]note[/]  ", end="")
+        out().print(made.levelled, markup=False)
+    out().print(f"as model and monitor apart, to the last bit, on {made.tried} made-up batches; the self-test passed")
+
+
+def _repository(made: Fused, folder: Path, name: str, max_batch_size: int) -> None:
+    from demur.adapters.models.triton import write_repository
+
+    names = write_repository(made, folder, name, max_batch_size=max_batch_size)
+    out().print(f"[bold]{folder}[/]  {', '.join(names)}")
