@@ -56,14 +56,7 @@ class IntervalWidth:
         if reference.target is None:
             raise ValueError("interval_width: expected `target` (N,) in the reference set, the right numbers; add it")
         errors = _errors(reference, by, seed)
-        alpha = 1 - exact(coverage)
-        rank = marginal_rank(len(errors), alpha) if alpha else len(errors) + 1
-        if rank > len(errors):
-            least = f"at least {units_for_marginal(alpha)}" if alpha else "infinitely many"
-            raise ValueError(
-                f"interval_width: coverage {coverage:g} needs {least} rows with targets, got {len(errors)}"
-            )
-        return cls(_up(np.partition(errors, rank - 1)[rank - 1]), by, float(coverage), len(errors))
+        return cls(_up(conformal_quantile(errors, coverage)), by, float(coverage), len(errors))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         if self.by == "spread":
@@ -85,6 +78,21 @@ class IntervalWidth:
             return first - half, first + half
         middle, half = (first + second) / 2, np.maximum(np.abs(second - first) / 2 + q, 0.0)
         return middle - half, middle + half
+
+
+def conformal_quantile(errors: NDArray[Any], coverage: float) -> float:
+    """The ceil((n + 1) coverage)-th smallest error: a further one, exchangeable with these, is at most that with
+    probability `coverage` or more. With errors |target - estimate| it is the half-width of a constant interval.
+
+    Shapes: errors (n,), finite. Raises: ValueError when n errors cannot carry the coverage.
+    Source: Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173, theorem 2.2.
+    """
+    alpha, n = 1 - exact(coverage), len(errors)
+    if not 0 < alpha < 1 or marginal_rank(n, alpha) > n:
+        least = f"needs at least {units_for_marginal(alpha)} rows" if 0 < alpha < 1 else "is no share below 1"
+        raise ValueError(f"coverage {coverage:g} {least} with targets, got {n}")
+    rank = marginal_rank(n, alpha)
+    return float(np.partition(errors, rank - 1)[rank - 1])
 
 
 def _one(signals: Mapping[str, NDArray[Any]], name: str) -> Float64:

@@ -20,6 +20,7 @@ from demur.monitor.cli import (
     fit,
     hallucinations,
     inspect,
+    interval,
     perturb,
     serve,
 )
@@ -44,6 +45,7 @@ app.command("serve")(serve.serve)
 app.command("assess")(assess.assess)
 app.command("evaluate")(evaluate.evaluate)
 app.command("hallucinations")(hallucinations.hallucinations)
+app.command("interval")(interval.interval)
 app.command("perturb")(perturb.perturb)
 app.add_typer(curate.app, name="curate")
 app.command("bench")(bench.bench)

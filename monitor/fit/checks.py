@@ -47,7 +47,8 @@ def check_apart(side: SignalsTable, other: SignalsTable, role: str, other_role: 
     Raises: ContractViolation naming `role`.
     """
     findings = kept_for_evaluation(side, role)
-    shared = int(np.isin(side.row_hashes(), other.row_hashes()).sum())
+    known = side.target is not None and other.target is not None
+    shared = int(np.isin(side.row_hashes(target=known), other.row_hashes(target=known)).sum())
     if shared:
         findings.append(error("shared_rows", f"{role}: {shared} rows are in the {other_role} set too; remove them"))
     if findings:
@@ -224,8 +225,9 @@ def _shared(reference: SignalsTable, calibration: SignalsTable) -> list[Finding]
     names = sorted(set(reference.signals) & set(calibration.signals))
     findings = []
     if names:
-        hashes = calibration.row_hashes(names)
-        rows = np.flatnonzero(np.isin(hashes, reference.row_hashes(names)))
+        known = calibration.target is not None and reference.target is not None
+        hashes = calibration.row_hashes(names, target=known)
+        rows = np.flatnonzero(np.isin(hashes, reference.row_hashes(names, target=known)))
         if len(rows):
             message = f"calibration: {len(rows)} rows are also in the reference set (calibration rows {listed(rows)})"
             findings.append(error("shared_rows", f"{message}; a promise needs rows the scores were not fitted on"))

@@ -194,10 +194,17 @@ class SignalsTable:
         digest.add_all("head", {name: array for name, array in head.items() if array is not None})
         return digest.hexdigest()
 
-    def row_hashes(self, names: Collection[str] | None = None) -> NDArray[np.uint64]:
-        """(N,) 64-bit hashes of the rows' float32 signals (all, or those named) in the order of names."""
+    def row_hashes(self, names: Collection[str] | None = None, *, target: bool = True) -> NDArray[np.uint64]:
+        """(N,) 64-bit hashes of the rows' float32 signals (all, or those named) in the order of names, and of their
+        `target` where it is known: two inputs may well get the same few numbers from a regression.
+        """
         chosen = sorted(self.signals if names is None else names)
-        return row_hashes([batch.signals[name] for name in chosen] for batch in self.only(*chosen).batches())
+        held = {"target": self.target} if target and self.target is not None else {}
+        rows = replace(self, signals={name: self.signals[name] for name in chosen}, given=held)
+        return row_hashes(
+            [*(batch.signals[n] for n in chosen), *(float32(t)[:, None] for t in batch.given.values())]
+            for batch in rows.batches()
+        )
 
 
 def load_table(
