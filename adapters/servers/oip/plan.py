@@ -43,6 +43,11 @@ class Experience:
             while len(self._found) > self._versions:
                 self._found.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget everything now."""
+        with self._lock:
+            self._found.clear()
+
     def of(self, version: str) -> str:
         """What was learnt, or "" when nothing was, or it was long ago."""
         found = self._found.get(version)

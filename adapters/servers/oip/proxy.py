@@ -16,6 +16,7 @@ from demur.monitor.engine import Engine
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.event import RefusalEvent
 
+SLACK_BYTES = 16 << 20
 WORKERS = 64  # threads; each waits for upstream most of its time
 
 
@@ -45,7 +46,8 @@ class OipProxy:
         workers: int = WORKERS,
     ) -> None:
         limits = limits or LimitsConfig()
-        judge = Judge(proxied(config.models, engines, limits), on_refusal, block_unmapped=config.unmapped == "block")
+        self.models = proxied(config.models, engines, limits)
+        judge = Judge(self.models, on_refusal, block_unmapped=config.unmapped == "block")
         self._listen = config.listen
         self._credentials = server_credentials
         self._upstream = Upstream(
@@ -57,7 +59,8 @@ class OipProxy:
         self._server = grpc.server(
             self._pool,
             options=(
-                ("grpc.max_receive_message_length", limits.message_bytes),
+                # What is a little too large is read, so that the client can be told in words whose limit it met.
+                ("grpc.max_receive_message_length", limits.message_bytes + min(limits.message_bytes, SLACK_BYTES)),
                 ("grpc.max_send_message_length", limits.message_bytes),
                 ("grpc.so_reuseport", 0),
             ),

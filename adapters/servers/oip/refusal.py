@@ -17,7 +17,8 @@ NAMING = frozenset(
         grpc.StatusCode.UNKNOWN,  # what a Python server makes of any exception
     )
 )
-TOO_LARGE = re.compile(r"larger than max|exceeds? (the )?(max|limit)", re.IGNORECASE)
+# C++: "... message larger than max (5 vs. 4)"; Go: "grpc: received message larger than max ..."; Java: "... exceeds maximum size 4: 5".
+TOO_LARGE = re.compile(r"larger than max|exceeds? (the )?max", re.IGNORECASE)
 LONGEST = 200  # characters of upstream's text in a cause
 
 
@@ -40,8 +41,12 @@ def explained(code: grpc.StatusCode, details: str, target: str, message_bytes: i
     """The details, with the side and the limit when a message was too large for one."""
     if code is not grpc.StatusCode.RESOURCE_EXHAUSTED or not TOO_LARGE.search(details):
         return details
-    if details.startswith("CLIENT:"):
-        side = f"demur took no larger answer: limits.message_bytes = {message_bytes} in demur.yaml; raise it"
+    ours = f"demur takes no larger answer than limits.message_bytes = {message_bytes} in demur.yaml"
+    theirs = f"upstream {target} takes no larger request"
+    if "CLIENT: " in details:
+        said = f"{ours}; raise it"
+    elif details.startswith("Decompressed"):  # gRPC does not say on which side
+        said = f"{ours}, or {theirs}; raise the limit that was met"
     else:
-        side = f"upstream {target} took no larger request; raise its own message limit, demur's is {message_bytes}"
-    return f"{details} (demur: {side})"
+        said = f"{theirs}; raise its own message limit, demur's is {message_bytes}"
+    return f"{details} (demur: {said})"
