@@ -58,7 +58,7 @@ class Asked:
     body: bytes = b""
 
     def header(self, name: str) -> str | None:
-        return dict((k.lower(), v) for k, v in self.headers).get(name.lower())
+        return {k.lower(): v for k, v in self.headers}.get(name.lower())
 
     @property
     def json(self) -> Any:
@@ -112,7 +112,8 @@ def inferred(asked: Asked) -> Said:
         else:
             entry["data"] = values.ravel().tolist()
         outputs.append(entry)
-    head = json.dumps({"model_name": MODEL, "id": document.get("id", ""), "outputs": outputs}).encode()
+    indent = int(asked.header("x-indent") or 0) or None
+    head = json.dumps({"model_name": MODEL, "id": document.get("id", ""), "outputs": outputs}, indent=indent).encode()
     extension = {LENGTH: str(len(head))} if tail else {}
     return Said(200, head + tail, {"content-type": "application/json", **extension})
 
@@ -124,7 +125,14 @@ class Served:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            application, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, **settings
+            application,
+            date_header=False,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            **settings,
         )
         self._server = uvicorn.Server(config)
         self._server.config.timeout_graceful_shutdown = 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.rest.conftest import INFER, LENGTH, MODEL, Said, binary_request, inferred, request, said, same
-from tests.service.bundles import BAD, GOOD
+from tests.service.bundles import GOOD
 
 
 def test_an_answer_with_the_needed_outputs_passes_byte_for_byte(stage):
@@ -126,8 +126,10 @@ def test_what_cannot_be_read_is_unavailable_and_passes(stage, output, cause):
         b'{"outputs":[1]}',
         b'{"outputs":[],"outputs":[]}',
         b"[" * 100_000,
-    ]
-    + [b"\xff\xfe{\x00}\x00", b'{"outputs":' + b"[" * 50_000, b'{"a":' + b"9" * 5000 + b',"outputs":[]}'],
+        b"\xff\xfe{\x00}\x00",
+        b'{"outputs":' + b"[" * 50_000,
+        b'{"a":' + b"9" * 5000 + b',"outputs":[]}',
+    ],
 )
 def test_an_answer_that_is_no_answer_is_unavailable_and_passes(stage, body):
     proxy = stage.proxy()

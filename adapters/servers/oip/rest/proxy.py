@@ -28,6 +28,7 @@ from demur.monitor.event import RefusalEvent
 WORKERS = 8  # threads that parse and judge
 IDLE_SECONDS = 75  # a client's connection without a request; clients that pool connections keep them for a minute
 START_SECONDS = 30.0
+BACKLOG = 2048  # connections not yet accepted, as uvicorn has it
 
 
 class RestProxy:
@@ -154,13 +155,19 @@ def _bound(listen: str) -> socket.socket:
         path = Path(listen.removeprefix("unix:"))
         if path.is_socket():
             path.unlink()  # left behind by a process that was killed
-        found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        found.bind(str(path))
-        return found
+        return _taken(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(path))
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.bind((host, int(port)))
+    return _taken(found, (host, int(port)))
+
+
+def _taken(found: socket.socket, address: str | tuple[str, int]) -> socket.socket:
+    try:
+        found.bind(address)
+        found.listen(BACKLOG)  # now: binding alone lets another process listen on the same port
+    except OSError:
+        found.close()
+        raise
     return found
