@@ -43,6 +43,7 @@ class SegmentationConfig(Section):
     radius: int = Field(1, ge=0, le=64, description="the map is opened by a square of side 2 radius + 1")
     least_area: int = Field(1, ge=1, description="pixels of the map in the smallest region that counts")
     share: Share = Field(0.05, description="share of good frames that may show a region")
+    area_share: Share = Field(0.5, description="the same for the lower level, above which areas are measured")
     signals: list[FrameSignal] = Field(
         ["peak"],
         min_length=1,
@@ -71,6 +72,10 @@ class SegmentationConfig(Section):
     def _level(self) -> SegmentationConfig:
         if len(set(self.signals)) != len(self.signals):
             raise ValueError("signals: one is named twice")
+        if self.area_share < self.share:
+            raise ValueError(
+                "area_share: areas are measured above a lower level than regions; expected at least `share`"
+            )
         if self.digest is not None and self.fitted is None:
             raise ValueError("digest belongs to `fitted`; name the file")
         return self

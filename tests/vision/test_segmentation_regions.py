@@ -94,6 +94,21 @@ def test_the_level_is_an_order_statistic_and_p_values_count_frames():
     assert np.isnan(level.p_value(float("nan")))
 
 
+def test_areas_are_measured_above_a_lower_level():
+    """Peaks 0..9: regions above 9 (share 0.1), areas above 5 (share 0.5)."""
+    level = level_of(range(10), 0.1)
+    assert (level.value, level.at(0.5)) == (9, 5)
+    risk = np.zeros((4, 5))
+    risk[0, :3], risk[3, 4] = 6, 10
+    names = ["peak", "anomaly_area", "largest_region"]
+    seen = seen_of(risk, level, radius=0, share=0.1, area_share=0.5, signals=names)
+    assert seen.signals == {"peak": 10.0, "anomaly_area": 4 / 20, "largest_region": 3 / 20}
+    assert [r.box for r in seen.regions] == [(3, 4, 4, 5)]
+    assert np.argwhere(seen.untrusted).tolist() == [[3, 4]]
+    risk[3, 4] = 0
+    assert np.argwhere(seen_of(risk, level, radius=0, share=0.1).untrusted).tolist() == [[0, 0], [0, 1], [0, 2]]
+
+
 @given(
     peaks=arrays.arrays(np.float32, st.integers(9, 40), elements=st.floats(-9, 9, width=32)),
     share=st.sampled_from([0.1, 0.25, 0.5]),
@@ -174,7 +189,7 @@ def test_signals_of_a_hand_made_frame():
     judged = 48 - 4
     assert seen.signals == {
         "peak": 2.0,
-        "anomaly_area": (9 + 6) / judged,
+        "anomaly_area": (9 + 6 + 1) / judged,
         "largest_region": 9 / judged,
         "mean_risk": pytest.approx((18 + 6 + 9) / judged),
     }

@@ -38,8 +38,12 @@ class Level:
 
     @property
     def value(self) -> float:
-        """The ceil((n + 1)(1 - share))-th smallest peak. Source: Vovk et al. 2005."""
-        return float(self.peaks[marginal_rank(len(self.peaks), self.share) - 1])
+        """Above it a pixel belongs to a region."""
+        return self.at(self.share)
+
+    def at(self, share: float) -> float:
+        """The ceil((n + 1)(1 - share))-th smallest peak, for this share or a larger one. Source: Vovk et al. 2005."""
+        return float(self.peaks[marginal_rank(len(self.peaks), share) - 1])
 
     def p_value(self, height: float) -> float:
         """(1 + number of frames whose peak is at least `height`) / (n + 1); at most `share` exactly when above `value`."""

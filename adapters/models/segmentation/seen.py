@@ -55,10 +55,19 @@ class SeenFrame:
         """Regions above the fitted level as a mask; None without one."""
         return None if self.level is None else Components.above(self.surface, self.level.value, self.config.least_area)
 
+    @cached_property
+    def low_components(self) -> Components | None:
+        """Regions above the lower level of `area_share`, of which areas are measured; None without one."""
+        return None if self.level is None else Components.above(self.surface, self._low(), self.config.least_area)
+
     @property
     def untrusted(self) -> NDArray[np.bool_]:
-        """(h, w): what must not be used when the frame is refused: regions and invalid pixels, or all when it has neither."""
+        """(h, w): what must not be used when the frame is refused: invalid pixels and regions, when there are none those above
+        the lower level, and when there are none all of it.
+        """
         found = self.invalid if self.components is None else self.invalid | self.components.mask
+        if not found.any() and self.low_components is not None:
+            found = self.low_components.mask
         return found if found.any() else np.ones_like(found)
 
     @cached_property
@@ -94,12 +103,15 @@ class SeenFrame:
             return float(judged.mean(dtype=np.float64))
         if name == "peak":
             return max(peak(self.surface, self.config.least_area), float(judged.min()))
-        if self.components is None or self.level is None:
+        if self.low_components is None:
             raise ConfigurationError(
                 f"segmentation: {', '.join(OF_A_LEVEL)} need a fitted level; give `fitted`, the file of Segmenter.fit"
             )
-        over = np.count_nonzero(self.surface > self.level.value)
-        return (over if name == "anomaly_area" else self.components.largest) / judged.size
+        over = np.count_nonzero(judged > self._low()) if name == "anomaly_area" else self.low_components.largest
+        return over / judged.size
+
+    def _low(self) -> float:
+        return np.inf if self.level is None else self.level.at(self.config.area_share)
 
     def _p_value(self, height: float) -> float | None:
         return None if self.level is None else self.level.p_value(height)

@@ -52,7 +52,7 @@ def load(path: Path, config: SegmentationConfig, threads: int = 1) -> tuple[Pixe
         channels = next(v for v in model.graph.input if v.name in ("logits", "classes")).type.tensor_type.shape.dim[1]
     except (BundleError, ValueError, StopIteration) as error:
         raise ConfigurationError(
-            f"{path}: expected a file that Segmenter.save wrote ({str(error) or 'its parts are missing'}); fit again"
+            f"{path}: expected a file that Segmenter.save wrote, but its graph, peaks or settings cannot be read; fit again"
         ) from error
     _compare(path, settings, config)
     if peaks.dtype != np.float32 or peaks.ndim != 1:
