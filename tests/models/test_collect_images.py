@@ -178,7 +178,7 @@ class Boxes:
 @pytest.mark.parametrize("batch", [None, 8])
 def test_boxes_are_rows_and_inputs_without_any_are_recorded(here, monkeypatch, batch):
     Path("model.onnx").write_bytes(small.graph(batch=batch or "N"))
-    monkeypatch.setattr(signal_reader, "output_adapter", lambda _map: Boxes())
+    monkeypatch.setattr(signal_reader, "output_adapter", lambda *_: Boxes())
     rows = small.inputs(45)
     features, logits = small.expected(rows)
     counts = features[:, 0].astype(int)
@@ -216,6 +216,21 @@ def test_a_table_of_no_rows_at_all_is_not_written(here, monkeypatch):
             none = slice(0, 0)
             return Observed({n: a[none] for n, a in found.signals.items()}, found.groups, found.group_id[none])
 
-    monkeypatch.setattr(signal_reader, "output_adapter", lambda _map: Nothing())
+    monkeypatch.setattr(signal_reader, "output_adapter", lambda *_: Nothing())
     with pytest.raises(ConfigurationError, match="none of its 50 inputs has rows"):
         collect("model.onnx", {"image": small.inputs()}, "t.npz", map={})
+
+
+def test_views_are_collected_as_they_are_served(here):
+    """The model asked again about mildly corrupted copies: its own logits first, and the same in every run."""
+    folder([f"{n}.png" for n in range(5)], size=(8, 8))
+    Path("model.onnx").write_bytes(small.graph(shape=(3, H, W)))
+    views = {"input": "image", "output": "logits", "corruptions": ["gaussian_noise", "brightness"]}
+    mapped = {"signals": {"logits": "logits"}, "views": views}
+    for name in ("a.npz", "b.npz"):
+        collect("model.onnx", "images", name, map=mapped, batch={"a.npz": 5, "b.npz": 2}[name])
+    table = load_table("a.npz")
+    assert table.widths == {"logits": small.CLASSES, "view_logits": 3 * small.CLASSES}
+    close(table.signals["view_logits"][:, : small.CLASSES], table.signals["logits"])
+    assert np.abs(table.signals["view_logits"][:, small.CLASSES :] - np.tile(table.signals["logits"], 2)).mean() > 0.001
+    close(load_table("b.npz").signals["view_logits"], table.signals["view_logits"])

@@ -18,6 +18,7 @@ from demur.adapters.models.collect.signal_reader import MapSource, SignalReader,
 from demur.adapters.models.collect.split import assigned, shares
 from demur.adapters.models.collect.streamed import check_target
 from demur.adapters.models.collect.summary import Collected
+from demur.adapters.models.viewed_model import ViewedModel, asked_of
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit.progress import Tick, silent
 
@@ -91,18 +92,26 @@ def _opened(model: str | Path, source: MapSource | None, access: Access) -> tupl
     Raises: ConfigurationError when an output is missing.
     """
     signals = None if source is None else reader(source, (), str(model))
-    found = open_model(model, access, None if signals is None else signals.outputs)
+    found = _open(model, access, signals)
     try:
         if signals is None:
             signals = reader(None, found.outputs, str(model))
             if set(signals.outputs) != set(found.outputs):
                 found.close()
-                found = open_model(model, access, signals.outputs)
+                found = _open(model, access, signals)
         _check_outputs(found, signals, model)
     except BaseException:
         found.close()
         raise
     return found, signals
+
+
+def _open(model: str | Path, access: Access, signals: SignalReader | None) -> Model:
+    if signals is None:
+        return open_model(model, access)
+    if signals.views is None:
+        return open_model(model, access, signals.outputs)
+    return ViewedModel(open_model(model, access, asked_of(signals.views, signals.outputs)), signals.views)
 
 
 def _check_outputs(model: Model, signals: SignalReader, where: str | Path) -> None:

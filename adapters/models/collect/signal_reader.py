@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ class SignalReader:
 
     def __init__(self, config: SignalMapConfig, folder: Path) -> None:
         """`folder` is the map's own. Raises: ConfigurationError for a map without signals."""
-        self.adapter = output_adapter(config)
-        self._signals: dict[str, str] = dict(config.signals) if self.adapter is None else {}
+        self.adapter, self.views = output_adapter(config, folder), config.views
+        viewed = {} if config.views is None else {config.views.signal: config.views.signal}
+        self._signals: dict[str, str] = {**config.signals, **viewed} if self.adapter is None else {}
         if self.adapter is None and not self._signals:
             raise ConfigurationError(
                 "the signal map names no signals: write `signals: {logits: OUTPUT, features: OUTPUT}`, or use `demur instrument`"
@@ -42,7 +44,7 @@ class SignalReader:
             )
         self.kinds = dict(config.kinds)
         self.head = {} if config.head is None else _head(folder / config.head)
-        self.document = config.model_dump(mode="json", exclude_none=True)
+        self.document = {**config.model_dump(mode="json", exclude_none=True), **_fitted(config, folder)}
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -102,6 +104,13 @@ def _rows(array: NDArray[Any], inputs: int, name: str, output: str) -> NDArray[n
         )
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array.reshape(inputs, -1), np.float32)
+
+
+def _fitted(config: SignalMapConfig, folder: Path) -> dict[str, str]:
+    """Digest of the file that a segmentation map names: it is part of what the map says."""
+    if config.segmentation is None or config.segmentation.fitted is None:
+        return {}
+    return {"fitted_sha256": hashlib.sha256((folder / config.segmentation.fitted).read_bytes()).hexdigest()}
 
 
 def _head(path: Path) -> dict[str, NDArray[np.float32]]:
