@@ -35,11 +35,11 @@ AFTER = {  # what must have come before a part
     "response_trailers": "response_headers",
 }
 ONCE = frozenset(AFTER) - {"request_body", "response_body"}
-OTHER_RULES = (ProcessingMode.FULL_DUPLEX_STREAMED, ProcessingMode.GRPC)
+OURS_TO_FORWARD = (ProcessingMode.FULL_DUPLEX_STREAMED, ProcessingMode.GRPC)  # Envoy forwards what it gets back
+STREAMING = (ProcessingMode.STREAMED, *OURS_TO_FORWARD)
 ADVICE = "set processing_mode.response_body_mode: BUFFERED"
 STREAMED = f"Envoy streams the answer to the client before it can be judged; {ADVICE}"
 NONE = f"Envoy sends no bodies of answers; {ADVICE}"
-DUPLEX = f"Envoy sends bodies in a mode that demur does not speak (FULL_DUPLEX_STREAMED, GRPC); {ADVICE}"
 NOT_TAKEN = "Envoy did not take the processing mode it was asked for; set allow_mode_override: true"
 NEVER_CAME = "Envoy ended the exchange without the body of the answer"
 INLINE_BYTES = 1 << 16  # larger requests are read by the scoring threads, so that the answer to Envoy cannot be late
@@ -85,7 +85,11 @@ class Conversation:
         if self._passing:
             self._check_nothing_more(part, message)
         answer = reply.proceed(part) if self._passing else self._handled(part, message)
-        return None if self._watching else answer
+        if self._watching:
+            return None
+        if part in reply.BODIES and answer.HasField(part) and self._mode(part) in OURS_TO_FORWARD:
+            reply.echo(part, answer, getattr(message, part))
+        return answer
 
     def end(self, *, cleanly: bool) -> None:
         """Envoy said all it has to say. What it only showed is judged now; what it should have shown is recorded."""
@@ -118,7 +122,7 @@ class Conversation:
 
     def _check_nothing_more(self, part: str, message: ProcessingRequest) -> None:
         """Bytes behind an answer that was judged as a whole would be an answer that was not judged."""
-        whole = self._judged and not self._watching and self._mode("response") != ProcessingMode.STREAMED
+        whole = self._judged and not self._watching and self._mode("response") not in STREAMING
         if part == "response_body" and whole and self.enforcing and message.response_body.body:
             raise ProtocolError("response_body goes on after the answer was judged")
 
@@ -142,10 +146,6 @@ class Conversation:
         self._request_id = found.get("x-request-id", "")[:128]
         self._traceparent = found.get("traceparent", "")[:64] or self._traceparent
         self._asked = self._service.body(found.get("content-encoding", ""))
-        if self._modes is not None and {self._modes.request_body_mode, self._modes.response_body_mode} & set(
-            OTHER_RULES
-        ):
-            return self._settled("request_headers", self._judge(DUPLEX), over=True)
         if content.end_of_stream:
             self._asked.end()
             self._ask(self._exchange, changeable=False)
@@ -164,7 +164,7 @@ class Conversation:
         self._asked.feed(content.body)
         if content.end_of_stream:
             self._asked.end()
-        elif self._watching or self._mode("request") == ProcessingMode.STREAMED:
+        elif self._watching or self._mode("request") in STREAMING:
             return reply.proceed("request_body")
         buffered = self._mode("request") == self._mode("response") == ProcessingMode.BUFFERED
         change = self._ask(exchange, changeable=buffered and not self._watching)
@@ -213,7 +213,7 @@ class Conversation:
             return NONE
         if self._service.wanted is not None and "request_body" not in self._seen and not self._asked.ended:
             return NOT_TAKEN
-        return STREAMED if mode == ProcessingMode.STREAMED and exchange.enforcing else ""
+        return STREAMED if mode in STREAMING and exchange.enforcing else ""
 
     def _on_response_body(self, content: HttpBody) -> ProcessingResponse:
         exchange = self._known_exchange()
@@ -228,7 +228,7 @@ class Conversation:
                 self._answered.hold(exchange.progress(self._answered))
         except UnreadableBodyError as error:
             self._answered.spoil(str(error))
-        streamed = self._watching or self._mode("response") == ProcessingMode.STREAMED
+        streamed = self._watching or self._mode("response") in STREAMING
         if streamed and not content.end_of_stream:
             return reply.proceed("response_body")
         return self._settled("response_body", self._judge("" if self._complete() else TRUNCATED))
@@ -257,6 +257,7 @@ class Conversation:
         about = Circumstances(
             deadline=None if deadline is None else deadline - self._service.margin_seconds,
             watching=self._watching,
+            changeable=self._mode("response") in (ProcessingMode.BUFFERED, None),
             cause=cause or self._answered.cause,
             traceparent=self._traceparent,
             request=self._request_id,
@@ -276,12 +277,11 @@ class Conversation:
         deadline = None if self._watching else self._arrived + self._service.budget_seconds
         return self._service.scoring.run(work, deadline)
 
-    def _settled(self, part: str, judged: Judged, *, over: bool = False) -> ProcessingResponse:
+    def _settled(self, part: str, judged: Judged) -> ProcessingResponse:
         """The answer once the verdict is there."""
         if judged.withheld is not None and not self._watching:
             return self._instead(judged)
         answer = self._changed(part, judged.change, judged)
-        self.over = self.over or over
         self._answered.forget()
         return answer
 
@@ -303,8 +303,11 @@ class Conversation:
         return reply.proceed(part, put=put, remove=remove, body=change.body)
 
     def _pass(self, part: str) -> ProcessingResponse:
-        """Nothing here is judged. The stream may end: to Envoy a clean end means that the exchange goes on without us."""
-        self._passing = self.over = True
+        """Nothing here is judged. The stream may end: to Envoy a clean end means that the exchange goes on without us,
+        except for bodies that are ours to forward.
+        """
+        forwards = {self._mode("request"), self._mode("response")} & set(OURS_TO_FORWARD)
+        self._passing, self.over = True, not forwards
         return reply.proceed(part)
 
     def _finished(self, part: str) -> ProcessingResponse:
@@ -319,10 +322,11 @@ class Conversation:
         return self._settled(part, self._exchange.unjudged(cause))
 
     def _mode(self, direction: str) -> int | None:
-        """How bodies come; None when Envoy did not say."""
-        if self._service.wanted is not None:
-            return ProcessingMode.BUFFERED
-        return None if self._modes is None else getattr(self._modes, f"{direction}_body_mode")
+        """How bodies of the request or response come; None when Envoy did not say."""
+        said = None if self._modes is None else getattr(self._modes, f"{direction.removesuffix('_body')}_body_mode")
+        if self._service.wanted is None or self._exchange is None or said in OURS_TO_FORWARD:
+            return said
+        return ProcessingMode.BUFFERED
 
     def _known_exchange(self) -> JudgedExchange:
         assert self._exchange is not None  # noqa: S101  otherwise everything passes

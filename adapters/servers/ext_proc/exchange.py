@@ -34,11 +34,13 @@ class Judged:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
     """Of one judgement: until when it is of use (`time.perf_counter`'s clock, None: for ever), whether anybody can act on
-    it (`watching`: nobody), why the answer cannot be judged, if that is known, and whose trace it belongs to.
+    it (`watching`: nobody), whether the answer can be changed, why it cannot be judged, if that is known, and whose trace
+    and request it belongs to.
     """
 
     deadline: float | None = None
     watching: bool = False
+    changeable: bool = True
     cause: str = ""
     traceparent: str = ""
     request: str = ""

@@ -106,7 +106,7 @@ class InferExchange:
             deadline=about.deadline,
             traceparent=about.traceparent,
             protocol=PROTOCOL,
-            hands=None if about.watching else handled,
+            hands=handled if about.changeable and not about.watching else None,
             watching=about.watching,
         )
         judgement = self._judge.judge(exchange)

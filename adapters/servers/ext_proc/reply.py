@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from demur.adapters.servers.ext_proc import headers
-from demur.proto.envoy.external_processor_pb2 import ProcessingMode, ProcessingResponse
+from demur.proto.envoy.external_processor_pb2 import HttpBody, ProcessingMode, ProcessingResponse
 
 HEADERS, BODIES = ("request_headers", "response_headers"), ("request_body", "response_body")
 TRAILERS = ("request_trailers", "response_trailers")
@@ -42,6 +42,14 @@ def proceed(
     if mode is not None:
         answer.mode_override.CopyFrom(mode)
     return answer
+
+
+def echo(part: str, answer: ProcessingResponse, content: HttpBody) -> None:
+    """Send a chunk on as it came, where Envoy forwards nothing by itself (FULL_DUPLEX_STREAMED, GRPC)."""
+    streamed = getattr(answer, part).response.body_mutation.streamed_response
+    streamed.body, streamed.end_of_stream = content.body, content.end_of_stream
+    streamed.end_of_stream_without_message = content.end_of_stream_without_message
+    streamed.grpc_message_compressed = content.grpc_message_compressed
 
 
 def instead(status: int, put: Mapping[str, str], body: bytes, details: str) -> ProcessingResponse:
