@@ -91,7 +91,10 @@ def _rebuilt(model: bytes, reads: Signal, rows: Array) -> Array:
     xp, width = NumpyOps(), rows.shape[1]
 
     def run(part: Array) -> Array:
-        found = xp.inline(model, {reads: part}, width=width)
+        try:
+            found = xp.inline(model, {reads: part}, width=width)
+        except Exception as error:  # whatever an operator of somebody's network raises
+            raise ValueError(f"reconstruction: the network fails on reference rows: {error}") from error
         if found.shape != part.shape or found.dtype != np.float32:
             raise ValueError(
                 f"reconstruction: expected float32 {part.shape} as it went in, got {found.dtype} {found.shape}"
