@@ -18,8 +18,10 @@ from demur.monitor.cli import (
     doctor,
     evaluate,
     fit,
+    fuse,
     hallucinations,
     inspect,
+    instrument,
     interval,
     perturb,
     serve,
@@ -36,9 +38,11 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usage; 3 a check found a problem. Start with [bold]demur demo[/].",
 )
 
+app.command("instrument")(instrument.instrument)
 app.command("collect")(collect.collect)
 app.command("fit")(fit.fit)
 app.command("calibrate")(fit.calibrate)
+app.command("fuse")(fuse.fuse)
 app.command("inspect")(inspect.inspect)
 app.add_typer(bundle.app, name="bundle")
 app.command("serve")(serve.serve)

@@ -75,6 +75,11 @@ class Probe:
     def _one_by_one(self, tensors: Sequence[str]) -> dict[str, list[NDArray[Any]]]:
         return {t: self.values([t])[t] for t in tensors}
 
+    def twice(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The model's outputs, and its outputs again from the same session: random operators go on from where they were."""
+        session = self.file.session()
+        return [session.run(feed) for feed in self.feeds], [session.run(feed) for feed in self.feeds]
+
     def run(self, model: onnx.ModelProto) -> list[dict[str, Any]]:
         """Every output of a variant of the model, for each of the inputs. Raises: BundleError when it does not load."""
         session = self.file.with_model(model).session()

@@ -1,6 +1,6 @@
 """Tiny scikit-learn exports with what scikit-learn computed: run with scikit-learn 1.9 and skl2onnx 1.20 in a scratch environment.
 
-    python make_sklearn.py [FOLDER]
+python make_sklearn.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ warnings.filterwarnings("ignore")
 OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
 
 
-def mlp_features(mlp, x):
-    for weight, bias in zip(mlp.coefs_[:-1], mlp.intercepts_[:-1]):
+def mlp_features(fitted, x):
+    for weight, bias in zip(fitted.coefs_[:-1], fitted.intercepts_[:-1], strict=True):
         x = np.maximum(x @ weight + bias, 0)
     return x
+
+
+def mlp():
+    return MLPClassifier((6,), max_iter=60, random_state=0)
 
 
 def main() -> None:
     x, y = load_iris(return_X_y=True)
     x = x.astype(np.float32)
     two = y < 2
-    mlp = lambda: MLPClassifier((6,), max_iter=60, random_state=0)
     cases = {
         "skl_mlp": (make_pipeline(StandardScaler(), mlp()), x, y, {}),
         "skl_mlp_binary": (mlp(), x[two], y[two], {"zipmap": False}),
@@ -43,7 +46,9 @@ def main() -> None:
     for name, (model, rows, labels, options) in cases.items():
         model.fit(rows, labels)
         last = model[-1] if name == "skl_mlp" else model
-        proto = to_onnx(model, rows[:1], options={id(last): options} if options else None, target_opset={"": 18, "ai.onnx.ml": 3})
+        proto = to_onnx(
+            model, rows[:1], options={id(last): options} if options else None, target_opset={"": 18, "ai.onnx.ml": 3}
+        )
         (OUT / f"{name}.onnx").write_bytes(proto.SerializeToString())
         shown = rows[::20]
         kept = {"in.X": shown, "probabilities": model.predict_proba(shown)}

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 warnings.filterwarnings("ignore")
 OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
@@ -44,13 +44,13 @@ class ConvHead(Classifier):
     """A 1x1 convolution, then the mean over the picture; features are the mean of what the convolution reads."""
 
     def logits(self, features):
-        return F.conv2d(features[:, :, None, None], self.head.weight, self.head.bias).flatten(1)
+        return functional.conv2d(features[:, :, None, None], self.head.weight, self.head.bias).flatten(1)
 
     def features(self, *inputs):
         return self.body(*inputs).mean((2, 3))
 
     def forward(self, x):
-        return self.end(F.adaptive_avg_pool2d(self.head(self.body(x)), 1).flatten(1))
+        return self.end(functional.adaptive_avg_pool2d(self.head(self.body(x)), 1).flatten(1))
 
 
 class Attention(nn.Module):
@@ -146,31 +146,46 @@ class Yolo(nn.Module):
         outs = [4, classes] if split else [3 * (5 + classes)]
         self.heads = nn.ModuleList(
             nn.ModuleList(
-                [nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), nn.SiLU(), nn.Conv2d(4, o, 1)) if split else nn.Conv2d(4, o, 1) for o in outs]
+                [
+                    nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), nn.SiLU(), nn.Conv2d(4, o, 1))
+                    if split
+                    else nn.Conv2d(4, o, 1)
+                    for o in outs
+                ]
             )
             for _ in range(3)
         )
 
     def maps(self, x):
-        x = F.silu(self.stem(x))
+        x = functional.silu(self.stem(x))
         found = []
         for down in self.downs:
-            x = F.silu(down(x))
+            x = functional.silu(down(x))
             found.append(x)
         return found[-3:]
 
     def forward(self, x):
         parts = []
-        for heads, x in zip(self.heads, self.maps(x)):
+        for heads, seen in zip(self.heads, self.maps(x), strict=True):
             if self.split:
-                parts.append(torch.cat([h(x) for h in heads], 1).flatten(2))
+                parts.append(torch.cat([h(seen) for h in heads], 1).flatten(2))
             else:
-                n, _, h, w = x.shape
-                parts.append(heads[0](x).view(n, 3, 5 + self.classes, h, w).permute(0, 1, 3, 4, 2).reshape(n, -1, 5 + self.classes).sigmoid())
+                n, _, h, w = seen.shape
+                parts.append(
+                    heads[0](seen)
+                    .view(n, 3, 5 + self.classes, h, w)
+                    .permute(0, 1, 3, 4, 2)
+                    .reshape(n, -1, 5 + self.classes)
+                    .sigmoid()
+                )
         if not self.split:
             return torch.cat(parts, 1)
         boxes, scores = torch.cat(parts, 2).split([4, self.classes], 1)
         return torch.cat([boxes, scores.sigmoid()], 1)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(7, 12), nn.ReLU())
 
 
 def picture(n=BATCH, size=8, channels=1):
@@ -187,18 +202,47 @@ def cnn(*tail):
 
 def models():
     """name: model, inputs, input names, dynamic axes beyond the batch, opset, by the newer exporter."""
-    mlp = lambda: nn.Sequential(nn.Linear(7, 12), nn.ReLU())
     row = (torch.randn(BATCH, 7),)
     yield "mlp_logits", Classifier(mlp(), nn.Linear(12, CLASSES)), row, ["x"], 11, False
     yield "mlp_no_bias", Classifier(mlp(), nn.Linear(12, CLASSES, bias=False), nn.LogSoftmax(-1)), row, ["x"], 17, True
     yield "mlp_opset21", Classifier(mlp(), nn.Linear(12, CLASSES), nn.Softmax(-1)), row, ["x"], 21, True
-    yield "cnn_softmax", Classifier(cnn(nn.MaxPool2d(4), nn.Flatten(), nn.Linear(24, 10), nn.ReLU()), nn.Linear(10, CLASSES), nn.Softmax(-1)), picture(), ["image"], 13, False
-    yield "cnn_logits", Classifier(cnn(nn.Flatten(), nn.Linear(384, 9), nn.Tanh()), nn.Linear(9, CLASSES)), picture(), ["image"], 17, True
-    yield "cnn_gap", Classifier(cnn(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(6, CLASSES)), picture(), ["image"], 18, True
+    yield (
+        "cnn_softmax",
+        Classifier(
+            cnn(nn.MaxPool2d(4), nn.Flatten(), nn.Linear(24, 10), nn.ReLU()), nn.Linear(10, CLASSES), nn.Softmax(-1)
+        ),
+        picture(),
+        ["image"],
+        13,
+        False,
+    )
+    yield (
+        "cnn_logits",
+        Classifier(cnn(nn.Flatten(), nn.Linear(384, 9), nn.Tanh()), nn.Linear(9, CLASSES)),
+        picture(),
+        ["image"],
+        17,
+        True,
+    )
+    yield (
+        "cnn_gap",
+        Classifier(cnn(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(6, CLASSES)),
+        picture(),
+        ["image"],
+        18,
+        True,
+    )
     yield "conv_head", ConvHead(cnn(), nn.Conv2d(6, CLASSES, 1)), picture(), ["image"], 17, False
     yield "vit", Classifier(Vit(), nn.Linear(16, CLASSES)), picture(), ["pixels"], 18, True
     yield "vit_legacy", Classifier(Vit(), nn.Linear(16, CLASSES), nn.Softmax(-1)), picture(), ["pixels"], 14, False
-    yield "bert", Classifier(Bert(), nn.Linear(16, CLASSES)), (ids(), torch.tensor([[1] * 6, [1] * 4 + [0] * 2] * 2)), ["input_ids", "attention_mask"], 17, False
+    yield (
+        "bert",
+        Classifier(Bert(), nn.Linear(16, CLASSES)),
+        (ids(), torch.tensor([[1] * 6, [1] * 4 + [0] * 2] * 2)),
+        ["input_ids", "attention_mask"],
+        17,
+        False,
+    )
     yield "last_token", LogitsOfLastToken(LastToken(), nn.Linear(16, CLASSES)), (ids(),), ["input_ids"], 17, False
 
 
@@ -207,8 +251,24 @@ def plain():
     pixels = (torch.rand(1, 3, 64, 64),)
     yield "yolo_split", Yolo(), pixels, ["images"], 17, False
     yield "yolo_anchors", Yolo(split=False), pixels, ["images"], 12, False
-    yield "squeeze", nn.Sequential(cnn(), nn.Conv2d(6, CLASSES, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(-1)), picture(), ["image"], 17, False
-    yield "autoencoder", nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(4, 1, 2, 2), nn.Tanh()), picture(), ["image"], 17, False
+    yield (
+        "squeeze",
+        nn.Sequential(
+            cnn(), nn.Conv2d(6, CLASSES, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(-1)
+        ),
+        picture(),
+        ["image"],
+        17,
+        False,
+    )
+    yield (
+        "autoencoder",
+        nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(4, 1, 2, 2), nn.Tanh()),
+        picture(),
+        ["image"],
+        17,
+        False,
+    )
     yield "tokens", nn.Sequential(LastToken(), nn.Linear(16, CLASSES)), (ids(),), ["input_ids"], 17, False
 
 
@@ -218,7 +278,18 @@ def export(name, model, inputs, names, opset, newer):
         batch = torch.export.Dim("batch")
         shapes = tuple({0: batch} for _ in inputs)
         kept = {"dynamic_shapes": (shapes,) if isinstance(model, Classifier) else shapes}
-        torch.onnx.export(model, inputs, where, input_names=names, output_names=["output"], opset_version=opset, dynamo=True, external_data=False, verbose=False, **kept)
+        torch.onnx.export(
+            model,
+            inputs,
+            where,
+            input_names=names,
+            output_names=["output"],
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            **kept,
+        )
         return
     length = {1: "length"} if inputs[0].dtype == torch.int64 else {}
     axes = {n: {0: "batch", **length} for n in [*names, "output"]}
@@ -226,13 +297,29 @@ def export(name, model, inputs, names, opset, newer):
         axes = {}
     if not isinstance(model, nn.Sequential):
         axes["output"] = {0: "batch"}
-    torch.onnx.export(model, inputs, where, input_names=names, output_names=["output"], opset_version=opset, dynamo=False, dynamic_axes=axes if not name.startswith("yolo") else None)
+    torch.onnx.export(
+        model,
+        inputs,
+        where,
+        input_names=names,
+        output_names=["output"],
+        opset_version=opset,
+        dynamo=False,
+        dynamic_axes=axes if not name.startswith("yolo") else None,
+    )
 
 
 def strip(where):
     """Stack traces out of the file: they name this machine's folders, and are most of its bytes."""
     proto = onnx.load(where)
-    for part in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+    for part in (
+        proto,
+        proto.graph,
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.value_info,
+    ):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     onnx.save(proto, where)
@@ -252,15 +339,15 @@ def main() -> None:
             kept = {"features": features, "logits": model.logits(features), "output": model(*inputs)}
             weight = model.head.weight.flatten(1)
             bias = torch.zeros(len(weight)) if model.head.bias is None else model.head.bias
-            kept |= {"weight": weight, "bias": bias, **{f"in.{n}": v for n, v in zip(names, inputs)}}
+            kept |= {"weight": weight, "bias": bias, **{f"in.{n}": v for n, v in zip(names, inputs, strict=True)}}
         np.savez_compressed(OUT / f"{name}.npz", **{n: v.detach().numpy() for n, v in kept.items()})
     for name, model, inputs, names, opset, newer in plain():
         export(name, model.eval(), inputs, names, opset, newer)
         strip(OUT / f"{name}.onnx")
         with torch.no_grad():
-            kept = {"output": model(*inputs), **{f"in.{n}": v for n, v in zip(names, inputs)}}
+            kept = {"output": model(*inputs), **{f"in.{n}": v for n, v in zip(names, inputs, strict=True)}}
             if name.startswith("yolo"):
-                kept = {f"map{i}": m for i, m in enumerate(model.maps(*inputs))} | {"output": kept["output"]}
+                kept |= {f"map{i}": m for i, m in enumerate(model.maps(*inputs))}
         np.savez_compressed(OUT / f"{name}.npz", **{n: v.numpy() for n, v in kept.items()})
 
 
