@@ -52,6 +52,11 @@ class ViewGather:
         """The one signal."""
         return (self._config.signal,)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The output tensors that are read of every answer."""
+        return (self._config.output,)
+
     def __call__(
         self, asked: Asked, answered: Answered, again: Again, seconds: float | None
     ) -> Mapping[str, NDArray[np.float32]]:
