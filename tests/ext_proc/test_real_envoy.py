@@ -20,7 +20,7 @@ from demur.monitor.audit.export import read_log
 from demur.monitor.audit.record import Record
 from demur.monitor.audit.verify import verify_log
 from tests.ext_proc.conftest import BAD, CHAT, GOOD, PATH, ROWS, TOKENS, ask, infer, scores
-from tests.ext_proc.envoy import TYPE, RealEnvoy
+from tests.ext_proc.mesh import TYPE, RealEnvoy
 from tests.ext_proc.upstream import Upstream, binary_request
 
 pytestmark = pytest.mark.servers
