@@ -101,6 +101,15 @@ def test_disjoint_folds_where_sharing_rows_is_not_exact(why):
     assert c.survivors["ambiguous"] <= c.n / 2
 
 
+def test_a_refusal_on_a_part_of_the_units_says_so():
+    tied = rows(30)
+    tied = CalibrationSample({**tied.scores, "v": np.zeros(30, np.float32)}, loss=tied.loss)
+    with pytest.raises(CalibrationRefused, match=r"got 15.*counted on 15 of the 30 calibration units") as refused:
+        calibrate([NOVEL, AMBIGUOUS], tied)
+    assert refused.value.rule == "novel"
+    assert refused.value.rows_needed == 19
+
+
 def test_several_selective_rules_take_turns_on_their_own_rows():
     sample = rows(8000)
     sample = CalibrationSample({**sample.scores, "t": sample.scores["s"] + 0.2 * sample.scores["v"]}, loss=sample.loss)

@@ -109,6 +109,16 @@ def calibrate(
     )
 
 
+def _of_a_part(refused: CalibrationRefused, sample: CalibrationSample, units: NDArray[np.bool_]) -> CalibrationRefused:
+    """The same refusal, saying that only a part of the units counts here."""
+    part = f"{np.count_nonzero(units)} of the {sample.units} calibration units; the others set the rules about errors"
+    said = CalibrationRefused(
+        f"{refused} (counted on {part})", rows_needed=refused.rows_needed, supported=refused.supported
+    )
+    said.rule = refused.rule
+    return said
+
+
 def _check_sample(specs: Sequence[RuleSpec], sample: CalibrationSample) -> None:
     if sample.weight is not None:
         raise CalibrationRefused(
@@ -136,10 +146,13 @@ def _refusal_stage(
     def attempt(*, disjoint: bool) -> tuple[Folds, Fitted]:
         folds = split(sample, after, seed, disjoint=disjoint)
         units = folds.refusal()
-        return folds, [
-            (s, _named(s, p, alphas.get(s.name), sample, units, refuse_small=refuse_small))
-            for s, p in label_free(specs)
-        ]
+        try:
+            return folds, [
+                (s, _named(s, p, alphas.get(s.name), sample, units, refuse_small=refuse_small))
+                for s, p in label_free(specs)
+            ]
+        except CalibrationRefused as refused:
+            raise (_of_a_part(refused, sample, units) if disjoint else refused) from None
 
     folds, fitted = attempt(disjoint=bool(after and (labelled or weighted)))
     # A tie at a threshold is an atom of the score: rows at it are accepted, so dropping them would bias the survivors.
