@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from demur.monitor.config.document import load, parse
+from demur.monitor.config.document import load, parse, read_yaml
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.config.server import ServerConfig
 from demur.monitor.errors import ConfigurationError
@@ -222,3 +222,10 @@ def test_units_that_one_monitor_cannot_mix_are_refused(case):
     change, says = UNMIXABLE[case]
     with pytest.raises(ConfigurationError, match=says):
         plan(parse(PolicyConfig, {**BASE, **change}, "monitor.yaml"))
+
+
+def test_on_is_a_key_and_not_true(tmp_path):
+    """`on:` points a score at another signal; YAML 1.1 reads the word as a boolean. As a value, it stays one."""
+    path = tmp_path / "monitor.yaml"
+    path.write_text("scores: [{knn: {on: layer3, off: on, yes: no}}]")
+    assert read_yaml(path) == {"scores": [{"knn": {"on": "layer3", "off": True, "yes": False}}]}

@@ -20,14 +20,20 @@ RESERVED = frozenset({"DEMUR_DATA", "DEMUR_CONFIG"})
 # What Kubernetes sets in every pod beside a Service whose name starts with `demur`.
 SERVICE_LINK = re.compile(r"^DEMUR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
 LARGEST_BYTES = 4 << 20
-MERGE = "tag:yaml.org,2002:merge"
+MERGE, BOOLEAN, TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "bool", "str"))
 LONGEST_VALUE = 80
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, and no key twice: the first of two `rules` would be dropped in silence."""
+    """Plain data only, and no key twice: the first of two `rules` would be dropped in silence.
+
+    Keys are words: YAML 1.1 would read the key `on` as true.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.tag == BOOLEAN:
+                key.tag = TEXT
         keys = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode) and k.tag != MERGE]
         twice = sorted(k for k, n in Counter(keys).items() if n > 1)
         if twice:
