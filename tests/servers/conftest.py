@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,18 @@ class Demur:
             counts[key] = counts.get(key, 0) + int(float(value))
         return counts
 
+    def counted(self, metric: str, **wanted: str) -> int:
+        """The sum of a counter over all lines with these labels."""
+        with urlopen(self._metrics, timeout=10) as answer:  # noqa: S310  our own process
+            text = answer.read().decode()
+        total = 0.0
+        for labels, value in re.findall(rf"^{metric}\{{([^}}]*)\}} (\S+)$", text, re.MULTILINE):
+            found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            total += float(value) if wanted.items() <= found.items() else 0
+        return int(total)
+
     def close(self) -> None:
+        """Drain and stop; again does nothing."""
         self._process.terminate()
         self._process.communicate(timeout=30)
 
@@ -214,6 +225,16 @@ def beside_kserve(digits, kserve) -> Iterator[Demur]:
     found = Demur(digits, kserve, name="beside-kserve")
     yield found
     found.close()
+
+
+@pytest.fixture
+def pair(request) -> Callable[[str], tuple[Place, Demur]]:
+    """A server by its name, and the demur beside it."""
+
+    def found(server: str) -> tuple[Place, Demur]:
+        return request.getfixturevalue(server), request.getfixturevalue(f"beside_{server}")
+
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -77,3 +78,9 @@ def program(name: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def both(name: str, addresses: Sequence[str], *arguments: str) -> list[str]:
+    """What one program prints at each address; they run side by side."""
+    with ThreadPoolExecutor(len(addresses)) as pool:
+        return list(pool.map(lambda address: program(name, address, *arguments), addresses))

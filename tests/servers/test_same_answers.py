@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers.conftest import Demur, Place
-from tests.servers.processes import program
+from tests.servers.conftest import Place
+from tests.servers.processes import both
 
 pytestmark = pytest.mark.servers
 
@@ -31,16 +31,6 @@ WAYS = {
 CASES = [(server, *way) for server, ways in WAYS.items() for way in ways]
 
 
-@pytest.fixture
-def pair(request, digits):
-    """A server by its name, and the demur beside it."""
-
-    def found(server: str) -> tuple[Place, Demur]:
-        return request.getfixturevalue(server), request.getfixturevalue(f"beside_{server}")
-
-    return found
-
-
 def where(place: Place, name: str) -> str:
     return place.grpc if name.endswith(("grpc", "stream")) else place.rest
 
@@ -48,9 +38,10 @@ def where(place: Place, name: str) -> str:
 @pytest.mark.parametrize(("server", "name", "model", "way"), CASES, ids=["-".join(c) for c in CASES])
 def test_a_client_program_prints_the_same(pair, digits, server, name, model, way):
     direct, demur = pair(server)
-    said = program(name, where(direct, name), model, str(digits.images), way)
     before = demur.judged()
-    assert program(name, where(demur.place, name), model, str(digits.images), way) == said
+    places = (where(direct, name), where(demur.place, name))
+    said, through = both(name, places, model, str(digits.images), way)
+    assert through == said
     assert "error" not in said
     assert said.count('"predict"') >= 3
     after = demur.judged()
