@@ -35,7 +35,7 @@ def part(
 
     Raises: ConfigurationError when the model already has names of this prefix.
     """
-    taken = [n for n in target.names if n.startswith((f"{prefix}.", f"{prefix}/monitor/"))]
+    taken = sorted(n for n in target.names if n.startswith((f"{prefix}.", f"{prefix}/monitor/")))
     if taken:
         raise ConfigurationError(
             f"{target.file.name}: already has {taken[0]!r}; a second monitor needs another --prefix"
@@ -82,18 +82,16 @@ def _names(monitor: onnx.ModelProto, prefix: str) -> dict[str, str]:
 def _front(wire: Wire, signal: str, prefix: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """From an output of the model to a signal: float32 (N, width), whatever shape inference knows of the output.
 
-    The Reshape is a border: no fusion of ONNX Runtime reaches over it, and behind it the width is static, as it is in
-    the monitor alone. Without it a product could become a Gemm in one graph and stay MatMul and Add in the other.
+    The Reshape is a border that no fusion of ONNX Runtime reaches over, and behind it the width is static, as it is in
+    the monitor alone. Without it a product could become a Gemm in one graph and stay MatMul and Add in the other; and
+    of a half model, computed in float32, the casts to half and back would be dropped as one: scores moved by 1e-3.
     """
     stem = f"{prefix}/monitor/{wire.signal}"
-    nodes, read = [], wire.tensor
-    if not wire.plain:
-        nodes.append(
-            onnx.helper.make_node("Cast", [read], [f"{stem}/float"], name=f"{stem}/Cast", to=onnx.TensorProto.FLOAT)
-        )
-        read = f"{stem}/float"
     shape = onnx.numpy_helper.from_array(np.array([-1, wire.width], np.int64), f"{stem}/shape")
-    nodes.append(onnx.helper.make_node("Reshape", [read, shape.name], [signal], name=f"{stem}/Reshape"))
+    rows = signal if wire.plain else f"{stem}/rows"
+    nodes = [onnx.helper.make_node("Reshape", [wire.tensor, shape.name], [rows], name=f"{stem}/Reshape")]
+    if not wire.plain:
+        nodes.append(onnx.helper.make_node("Cast", [rows], [signal], name=f"{stem}/Cast", to=onnx.TensorProto.FLOAT))
     return nodes, [shape]
 
 

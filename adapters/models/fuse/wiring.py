@@ -23,14 +23,12 @@ SUM = 1e-3  # how far from 1 a row of probabilities may sum
 
 @dataclass(frozen=True)
 class Wire:
-    """One signal: the model's output it comes from, its width, and the output's dtype and number of axes."""
+    """One signal, the model's output it comes from, its width, and whether that is float32 already."""
 
     signal: str
     tensor: str
     width: int
-    half: bool
-    rank: int
-    plain: bool  # float32 (N, width) as it is
+    plain: bool
 
 
 def wires(
@@ -96,9 +94,7 @@ def _wire(entry: SignalEntry, tensor: str, arrays: list[NDArray[Any]], rows: lis
                 f"{where}: expected ({count}, {entry.width}) for {count} inputs, got {array.shape}; "
                 "instrument the model with --pool, or fit the monitor on this output's width"
             )
-    first = arrays[0]
-    plain = first.dtype == np.float32 and first.ndim == 2
-    return Wire(entry.name, tensor, entry.width, first.dtype == np.float16, first.ndim, plain)
+    return Wire(entry.name, tensor, entry.width, arrays[0].dtype == np.float32)
 
 
 def _is_row(shape: tuple[int, ...], count: int, width: int) -> bool:
