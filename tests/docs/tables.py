@@ -15,6 +15,7 @@ from demur.detectors.transforms import TRANSFORMS
 from demur.monitor.cli.main import app
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.config.segmentation import SegmentationConfig
 from demur.monitor.config.server import ServerConfig
 from demur.monitor.perturb import CATALOGUE
 from tests.differential import deviations
@@ -38,7 +39,7 @@ def table(heads: str, rows: Iterator[tuple[str, ...]]) -> str:
 def keys(model: type[Section]) -> str:
     """Every key of a configuration file."""
     schema = model.model_json_schema()
-    return table("key|value|default|meaning", _walk(schema, schema["$defs"], ""))
+    return table("key|value|default|meaning", _walk(schema, schema.get("$defs", {}), ""))
 
 
 def _walk(section: dict[str, Any], known: dict[str, Any], prefix: str) -> Iterator[tuple[str, ...]]:
@@ -218,6 +219,7 @@ def _parameter(parameter: Any) -> tuple[str, str]:
 TABLES: dict[str, Callable[[], str]] = {
     "monitor": lambda: keys(PolicyConfig),
     "server": lambda: keys(ServerConfig),
+    "segmentation": lambda: keys(SegmentationConfig),
     "scores": scores,
     "transforms": transforms,
     "commands": commands,

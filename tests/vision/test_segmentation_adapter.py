@@ -340,6 +340,17 @@ def test_pictures_say_what_is_invalid_void_low_and_high():
         seen.png("jpeg")
 
 
+def test_a_calm_frame_looks_calm():
+    segmenter = fitted()
+    every = [segmenter(a) for a in answers(40, 9)]
+    seen = next(s for s in every if s.map.max() < segmenter.level.value)
+    image = Image.open(io.BytesIO(seen.png("grey")))
+    assert seen.regions == ()
+    assert np.array(image).max() <= 32768
+    low, high = (float(image.text[n]) for n in ("low", "high"))
+    assert high == pytest.approx(2 * segmenter.level.value - low)
+
+
 def test_a_flat_map_has_a_picture():
     for value in (0.0, np.nan):
         seen = Segmenter(config())({"z": np.full((1, 4, 3, 3), value, np.float32)})

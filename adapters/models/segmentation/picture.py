@@ -11,14 +11,16 @@ COLOURS = np.array([[32, 48, 128], [40, 150, 180], [240, 220, 90], [200, 30, 30]
 INVALID, VOID, OUTLINE = (255, 0, 255), (0, 0, 0), (255, 255, 255)
 
 
-def picture(risk: NDArray[np.float32], kind: str, regions: NDArray[np.bool_] | None = None) -> bytes:
+def picture(
+    risk: NDArray[np.float32], kind: str, regions: NDArray[np.bool_] | None = None, level: float | None = None
+) -> bytes:
     """The PNG of a map (h, w), described at `SeenFrame.png`. Raises: ValueError for another kind."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     if kind not in ("colour", "grey"):
         raise ValueError(f"kind: expected colour or grey, got {kind!r}")
-    share, low, high = _scaled(risk)
+    share, low, high = _scaled(risk, level)
     ends = PngInfo()
     ends.add_text("low", repr(low))
     ends.add_text("high", repr(high))
@@ -29,11 +31,13 @@ def picture(risk: NDArray[np.float32], kind: str, regions: NDArray[np.bool_] | N
     return file.getvalue()
 
 
-def _scaled(risk: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, float]:
-    """Finite risks between 0, the lowest, and 1, the highest; others 0."""
+def _scaled(risk: NDArray[np.float32], level: float | None) -> tuple[NDArray[np.float64], float, float]:
+    """Finite risks between 0, the lowest, and 1, the highest, or what puts a level into the middle; others 0."""
     finite = np.isfinite(risk)
     values = risk[finite].astype(np.float64)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if level is not None and values.size:
+        high = max(high, 2 * level - low)
     share = np.zeros(risk.shape)
     if high > low:
         share[finite] = (values - low) / (high - low)

@@ -92,11 +92,13 @@ class SeenFrame:
 
     def png(self, kind: str = "colour") -> bytes:
         """The map as a PNG. `colour`: blue to red, invalid magenta, void black, regions outlined in white; `grey`: 16 bits,
-        1 the lowest risk, 65535 the highest, 0 invalid or void, both ends as text chunks `low` and `high`.
+        1 to 65535 between the text chunks `low` and `high`, 0 invalid or void. The scale runs from the lowest risk to the
+        highest, or beyond so that a fitted level is in its middle or below: a calm frame looks calm.
 
         Raises: ValueError for another kind.
         """
-        return picture(self.map, kind, None if self.components is None else self.components.mask)
+        mask = None if self.components is None else self.components.mask
+        return picture(self.map, kind, mask, None if self.level is None else self.level.value)
 
     def _signal(self, name: str, judged: NDArray[np.float32]) -> float:
         if name == "mean_risk":
