@@ -102,43 +102,45 @@ class World:
         return Envoy(self.server.address, function, **options)
 
 
+def processor(
+    stack: ExitStack,
+    mode: str = "enforce",
+    on_failure: str | None = None,
+    *,
+    recorder: Any = None,
+    limits: LimitsConfig | None = None,
+    budget: float | None = None,
+    rows: Any = None,
+    chat: dict[str, Any] | None = None,
+    digits: dict[str, Any] | None = None,
+    **config: Any,
+) -> World:
+    """A processor that serves until the stack is closed."""
+    decisions: list[DecisionEvent] = []
+    refusals: list[RefusalEvent] = []
+    conduct = Conduct(mode, on_failure, budget)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"conduct": conduct, "recorder": recorder, "listeners": [decisions.append]}
+    engine, tokens = Engine(Loaded.open(rows or ROWS), **options), Engine(Loaded.open(TOKENS), **options)
+    document = {
+        "listen": "127.0.0.1:0",
+        "infer": {"digits": {"monitor": "toy", "signals": {"logits": "scores"}, **(digits or {})}},
+        "completions": {"gpt": {"monitor": "tokens", **(chat or {})}},
+        "budget_ms": 5000,
+        **config,
+    }
+    server = ExtProcServer(
+        ExtProcConfig.model_validate(document),
+        {"toy": engine, "tokens": tokens},
+        limits=limits,
+        on_refusal=refusals.append,
+    )
+    server.start()
+    stack.callback(server.stop)
+    return World(server, engine, tokens, decisions, refusals)
+
+
 @pytest.fixture
 def world() -> Iterator[Callable[..., World]]:
     """Makes processors; ends them."""
     with ExitStack() as stack:
-
-        def made(
-            mode: str = "enforce",
-            on_failure: str | None = None,
-            *,
-            recorder: Any = None,
-            limits: LimitsConfig | None = None,
-            budget: float | None = None,
-            rows: Any = None,
-            chat: dict[str, Any] | None = None,
-            digits: dict[str, Any] | None = None,
-            **config: Any,
-        ) -> World:
-            decisions: list[DecisionEvent] = []
-            refusals: list[RefusalEvent] = []
-            conduct = Conduct(mode, on_failure, budget)  # type: ignore[arg-type]
-            options: dict[str, Any] = {"conduct": conduct, "recorder": recorder, "listeners": [decisions.append]}
-            engine, tokens = Engine(Loaded.open(rows or ROWS), **options), Engine(Loaded.open(TOKENS), **options)
-            document = {
-                "listen": "127.0.0.1:0",
-                "infer": {"digits": {"monitor": "toy", "signals": {"logits": "scores"}, **(digits or {})}},
-                "completions": {"gpt": {"monitor": "tokens", **(chat or {})}},
-                "budget_ms": 5000,
-                **config,
-            }
-            server = ExtProcServer(
-                ExtProcConfig.model_validate(document),
-                {"toy": engine, "tokens": tokens},
-                limits=limits,
-                on_refusal=refusals.append,
-            )
-            server.start()
-            stack.callback(server.stop)
-            return World(server, engine, tokens, decisions, refusals)
-
-        yield made
+        yield lambda *args, **options: processor(stack, *args, **options)

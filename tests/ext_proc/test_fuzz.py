@@ -1,0 +1,201 @@
+"""Messages in any order: no hang, no crash, one answer each, and no answer of the model's passes unjudged in enforce."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from demur.adapters.servers.ext_proc.conversation import Conversation, ProtocolError
+from demur.proto.envoy import external_processor_pb2 as pb
+from tests.ext_proc.conftest import BAD, CHAT, GOOD, PATH, ask, choice, completion, infer, scores
+
+PARTS = [
+    "request_headers",
+    "request_body",
+    "request_trailers",
+    "response_headers",
+    "response_body",
+    "response_trailers",
+]
+VALUES = st.sampled_from(
+    [PATH, CHAT, "/v2/models/digits/generate", "/x", "", "200", "204", "500", "xyz", "gzip", "br", "text/event-stream", "application/json", "0", "7", "999", "\r\n", "é"]
+)  # fmt: skip
+NAMES = st.sampled_from(
+    [":path", ":method", ":status", "content-type", "content-encoding", "content-length", "inference-header-content-length", "accept-encoding", "traceparent", "demur-verdict", "X-Odd"]
+)  # fmt: skip
+BODIES = st.one_of(
+    st.sampled_from(
+        [b"", infer(), infer(outputs=["label"]), scores(GOOD), scores(BAD), ask(logprobs=True), ask(stream=True),
+         completion(choice(-0.1)), completion(choice(-5.0)), b"data: [DONE]\n\n", b"{", b"\x1f\x8b", scores(GOOD)[:50]]
+    ),
+    st.binary(max_size=40),
+)  # fmt: skip
+HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=5)
+
+
+@st.composite
+def messages(draw):
+    message = pb.ProcessingRequest(observability_mode=draw(st.sampled_from([False, False, False, True])))
+    part = draw(st.sampled_from([*PARTS, None]))
+    if draw(st.booleans()):
+        message.protocol_config.request_body_mode = draw(st.integers(0, 7))
+        message.protocol_config.response_body_mode = draw(st.integers(0, 7))
+    if part is None:
+        return message
+    getattr(message, part).SetInParent()
+    fill(draw, part, getattr(message, part))
+    return message
+
+
+def fill(draw, part, content):
+    if part.endswith("body"):
+        content.body, content.end_of_stream = draw(BODIES), draw(st.booleans())
+        return
+    found = dict(draw(HEADERS))
+    if part == "request_headers" and draw(st.booleans()):
+        found |= {":method": "POST", ":path": draw(st.sampled_from([PATH, CHAT]))}
+    if part == "response_headers" and draw(st.booleans()):
+        found[":status"] = "200"
+    values = content.trailers if part.endswith("trailers") else content.headers
+    for name, value in found.items():
+        values.headers.add(key=name, raw_value=value.encode())
+    if not part.endswith("trailers"):
+        content.end_of_stream = draw(st.booleans())
+
+
+@st.composite
+def exchanges(draw):
+    """Mostly in the order that Envoy keeps, with parts left out, doubled and swapped."""
+    if draw(st.booleans()):
+        return draw(st.lists(messages(), max_size=9))
+    found = []
+    for part in PARTS:
+        for _ in range(draw(st.sampled_from([0, 1, 1, 1, 1, 2]))):
+            message = pb.ProcessingRequest()
+            getattr(message, part).SetInParent()
+            fill(draw, part, getattr(message, part))
+            found.append(message)
+    if found and draw(st.booleans()):
+        found[0].protocol_config.request_body_mode = draw(st.integers(0, 5))
+        found[0].protocol_config.response_body_mode = draw(st.integers(0, 5))
+    return found
+
+
+def headers_of(message):
+    return {h.key: h.raw_value for h in message.headers.headers}
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(exchanges())
+def test_any_sequence_of_messages(world_once, sequence):
+    made = world_once
+    before, conversation = len(made.decisions), Conversation(made.server.service)
+    passed, part = [], None
+    try:
+        for message in sequence:
+            part = message.WhichOneof("request")
+            answer = conversation.take(pb.ProcessingRequest.FromString(message.SerializeToString()))
+            if message.observability_mode:
+                assert answer is None
+                continue
+            which = answer.WhichOneof("response")
+            assert which in (part, "immediate_response")
+            assert not answer.HasField("mode_override") or part.endswith("headers")
+            if which == "immediate_response":
+                assert answer.immediate_response.status.code in (400, 412, 503)
+                assert conversation.over
+            else:
+                passed.append(message)
+            if conversation.over:
+                break
+        ended = True
+    except ProtocolError:
+        ended = False
+    conversation.end(cleanly=ended)
+    assert made.server.service.memory.held == 0
+    check_nothing_passed_unjudged(passed, made.decisions[before:])
+
+
+def check_nothing_passed_unjudged(passed, decisions):
+    """A judged path's whole 2xx answer reached the client: then a verdict accepted it."""
+    parts = {m.WhichOneof("request"): m for m in passed}
+    if "request_headers" not in parts or "response_body" not in parts or any(m.observability_mode for m in passed):
+        return
+    head, answer = (
+        headers_of(parts["request_headers"].request_headers),
+        headers_of(parts["response_headers"].response_headers),
+    )
+    request = b"".join(m.request_body.body for m in passed if m.WhichOneof("request") == "request_body")
+    if head.get(":method") != b"POST" or head.get(":path") not in (PATH.encode(), CHAT.encode()):
+        return
+    if not (answer.get(":status", b"").isdigit() and 200 <= int(answer[":status"]) < 300):
+        return
+    if head[":path"] == CHAT.encode():
+        try:
+            if json.loads(request).get("model") != "gpt":
+                return
+        except (ValueError, AttributeError):
+            pass
+    content = b"".join(m.response_body.body for m in passed if m.WhichOneof("request") == "response_body")
+    last = passed[-1]
+    if content and last.WhichOneof("request") == "response_body" and last.response_body.end_of_stream:
+        assert decisions, (head, answer, content)
+        assert all(e.verdicts.accept.all() for e in decisions), (head, answer, content)
+
+
+@pytest.fixture(scope="module")
+def world_once(request):
+    from contextlib import ExitStack
+
+    from tests.ext_proc.conftest import processor
+
+    with ExitStack() as stack:
+        yield processor(stack, "enforce", annotate=True, body_bytes=1 << 16)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(st.lists(st.one_of(st.binary(max_size=60), messages().map(lambda m: m.SerializeToString())), max_size=6))
+def test_any_bytes_over_a_real_stream_end_it_in_time(world_once, raws):
+    """Each message is answered, or the stream ends; whatever cannot be read ends it with an error."""
+    outbox: queue.Queue = queue.Queue()
+    with grpc.insecure_channel(world_once.server.address) as channel:
+        call = channel.stream_stream("/envoy.service.ext_proc.v3.ExternalProcessor/Process")(
+            iter(outbox.get, None), timeout=10
+        )
+        inbox: queue.Queue = queue.Queue()
+
+        def read():
+            try:
+                for answer in call:
+                    inbox.put(answer)
+                inbox.put("end")
+            except grpc.RpcError as error:
+                inbox.put(error.code())
+
+        threading.Thread(target=read, daemon=True).start()
+        for raw in raws:
+            outbox.put(raw)
+        outbox.put(None)
+        found = []
+        while not found or isinstance(found[-1], bytes):
+            found.append(inbox.get(timeout=15))
+    assert len(found) - 1 <= len(raws)
+    assert found[-1] in ("end", grpc.StatusCode.INVALID_ARGUMENT)
+    readable = []
+    for raw in raws:
+        try:
+            readable.append(pb.ProcessingRequest.FromString(raw).WhichOneof("request"))
+        except Exception:
+            readable.append(None)
+    if readable and readable[0] != "request_headers":
+        assert found == [grpc.StatusCode.INVALID_ARGUMENT]
