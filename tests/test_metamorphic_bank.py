@@ -133,7 +133,8 @@ def test_only_the_order_within_columns_matters(name):
 def doubled():
     base = reference()
     twice = {s: np.concatenate([x, x]) for s, x in base.signals.items()}
-    return dataclasses.replace(base, signals=twice, labels=np.tile(base.labels, 2), correct=np.tile(base.correct, 2))
+    rows = {name: np.tile(getattr(base, name), 2) for name in ("labels", "correct", "target")}
+    return dataclasses.replace(base, signals=twice, **rows)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,8 @@ TWICE = {
 
 def twice(ref: Reference) -> Reference:
     signals = {s: np.concatenate([x, x]) for s, x in ref.signals.items()}
-    return dataclasses.replace(ref, signals=signals, labels=np.tile(ref.labels, 2), correct=np.tile(ref.correct, 2))
+    rows = {name: np.tile(getattr(ref, name), 2) for name in ("labels", "correct", "target")}
+    return dataclasses.replace(ref, signals=signals, **rows)
 
 
 @pytest.mark.parametrize("name", TWICE)

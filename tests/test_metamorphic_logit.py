@@ -120,6 +120,7 @@ def test_a_reference_twice_over_fits_the_same(name):
         signals={s: np.concatenate([x, x]) for s, x in ref.signals.items()},
         labels=np.concatenate([ref.labels, ref.labels]),
         correct=np.concatenate([ref.correct, ref.correct]),
+        target=np.concatenate([ref.target, ref.target]),
     )
     kind, hyper = CASES[name]
     once, again = (build_score(kind, hyper, r) for r in (ref, twice))
@@ -136,6 +137,7 @@ def test_open_max_of_a_reference_twice_over_needs_twice_the_tail():
         signals={s: np.concatenate([x, x]) for s, x in ref.signals.items()},
         labels=np.concatenate([ref.labels, ref.labels]),
         correct=np.concatenate([ref.correct, ref.correct]),
+        target=np.concatenate([ref.target, ref.target]),
     )
     found = evaluate({"s": build_score("open_max", {"tail": 24}, twice)}, query())["s"]
     expected = evaluate({"s": build_score("open_max", {"tail": 12}, ref)}, query())["s"]
