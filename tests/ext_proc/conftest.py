@@ -83,7 +83,7 @@ def completion(*choices: dict[str, Any], **more: Any) -> bytes:
     ).encode()
 
 
-@dataclass
+@dataclass(repr=False)
 class World:
     """One processor."""
 

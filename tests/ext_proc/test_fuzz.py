@@ -71,20 +71,71 @@ def fill(draw, part, content):
 
 @st.composite
 def exchanges(draw):
-    """Mostly in the order that Envoy keeps, with parts left out, doubled and swapped."""
-    if draw(st.booleans()):
+    """Either anything, or a whole good exchange with up to three things done to it."""
+    if draw(st.integers(0, 3)) == 0:
         return draw(st.lists(messages(), max_size=9))
-    found = []
-    for part in PARTS:
-        for _ in range(draw(st.sampled_from([0, 1, 1, 1, 1, 2]))):
-            message = pb.ProcessingRequest()
-            getattr(message, part).SetInParent()
-            fill(draw, part, getattr(message, part))
-            found.append(message)
-    if found and draw(st.booleans()):
-        found[0].protocol_config.request_body_mode = draw(st.integers(0, 5))
-        found[0].protocol_config.response_body_mode = draw(st.integers(0, 5))
+    found = whole(*draw(st.sampled_from(KINDS)))
+    modes = draw(st.sampled_from([None, (2, 2), (2, 2), (3, 3), (1, 1), (0, 0), (4, 4), (2, 1)]))
+    if modes is not None:
+        found[0].protocol_config.request_body_mode, found[0].protocol_config.response_body_mode = modes
+    for _ in range(draw(st.integers(0, 3))):
+        harm(draw, found)
     return found
+
+
+KINDS = [
+    (PATH, infer(), scores(GOOD)),
+    (PATH, infer(), scores(BAD)),
+    (PATH, infer(outputs=["label"]), scores(GOOD)),
+    (CHAT, ask(logprobs=True), completion(choice(-0.1))),
+    (CHAT, ask(logprobs=True), completion(choice(-5.0))),
+]
+
+
+def whole(path, request, answer):
+    found = [pb.ProcessingRequest() for _ in range(4)]
+    head = {":method": "POST", ":path": path, "content-length": str(len(request))}
+    said = {":status": "200", "content-type": "application/json", "content-length": str(len(answer))}
+    for message, part, values in ((found[0], "request_headers", head), (found[2], "response_headers", said)):
+        for name, value in values.items():
+            getattr(message, part).headers.headers.add(key=name, raw_value=value.encode())
+    found[1].request_body.body, found[1].request_body.end_of_stream = request, True
+    found[3].response_body.body, found[3].response_body.end_of_stream = answer, True
+    return found
+
+
+def harm(draw, found):
+    place = draw(st.integers(0, len(found) - 1)) if found else 0
+    what = draw(st.sampled_from(["drop", "double", "swap", "cut", "fill", "flag", "header", "insert", "watch"]))
+    if not found or what == "insert":
+        found.insert(place, draw(messages()))
+        return
+    message = found[place]
+    part = message.WhichOneof("request")
+    if what == "drop":
+        del found[place]
+    elif what == "double":
+        found.insert(place, pb.ProcessingRequest.FromString(message.SerializeToString()))
+    elif what == "swap":
+        found[place], found[-1] = found[-1], found[place]
+    elif what == "watch":
+        for each in found if draw(st.booleans()) else [message]:
+            each.observability_mode = True
+    elif part is not None and part.endswith("body"):
+        content = getattr(message, part)
+        if what == "cut":
+            size = draw(st.integers(0, len(content.body)))
+            rest = pb.ProcessingRequest()
+            getattr(rest, part).CopyFrom(content)
+            getattr(rest, part).body = content.body[size:]
+            content.body, content.end_of_stream = content.body[:size], False
+            found.insert(place + 1, rest)
+        elif what == "fill":
+            content.body = draw(BODIES)
+        else:
+            content.end_of_stream = not content.end_of_stream
+    elif part is not None and part.endswith("headers"):
+        getattr(message, part).headers.headers.add(key=draw(NAMES), raw_value=draw(VALUES).encode())
 
 
 def headers_of(message):

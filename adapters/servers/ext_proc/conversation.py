@@ -77,8 +77,10 @@ class Conversation:
         """The one answer to a message, None in observability mode. Raises: ProtocolError."""
         self._arrived = perf_counter()
         part = message.WhichOneof("request")
-        self._check(part)
+        if self._seen and message.observability_mode is not self._watching:
+            raise ProtocolError("observability_mode changed within an exchange")
         self._watching = message.observability_mode
+        self._check(part)
         if message.HasField("protocol_config"):
             self._modes = message.protocol_config
         assert part is not None  # noqa: S101  _check refuses it
