@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-ray test-differential test-torch test-servers test-envoy test-gpu bench-gpu test-oldest test-helm lint format types imports bench bench-smoke bench-peers benchmarks scale docs proto proto-check lock
+.PHONY: help demo test test-slow test-peers test-ray test-differential test-torch test-servers test-envoy test-gpu bench-gpu test-oldest test-helm lint format types imports bench bench-smoke soak-proxy bench-peers benchmarks scale docs proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -108,6 +108,9 @@ bench: $(VENV)/.installed  ## ratios measured in one run; writes out/bench.json
 
 bench-smoke: $(VENV)/.installed
 	$(BIN)/demur bench --quick --output out/bench-quick.json
+
+soak-proxy: $(VENV)/.installed  ## memory of the proxy over 200,000 requests
+	$(BIN)/python -m demur.monitor.bench.soak 200000
 
 bench-peers: .venv-differential/.installed  ## beside pytorch-ood, PyOD and NumPy; writes out/bench-peers.json and a table of docs/performance.md
 	.venv-differential/bin/python -m tests.benchmarks.speed

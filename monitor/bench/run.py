@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from demur.monitor.bench import inprocess, sidecar
+from demur.monitor.bench import inprocess, proxy, sidecar
 from demur.monitor.bench.material import Material, material
+from demur.monitor.bundle import Bundle
 from demur.monitor.session import environment
 from demur.monitor.telemetry import Telemetry, TelemetryConfig
 
@@ -18,6 +19,7 @@ TARGETS = {
     "in process, N = 1, C = 1000": "p50 <= 35 µs",
     "in process, N = 256, C = 1000": "<= 2.5 µs a row",
     "sidecar, metrics on, audit off": "p50 and CPU <= 1.3 x a bare echo",
+    "proxy, 3 x 224 x 224 inputs": "p50 <= 0.6 ms more and CPU <= 1.35 x a plain pass-through in Python",
     "audit": "<= 40 µs CPU a request more",
 }
 
@@ -44,17 +46,37 @@ def run(*, quick: bool, note: Note) -> dict[str, Any]:
         for n in rows
         for metrics, audit in _combinations(n, quick=quick)
     ]
+    between = [
+        _proxy(m, n, outputs, calls=max(n_calls // (10 if quick else 1), 5), rounds=2 if quick else 7, note=note)
+        for m in _judged(note, quick=quick)
+        for n, n_calls in proxy.CALLS.items()
+        for outputs in ((), ("logits",))
+    ]
     return {
         "environment": {**environment(), "numpy": np.__version__},
         "targets": TARGETS,
         "in_process": inside,
         "sidecar": outside,
+        "proxy": between,
     }
 
 
 def _combinations(rows: int, *, quick: bool) -> tuple[tuple[bool, bool], ...]:
     """All four on/off combinations at N = 1; elsewhere the two ends."""
     return COMBINATIONS[-1:] if quick else COMBINATIONS if rows == 1 else ((True, False), (True, True))
+
+
+def _judged(note: Note, *, quick: bool) -> list[Bundle]:
+    classes = proxy.CLASSES[:1] if quick else proxy.CLASSES
+    note(f"fitting proxied bundles of {', '.join(map(str, classes))} classes")
+    return [proxy.bundle(c) for c in classes]
+
+
+def _proxy(
+    judged: Bundle, rows: int, outputs: tuple[str, ...], *, calls: int, rounds: int, note: Note
+) -> dict[str, Any]:
+    note(f"proxy: {judged.manifest.monitor}, N = {rows}, outputs named: {', '.join(outputs) or 'none'}")
+    return proxy.compare(judged, rows, calls=calls, rounds=rounds, outputs=outputs)
 
 
 def _sidecar(m: Material, rows: int, metrics: bool, audit: bool, calls: int, note: Note) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Peer:
 def echo() -> Iterator[Peer]:
     """A bare gRPC server with as many threads."""
     command = [sys.executable, "-m", "demur.monitor.bench.echo", str(THREADS)]
-    with _started(command) as (process, line):
+    with started(command) as (process, line):
         with grpc.insecure_channel(f"127.0.0.1:{int(line)}", options=OPTIONS) as channel:
             yield Peer(process, channel.unary_unary(METHOD))
 
@@ -56,7 +56,7 @@ def sidecar(material: Material, *, metrics: bool, audit: bool) -> Iterator[Peer]
     with TemporaryDirectory() as folder:
         config = _configuration(material, Path(folder), metrics=metrics, audit=audit)
         with (
-            _started(
+            started(
                 [sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(config), "--announce"]
             ) as (process, line),
             grpc.insecure_channel(json.loads(line)["listen"][0], options=OPTIONS) as channel,
@@ -119,7 +119,7 @@ def _configuration(material: Material, folder: Path, *, metrics: bool, audit: bo
 
 
 @contextmanager
-def _started(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def started(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603  our own interpreter
     try:
         assert process.stdout is not None and process.stdin is not None  # noqa: S101, PT018

@@ -15,7 +15,7 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="Write every figure as JSON.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few repeats: shows that it runs, not how fast.")] = False,
 ) -> None:
-    """Measure ratios in one run: in process, and the sidecar beside a bare gRPC echo.
+    """Measure ratios in one run: in process, the sidecar beside a bare gRPC echo, the proxy beside a plain pass-through.
 
     Example: [bold]demur bench --output bench.json[/]
     """
@@ -34,11 +34,28 @@ INSIDE = ("C", "N", "p50 µs", "µs a row", "metrics off", "graph alone", "x gra
 OUTSIDE = ("C", "N", "metrics", "audit", "p50 x echo", "CPU x echo", "p50 µs", "CPU µs", "echo p50", "echo CPU", "MB")
 
 
+BETWEEN = (
+    "C",
+    "N",
+    "MB sent",
+    "outputs named",
+    "p50 ms more",
+    "CPU x plain",
+    "p50 ms",
+    "CPU ms",
+    "plain p50",
+    "plain CPU",
+    "MB",
+)
+
+
 def show(found: dict[str, Any]) -> None:
-    """Two tables."""
+    """Three tables."""
     _table("in process, one thread", INSIDE, [_inside(row) for row in found["in_process"]])
     out().print()
     _table("sidecar over a bare gRPC echo", OUTSIDE, [_outside(row) for row in found["sidecar"]])
+    out().print()
+    _table("proxy over a plain pass-through in Python", BETWEEN, [_between(row) for row in found["proxy"]])
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
@@ -48,6 +65,14 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> N
     for row in rows:
         table.add_row(*map(str, row))
     out().print(table, soft_wrap=False)
+
+
+def _between(row: dict[str, Any]) -> tuple[Any, ...]:
+    mine, plain = row["proxy_milliseconds"], row["plain_milliseconds"]
+    named = ", ".join(row["outputs_named"]) or "none"
+    ratios = (row["p50_more_milliseconds"], row["cpu_ratio"])
+    times = (mine["p50"], mine["cpu"], plain["p50"], plain["cpu"])
+    return (row["classes"], row["rows"], row["request_megabytes"], named, *ratios, *times, row["resident_megabytes"])
 
 
 def _inside(row: dict[str, Any]) -> tuple[Any, ...]:

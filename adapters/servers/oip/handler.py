@@ -90,9 +90,10 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
 
     def _relayed(self, outcome: Outcome, context: Any) -> bytes:
         """The answer, or the end of the client's call as upstream ended ours."""
-        if outcome.ok or outcome.initial:
+        if outcome.initial:  # without any, gRPC sends the headers with the message: one write less, 0.1 ms of CPU
             context.send_initial_metadata(outcome.initial)
-        context.set_trailing_metadata(outcome.trailing)
+        if outcome.trailing:
+            context.set_trailing_metadata(outcome.trailing)
         if not outcome.ok:
             limit = self._upstream.message_bytes
             context.abort(outcome.code, explained(outcome.code, outcome.details, self._upstream.target, limit))

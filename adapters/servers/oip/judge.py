@@ -105,6 +105,8 @@ class Judge:
             LOG.exception("monitor %s: judging an answer failed", loaded.policy.monitor)
             self.tell(loaded.policy.monitor, "internal", exchange.protocol)
             verdicts = _broken(engine, loaded, "the monitor failed on this answer; the server's log has the details")
+        if verdicts.mode != "enforce":
+            return Judgement(verdicts)
         return Judgement(verdicts, blocked(verdicts) if blocks(verdicts) else None, remedy.done(verdicts))
 
     def _assessed(

@@ -33,7 +33,12 @@ def scan(raw: bytes) -> list[Field]:
     """
     found, at, end = [], 0, len(raw)
     while at < end:
-        field = _field(raw, at, end)
+        # Most fields are short strings and messages: their tag and their length are a byte each.
+        tag = raw[at]
+        if tag & 135 == BYTES and tag > 7 and at + 1 < end and (size := raw[at + 1]) < 128 and at + 2 + size <= end:
+            field = Field(tag >> 3, BYTES, at, at + 2, at + 2 + size)
+        else:
+            field = _field(raw, at, end)
         found.append(field)
         at = field.end
     return found
