@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.detectors.build import build_score
-from demur.detectors.policy import Column
-from demur.detectors.promises.clustered import one_row_per_group
 from demur.detectors.pvalue import p_value
 from demur.detectors.score import Engine, Reference
 from demur.detectors.scores import FUSIONS
@@ -24,11 +22,12 @@ from demur.monitor.bundle.selftest import INPUTS
 from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig, ScoreConfig
 from demur.monitor.errors import ConfigurationError
-from demur.monitor.fit import scoring, vectors, weights
-from demur.monitor.fit.assemble import MODELS, NO_ROWS, ROWS, Fitted, assemble, graph_of
+from demur.monitor.fit import vectors, weights
+from demur.monitor.fit.assemble import MODELS, NO_ROWS, ROWS, Fitted, assemble
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
+from demur.monitor.fit.gathering import gather, score_members, with_outliers
 from demur.monitor.fit.plan import Plan, plan
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
@@ -233,97 +232,6 @@ def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tup
         return None, table
     first, second = split_units(table, (FOLD_A, 1 - FOLD_A), policy.seed)
     return table.take(first), table.take(second)
-
-
-def score_members(
-    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable, tick: Tick = silent
-) -> dict[str, NDArray[np.float32]]:
-    """What fusions read, scored by the compiled graph on fold A: member -> (n,), in the order of the rows."""
-    alone = [Column(m, m) for m in sorted(planned.members)]
-    session = Session(graph_of(policy, planned, {m: scores[m] for m in planned.members}, alone, ()))
-    found = scoring.score_rows(session, table, tick)["scores"]
-    return {c.name: found[:, i] for i, c in enumerate(alone)}
-
-
-def gather(
-    policy: PolicyConfig,
-    planned: Plan,
-    scores: Mapping[str, Any],
-    found: Mapping[str, NDArray[np.float32]] | None,
-    table: SignalsTable,
-    tick: Tick = silent,
-) -> Evidence:
-    """Run the compiled graph over the calibration rows: `found` are the members' scores of fold A, `table` is the rest."""
-    if planned.stream:
-        return _gather_streams(policy, planned, scores, table)
-    fold_a = {n: np.sort(s) for n, s in (found or {}).items()}
-    found_all = judge(policy, planned, scores, fold_a, table, tick)
-    return Evidence(
-        scores={n: a for n, a in found_all.items() if n not in fold_a},
-        fold_a=fold_a,
-        loss=table.loss,
-        predicted=table.argmax,
-        group=None if table.grouping is None else table.grouping.index,
-        classes=policy.signals["logits"].width if "logits" in policy.signals else None,
-        weighted=table.weight is not None,
-    )
-
-
-def judge(
-    policy: PolicyConfig,
-    planned: Plan,
-    scores: Mapping[str, Any],
-    fold_a: Mapping[str, NDArray[np.float32]],
-    table: SignalsTable,
-    tick: Tick = silent,
-) -> dict[str, NDArray[np.float32]]:
-    """Every planned column over the rows of a table, (n,), and over its groups, (G,), by the compiled graph."""
-    columns = [
-        Column(c.name, c.score, c.unit, c.aggregate, c.sliced, (fold_a[c.name],) if c.name in fold_a else ())
-        for c in planned.columns
-    ]
-    outputs = scoring.score_rows(Session(graph_of(policy, planned, scores, columns, ())), table, tick)
-    names = {u: [c.name for c in columns if (c.unit == "group") == (u == "group")] for u in ("row", "group")}
-    found = {n: outputs["scores"][:, i] for i, n in enumerate(names["row"])}
-    found |= {n: outputs["group_scores"][:, i] for i, n in enumerate(names["group"])}
-    return {n: np.ascontiguousarray(a) for n, a in found.items()}
-
-
-def with_outliers(
-    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], evidence: Evidence, table: SignalsTable | None
-) -> Evidence:
-    """The evidence with the scores of labelled outliers, when some rule reports its power on them; of rows that come in
-    groups one a group, because its interval needs independent ones.
-    """
-    if table is None or planned.stream or all(r.promise.by != "neyman_pearson" for r in policy.rules):
-        return evidence
-    units, grouping = {c.name: c.unit for c in planned.columns}, table.grouping
-    if grouping is None and "group" in units.values():
-        raise ConfigurationError("outliers: expected group_id because rules judge groups, got none; add that column")
-    found = judge(policy, planned, scores, evidence.fold_a, table)
-    rows = np.arange(len(table)) if grouping is None else one_row_per_group(grouping.index, policy.seed)
-    kept = {n: a if units[n] == "group" else a[rows] for n, a in found.items() if n not in evidence.fold_a}
-    return replace(evidence, outliers=kept)
-
-
-def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable) -> Evidence:
-    from demur.detectors.stream import state_size
-
-    columns = [Column(c.name, c.score, c.unit) for c in planned.columns]
-    session = Session(graph_of(policy, planned, scores, columns, ()))
-    highest = scoring.score_streams(session, table, state_size(scores, columns))
-    return Evidence(
-        scores={c.name: np.ascontiguousarray(highest[:, i]) for i, c in enumerate(columns)}, loss=_stream_loss(table)
-    )
-
-
-def _stream_loss(table: SignalsTable) -> Any:
-    """A stream is wrong when any of its steps is."""
-    if table.loss is None or table.grouping is None:
-        return table.loss
-    worst = np.zeros(table.grouping.count, np.int64)
-    np.maximum.at(worst, table.grouping.index, table.loss)
-    return worst
 
 
 def _ranges(table: SignalsTable) -> dict[str, tuple[float, float]]:
