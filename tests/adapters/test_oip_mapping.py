@@ -174,6 +174,7 @@ class TwiceLooked:
     """The mean of the scores over the image and its mirror."""
 
     signals: tuple[str, ...] = ("logits",)
+    outputs: tuple[str, ...] = ("scores",)
     seconds: float | None = None
 
     def __call__(self, asked: Asked, answered: Answered, again: Again, seconds: float | None):
@@ -192,7 +193,9 @@ def test_signals_may_come_from_further_calls(honest, monkeypatch, outputs, typed
     asked = image(outputs, typed=typed, rows=[1.0, 2.0])
     assert same(honest.infer(proxy, asked), honest.direct(asked))
     assert 0 < looked.seconds <= 5
-    assert len(honest.upstream.seen) == 4
+    assert [m.outputs[-1].name if outputs else "" for m in honest.upstream.seen] == (
+        ["scores"] * 3 if outputs else [""] * 3
+    ) + [outputs[0] if outputs else ""]
     assert honest.verdicts.scores[:, 0].tolist() == [-3.0, -3.0]
 
 

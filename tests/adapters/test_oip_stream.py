@@ -17,7 +17,7 @@ from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Asked
 from demur.monitor.config.server import LimitsConfig
 from demur.monitor.engine import Conduct
-from demur.proto.oip.inference_pb2 import ModelInferResponse
+from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
 from tests.adapters.conftest import SERVICE, Stage, answer
 from tests.adapters.fake_server import UNKNOWN, FakeServer, _field
 from tests.adapters.test_oip_extras import image, same
@@ -87,8 +87,6 @@ def test_answers_out_of_order_are_paired_by_id(scripted):
     server = FakeServer()
 
     def script(requests, _context):
-        from demur.proto.oip.inference_pb2 import ModelInferRequest
-
         for request in reversed([ModelInferRequest.FromString(r) for r in requests]):
             yield wrapped(server.answer(request))
 
@@ -107,6 +105,23 @@ def test_without_ids_answers_are_paired_in_order(honest, name):
     through, direct = both(honest, requests)
     assert all(same_part(*pair) for pair in zip(through, direct, strict=True))
     assert [e.verdicts.accept.tolist() for e in honest.decisions] == [[True, False], [True], [True, False]]
+
+
+def test_a_server_that_gives_every_answer_the_first_requests_id_is_paired_in_order(scripted):
+    server = FakeServer()
+
+    def script(requests, _context):
+        first = ""
+        for raw in requests:
+            message = server.answer(ModelInferRequest.FromString(raw))
+            first = message.id = first or message.id
+            yield message.SerializeToString()
+
+    scripted.upstream.script = script
+    asked = [image(("label",), ident=str(n), rows=[1.0] * (n + 1)) for n in range(3)]
+    through = [part(p).answer for p in scripted.streamed(scripted.proxy().address, asked)]
+    assert [p.names for p in through] == [["label"]] * 3
+    assert [e.verdicts.accept.tolist() for e in scripted.decisions] == [[True] * n for n in (1, 2, 3)]
 
 
 def test_parts_of_decoupled_answers_abstain_and_pass(honest):
@@ -337,8 +352,8 @@ def test_what_awaits_answers_is_bounded():
     assert few.answered("a", final=False).request
     assert few.answered("a", final=True).request
     assert few.answered("a", final=True).request == b""
+    assert few.answered("a", final=True).asked.id == ""  # the oldest, for an id that nobody waits for
     assert few.answered("a", final=True) is None
-    assert few.answered("", final=True).asked.id == ""
     assert few.answered("", final=True) is None
     assert len(few) == 0
     assert few.add(waiting("d", 10))
@@ -349,8 +364,6 @@ def test_a_crowd_of_requests_is_not_added_to(scripted, monkeypatch):
     server, go = FakeServer(), threading.Event()
 
     def script(requests, _context):
-        from demur.proto.oip.inference_pb2 import ModelInferRequest
-
         for request in [ModelInferRequest.FromString(r) for r in requests]:
             yield wrapped(server.answer(request))
         go.set()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
@@ -98,6 +101,22 @@ def test_groups_may_nest_as_deep_as_protobuf_allows():
     deep = b"\xfb\x3e" * 90 + b"\xfc\x3e" * 90
     assert len(wire.scan(deep)) == 1
     ModelInferRequest.FromString(deep)
+
+
+def test_a_message_of_millions_of_empty_fields_costs_nothing_to_refuse():
+    hostile = b"\x12\x00" * (8 << 20)
+    tracemalloc.start()
+    began = time.process_time()
+    assert messages.asked(hostile) is None
+    assert messages.answered(hostile) is None
+    taken, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 3
+    assert peak < 64 << 20
+
+
+def test_as_many_fields_as_there_may_be_are_read():
+    assert len(wire.scan(b"\x12\x00" * wire.MOST_FIELDS)) == wire.MOST_FIELDS
 
 
 @settings(max_examples=200, deadline=None)

@@ -33,6 +33,11 @@ class Gather(Protocol):
         """Names of the signals it supplies."""
         ...
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the output tensors it reads."""
+        ...
+
     def __call__(
         self, asked: Asked, answered: Answered, again: Again, seconds: float | None
     ) -> Mapping[str, NDArray[Any]]:
@@ -94,8 +99,9 @@ class ProxiedModel:
         if known is None or known.loaded is not loaded:
             outputs = {s.name: self.mapped.get(s.name) or s.output or s.name for s in loaded.manifest.signals}
             supplied = self.gather.signals if self.gather is not None else ()
-            read = (n for s, n in outputs.items() if s not in loaded.unread and s not in supplied)
-            known = Contract(loaded, outputs, tuple(dict.fromkeys(self.adapter.outputs if self.adapter else read)))
+            read = [n for s, n in outputs.items() if s not in loaded.unread and s not in supplied]
+            needed = (*(self.adapter.outputs if self.adapter else read), *self._gathered_from(loaded))
+            known = Contract(loaded, outputs, tuple(dict.fromkeys(needed)))
             self._contracts[:] = [known]
         return known
 
@@ -129,8 +135,9 @@ class ProxiedModel:
             limit = self.limits.tensor_bytes
             return self.adapter.observe({n: answered.tensor(n).array(limit) for n in self.adapter.outputs})
         contract, signals = self.contract(loaded), dict[str, NDArray[Any]]()
+        supplied = self.gather.signals if self.gather is not None else ()
         for signal, name in contract.outputs.items():
-            if name in contract.needed:
+            if name in contract.needed and signal not in supplied:
                 signals[signal] = self._rows(answered, name, loaded.widths[signal])
         rows = len(next(iter(signals.values()))) if signals else 0
         return Observed(signals, rows)
@@ -141,11 +148,18 @@ class ProxiedModel:
             raise UnreadableOutputError(f"output {name}: {len(found)} rows exceed the limit rows = {self.limits.rows}")
         return found
 
+    def _gathers(self, loaded: Loaded) -> bool:
+        signals = self.gather.signals if self.gather is not None else ()
+        return any(s in loaded.widths and s not in loaded.unread for s in signals)
+
+    def _gathered_from(self, loaded: Loaded) -> tuple[str, ...]:
+        return self.gather.outputs if self.gather is not None and self._gathers(loaded) else ()
+
     def _gathered(
         self, loaded: Loaded, asked: Asked, answered: Answered, again: Again | None, seconds: float | None
     ) -> dict[str, NDArray[Any]]:
         """The place where signals come from further calls, within the client's deadline and the monitor's budget."""
-        if self.gather is None or not any(s in loaded.widths and s not in loaded.unread for s in self.gather.signals):
+        if self.gather is None or not self._gathers(loaded):
             return {}
         if again is None:
             raise UnreadableOutputError("this monitor calls the model again, which is not possible for this exchange")

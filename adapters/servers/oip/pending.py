@@ -50,13 +50,14 @@ class Pending:
         return True
 
     def answered(self, request_id: str, *, final: bool) -> Waiting | None:
-        """The request that an answer with this id belongs to, the oldest one when it has none; forgotten when `final`.
+        """The request that an answer with this id belongs to, forgotten when `final`; None when no request waits.
 
-        None when there is no such request.
+        The oldest one when none waits for that id: there may be none, and MLServer gives every answer of a stream the id of the
+        stream's first request.
         """
         with self._lock:
             known = self._ids.get(request_id)
-            number = known[0] if known else None if request_id else next(iter(self._waiting), None)
+            number = known[0] if known else next(iter(self._waiting), None)
             if number is None:
                 return None
             found = self._waiting[number]

@@ -9,6 +9,7 @@ VARINT, FIXED64, BYTES, GROUP, END, FIXED32 = range(6)
 DEEPEST = 100  # nested groups, as protobuf's own parsers allow
 LARGEST_TAG = (1 << 32) - 1
 LARGEST = (1 << 31) - 1  # bytes of one message
+MOST_FIELDS = 65536  # of one message; a field of no content takes two bytes on the wire and a hundred here
 
 
 class MalformedError(ValueError):
@@ -29,7 +30,7 @@ def scan(raw: bytes) -> list[Field]:
     """The top-level fields in their order. The contents of nested messages, strings and tensors are not looked at.
 
     Follows protobuf's encoding: tags of at most 32 bits, groups (deprecated) skipped as a whole, field number 0 and
-    wire types 6 and 7 refused. Raises: MalformedError.
+    wire types 6 and 7 refused. Raises: MalformedError, also for more than MOST_FIELDS.
     """
     found, at, end = [], 0, len(raw)
     while at < end:
@@ -41,6 +42,8 @@ def scan(raw: bytes) -> list[Field]:
             field = _field(raw, at, end)
         found.append(field)
         at = field.end
+        if len(found) > MOST_FIELDS:
+            raise MalformedError(f"more than {MOST_FIELDS} fields")
     return found
 
 
