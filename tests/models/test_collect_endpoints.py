@@ -140,7 +140,12 @@ def test_unknown_models_and_absent_servers(here, transport):
 
 
 def test_other_addresses_are_refused(here):
-    for where, words in (("ftp://x:1", "expected grpc://"), ("grpc://x", "host:port"), ("none.onnx", "cannot be read")):
+    for where, words in (
+        ("ftp://x:1", "expected grpc://"),
+        ("grpc://x", "host:port"),
+        ("grpc://x:y", "host:port"),
+        ("none.onnx", "cannot be read"),
+    ):
         with pytest.raises(ConfigurationError, match=words):
             collect(where, DATASET, "t.npz", access=ACCESS)
 

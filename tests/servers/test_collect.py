@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -90,4 +89,4 @@ def test_what_a_real_server_refuses_is_said_in_its_words(place, transport, tmp_p
             inputs={"image": "image"},
             access=Access("nothing"),
         )
-    assert json.dumps(sorted(p.name for p in tmp_path.iterdir())) == "[]"
+    assert list(tmp_path.iterdir()) == []

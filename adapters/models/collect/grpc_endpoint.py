@@ -28,11 +28,9 @@ class GrpcEndpoint:
 
     def __init__(self, url: str, access: Access) -> None:
         """Raises: ConfigurationError for an unknown model, Transient when the server is away."""
-        parts = urlsplit(url)
-        if not parts.hostname or not parts.port:
-            raise ConfigurationError(f"{url}: expected {parts.scheme}://host:port")
+        scheme, target = _target(url)
         self._url, self._access = url, access
-        self._channel = _channel(parts.scheme, f"{parts.hostname}:{parts.port}", access)
+        self._channel = _channel(scheme, target, access)
         self._metadata = tuple((name.lower(), value) for name, value in access.headers.items())
         self._infer = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self._typed: bool | None = None
@@ -105,3 +103,15 @@ def _channel(scheme: str, target: str, access: Access) -> grpc.Channel:
         return grpc.insecure_channel(target, OPTIONS)
     roots = access.tls_ca.read_bytes() if access.tls_ca else None
     return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots), OPTIONS)
+
+
+def _target(url: str) -> tuple[str, str]:
+    """Scheme and host:port of a URL. Raises: ConfigurationError."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is no number
+        host, port = None, None
+    if not host or not port:
+        raise ConfigurationError(f"{url}: expected grpc://host:port")
+    return parts.scheme, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -86,14 +85,14 @@ class Parts:
 
     def close(self) -> None:
         """Let go of the folder, and keep it when it holds rows."""
+        self._lock.close()
         if not self.parts and self.folder.exists():
             shutil.rmtree(self.folder)
-        self._lock.close()
 
     def remove(self) -> None:
         """The folder, when its rows are elsewhere."""
-        shutil.rmtree(self.folder)
         self._lock.close()
+        shutil.rmtree(self.folder)
 
     def _agree(self, manifest: Mapping[str, Any]) -> None:
         path, wanted = self.folder / "manifest.json", {"format": FORMAT, **manifest}
@@ -137,6 +136,10 @@ def _listed(found: Mapping[str, Any], wanted: Mapping[str, Any], changed: list[s
 
 def _locked(path: Path) -> Any:
     file = path.open("w")
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        return file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
