@@ -197,9 +197,30 @@ def check_nothing_passed_unjudged(passed, decisions):
             pass
     content = b"".join(m.response_body.body for m in passed if m.WhichOneof("request") == "response_body")
     last = passed[-1]
+    if content and not set(answer) & {"content-encoding", "inference-header-content-length", "content-type"} - {
+        "content-type"
+    }:
+        whole_ = any(m.response_body.end_of_stream for m in passed if m.WhichOneof("request") == "response_body")
+        if whole_ and answer.get("content-type") == b"application/json":
+            assert good(head[":path"], content), content
     if content and last.WhichOneof("request") == "response_body" and last.response_body.end_of_stream:
         assert decisions, (head, answer, content)
         assert all(e.verdicts.accept.all() for e in decisions), (head, answer, content)
+
+
+def good(path, content):
+    """An oracle of the toy monitors: every row's largest logit is at least 2; the running mean of -log p never above 2."""
+    document = json.loads(content)
+    if path == PATH.encode():
+        (output,) = (o for o in document["outputs"] if o["name"] == "scores")
+        width = output["shape"][1]
+        rows = [output["data"][i : i + width] for i in range(0, len(output["data"]), width)]
+        return bool(rows) and all(max(row) >= 2 for row in rows)
+    for each in document["choices"]:
+        values = [-t["logprob"] for t in each["logprobs"]["content"]]
+        if not values or any(sum(values[: i + 1]) / (i + 1) > 2 for i in range(len(values))):
+            return False
+    return bool(document["choices"])
 
 
 @pytest.fixture(scope="module")
