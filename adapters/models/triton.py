@@ -45,15 +45,17 @@ def write_repository(fused: Fused, folder: str | Path, name: str, *, max_batch_s
     read = [outputs[t] for t in dict.fromkeys(w.tensor for w in fused.wires)]
     monitor = ModelFile(standalone(fused.monitor, fused.wires, read, fused.prefix), None, f"{name}_monitor")
     names = (f"{name}_guarded", name, f"{name}_monitor", f"{name}_ensemble")
-    for each, file in zip(names, (guarded, model, monitor), strict=False):
-        config = _config(each, file, max_batch_size, "onnxruntime_onnx")
+    files = dict(zip(names, (guarded, model, monitor), strict=False))
+    configs = {n: _config(n, f, max_batch_size, "onnxruntime_onnx") for n, f in files.items()}
+    steps = _steps(names[1:3], (model, monitor))
+    configs[names[3]] = _config(names[3], guarded, max_batch_size, "ensemble") + steps
+    for each, file in files.items():
         file.write(Path(folder) / each / "1" / "model.onnx")
-        install(Path(folder) / each / "config.pbtxt", config.encode())
-    ensemble = _config(names[3], guarded, max_batch_size, "ensemble") + _steps(names[1:3], (model, monitor))
     (Path(folder) / names[3] / "1").mkdir(
         parents=True, exist_ok=True
     )  # Triton wants a version's folder of ensembles too
-    install(Path(folder) / names[3] / "config.pbtxt", ensemble.encode())
+    for each, config in configs.items():
+        install(Path(folder) / each / "config.pbtxt", config.encode())
     return names
 
 
