@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,8 @@ def collect(
     seed: Annotated[int, typer.Option(help="Of --shuffle and --split.")] = 0,
     size: Annotated[str | None, typer.Option(help="HxW of images, where the model takes any.")] = None,
     fitting: Annotated[
-        Literal["stretch", "crop", "pad"], typer.Option("--resize", help="How images of another shape come to that size.")
+        Literal["stretch", "crop", "pad"],
+        typer.Option("--resize", help="How images of another shape come to that size."),
     ] = "stretch",
     colour: Annotated[
         Literal["rgb", "bgr", "grey"] | None, typer.Option(help="Channels. Default: rgb for 3, grey for 1.")
@@ -92,7 +94,7 @@ def collect(
     access = Access(
         name, version, threads, tuple(providers or CPU), timeout_seconds, _pairs("--header", headers), tls_ca
     )
-    with _bar() as tick:
+    with _bar() as tick, _going_on():
         made = run(
             model,
             dataset,
@@ -144,6 +146,16 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(stages[stage], completed=done)
 
         yield tick
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Whoever interrupts a run is told that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def _tell(made: Collected) -> None:

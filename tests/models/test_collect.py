@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from onnx import TensorProto
 from typer.testing import CliRunner
 
@@ -196,6 +199,26 @@ def test_shares_are_met_to_one_row_without_groups():
         assigned(np.zeros(10), (0.5, 0.5), 0)
 
 
+@settings(max_examples=80, deadline=None)
+@drawn(
+    st.lists(st.integers(1, 9), min_size=3, max_size=60),
+    st.lists(st.integers(1, 9), min_size=2, max_size=3),
+    st.integers(0, 99),
+)
+def test_groups_stay_whole_and_shares_are_met_to_one_group(sizes, weights, seed):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    parts = [w / sum(weights) for w in weights]
+    try:
+        found = assigned(groups, parts, seed)
+    except ConfigurationError:  # a share smaller than a group
+        assert min(parts) * len(groups) < 2 * max(sizes)
+        return
+    for group in range(len(sizes)):
+        assert len(set(found[groups == group].tolist())) == 1
+    for number, share in enumerate(parts):
+        assert abs((found == number).sum() - share * len(groups)) <= max(sizes) + 1e-6
+
+
 @pytest.mark.parametrize(
     ("split", "targets", "words"),
     [
@@ -352,3 +375,24 @@ def test_from_a_model_and_scans_to_a_monitor(here):
         collect("digits.onnx", f"{name}.npz", f"{name}-signals.npz")
         refused[name] = 1 - monitor.assess(**load_table(f"{name}-signals.npz").arrays()).accept.mean()
     assert refused["test"] < 0.2 < refused["novel"]
+
+
+def test_an_interrupted_command_says_that_nothing_is_lost(here, monkeypatch):
+    from demur.adapters.models.collect.onnx_model import OnnxModel
+
+    np.savez("data.npz", **dataset(300))
+    real, calls = OnnxModel.run, []
+
+    def interrupted(self, feed, outputs):
+        calls.append(len(feed["image"]))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, feed, outputs)
+
+    monkeypatch.setattr(OnnxModel, "run", interrupted)
+    words = ["collect", "model.onnx", "data.npz", "t.npz"]
+    stopped = CliRunner().invoke(app, words)
+    assert stopped.exit_code != 0
+    assert "the same command goes on from here" in stopped.stderr
+    answer = CliRunner().invoke(app, words)
+    assert "300 inputs, 96 of them before" in answer.output
