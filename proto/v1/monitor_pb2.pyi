@@ -28,6 +28,7 @@ class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTION_ROUTE: _ClassVar[Action]
     ACTION_HOLD: _ClassVar[Action]
     ACTION_STOP: _ClassVar[Action]
+    ACTION_REPLACE: _ClassVar[Action]
 REASON_NONE: Reason
 REASON_NOVEL: Reason
 REASON_AMBIGUOUS: Reason
@@ -43,6 +44,7 @@ ACTION_BLOCK: Action
 ACTION_ROUTE: Action
 ACTION_HOLD: Action
 ACTION_STOP: Action
+ACTION_REPLACE: Action
 
 class Tensor(_message.Message):
     __slots__ = ("name", "datatype", "shape", "raw", "fp32")
