@@ -87,7 +87,12 @@ class Envoy:
         chunks: list[bytes] | None = None,
     ) -> Result:
         """One exchange from the client's request to what the client gets."""
-        with grpc.insecure_channel(self.address) as channel:
+        secret = self.credentials
+        with (
+            grpc.insecure_channel(self.address)
+            if secret is None
+            else grpc.secure_channel(self.address, secret) as channel
+        ):
             return Exchange(self, channel).run(method, path, body, headers or {}, chunks)
 
 
