@@ -52,6 +52,12 @@ def test_the_same_table_and_new_rows_are_fine_and_the_memory_stays(learnt, calib
         demur.calibrate(later, config=policy(seed=1), calibration=calibration)
 
 
+def test_evaluation_on_rows_that_taught_says_so(learnt, calibration):
+    found = demur.evaluate(learnt, calibration, bootstrap=0)
+    assert any("240 of 600 rows taught a fusion where the model errs" in note for note in found.notes)
+    assert not any("taught" in note for note in demur.evaluate(learnt, rows(100, 9), bootstrap=0).notes)
+
+
 def test_a_fusion_that_learns_nothing_forbids_nothing(calibration):
     made = demur.fit(policy(kind="fused"), reference=rows(300, 1), calibration=calibration)
     assert demur.calibrate(made, config=policy(seed=1, kind="fused"), calibration=calibration).digest != made.digest

@@ -27,6 +27,7 @@ from demur.monitor.evaluate.severities import Severity, severities_of
 from demur.monitor.fit.assemble import ROWS
 from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable, load_table
+from demur.monitor.fit.taught import MEMBER as TAUGHT
 from demur.monitor.monitor import Monitor
 
 Source = SignalsTable | str | Path | Mapping[str, Any]
@@ -177,13 +178,9 @@ def _calibration(monitor: Monitor, pool: Pool) -> dict[str, Uniformity]:
 def _notes(monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mapping[Part, Judged]) -> list[str]:
     """What a reader must know before believing a figure."""
     notes = []
-    reference = monitor.bundle.arrays(ROWS).get("reference")
+    held = monitor.bundle.arrays(ROWS)
     for part, table in tables.items():
-        shared = 0 if reference is None else int(np.isin(table.row_hashes(), reference).sum())
-        if shared:
-            notes.append(
-                f"{part.name}: {shared} of {len(table)} rows were in the reference set that the scores were fitted on; figures are optimistic"
-            )
+        notes += [f"{part.name}: {said}; figures are optimistic" for said in _known_rows(table, held)]
         if part.kind != "novel" and judged[part].wrong is None:
             notes.append(f"{part.name}: no labels, so nothing is said about the model's mistakes there")
         if judged[part].weighted:
@@ -194,6 +191,16 @@ def _notes(monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mappin
                 f"{part.name}: {broken} of {len(judged[part])} units are INVALID or UNAVAILABLE; they abstain, and are in no ranking"
             )
     return notes
+
+
+def _known_rows(table: SignalsTable, held: Mapping[str, Any]) -> list[str]:
+    """What the bundle learnt from rows of this table."""
+    where = {
+        "reference": "were in the reference set that the scores were fitted on",
+        TAUGHT: "taught a fusion where the model errs",
+    }
+    shared = {n: int(np.isin(table.row_hashes(), held[n]).sum()) for n in where if n in held}
+    return [f"{count} of {len(table)} rows {where[n]}" for n, count in shared.items() if count]
 
 
 def _heard(tick: Tick, stage: str, total: int, each: int = 1) -> Any:
