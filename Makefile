@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-slow test-peers test-ray test-differential test-torch test-servers test-envoy test-gpu bench-gpu test-oldest test-helm lint format types imports bench bench-smoke soak-proxy bench-peers benchmarks scale docs proto proto-check lock
+.PHONY: help demo demo-proxy test test-slow test-peers test-ray test-differential test-torch test-servers test-envoy test-gpu bench-gpu test-oldest test-helm lint format types imports bench bench-smoke soak-proxy bench-peers benchmarks scale docs proto proto-check lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,9 @@ $(VENV)/.installed: requirements/dev.lock pyproject.toml
 
 demo: $(VENV)/.installed  ## train, fit, calibrate, serve and watch accept/abstain on real digits
 	$(BIN)/demur demo
+
+demo-proxy: $(VENV)/.installed .venv-servers/.installed  ## MLServer, its unmodified client, and demur between them
+	$(BIN)/demur demo --proxy .venv-servers/bin --folder out/demo-proxy
 
 test: $(VENV)/.installed  ## the test suite (no root, nothing beyond Python and make)
 	$(BIN)/python -m pytest -q -m "not slow and not helm and not peers and not ray and not differential and not torch and not servers and not gpu" $(PYTEST_ARGS)

@@ -61,7 +61,7 @@ def tour(folder: Path, seed: int, console: Console) -> bool:
     console.print(
         f"[green]✓[/] trained on {len(digits.train[0])} scans of digits 0-7; {wrong:.1%} of the held-out ones are answered wrongly"
     )
-    bundle = _bundle(model, digits, folder)
+    bundle = fitted(model, digits, folder)
     console.print(
         f"[green]✓[/] fitted and calibrated on {len(digits.calibration[0])} other scans: {folder / 'digits.demur'}\n"
     )
@@ -81,7 +81,8 @@ def tour(folder: Path, seed: int, console: Console) -> bool:
     return _close(folder, board, console, time.perf_counter() - began)
 
 
-def _bundle(model: Session, digits: Any, folder: Path) -> Bundle:
+def fitted(model: Session, digits: Any, folder: Path) -> Bundle:
+    """The tour's monitor, saved as `digits.demur` in `folder` beside the tables and the policy it was fitted with."""
     tables = [{**_signals(model, images), "label": labels} for images, labels in (digits.train, digits.calibration)]
     for name, table in zip(("reference", "calibration"), tables, strict=True):
         np.savez(folder / f"{name}.npz", **table)

@@ -68,13 +68,13 @@ class Asked:
 
 @dataclass
 class Said:
-    """One answer; `parts` are sent one by one, with `pause` seconds between them."""
+    """One answer; `parts` are sent one by one, each when `next_part` is set again."""
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     parts: list[bytes] | None = None
-    pause: float = 0.0
+    next_part: threading.Event | None = None
 
 
 def said(document: Any, status: int = 200, **headers: str) -> Said:
@@ -122,7 +122,8 @@ class Served:
     """An ASGI application on a free port, in a thread."""
 
     def __init__(self, application: Any, **settings: Any) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
             application,
@@ -189,7 +190,9 @@ class Upstream:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         for part in answer.parts or ():
             await send({"type": "http.response.body", "body": part, "more_body": True})
-            await asyncio.sleep(answer.pause)
+            if answer.next_part is not None:
+                await asyncio.to_thread(answer.next_part.wait, 20)
+                answer.next_part.clear()
         await send({"type": "http.response.body", "body": b"" if asked.method == "HEAD" else answer.body})
 
 
