@@ -164,7 +164,7 @@ def test_demur_serve_records_and_counts(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             at = json.loads(process.stdout.readline())
-                said = {PATH: scores(BAD), CHAT: completion(choice(-0.1))}
+            said = {PATH: scores(BAD), CHAT: completion(choice(-0.1))}
             envoy = Envoy(
                 at["ext_proc"],
                 lambda head, _: Answer(headers={"content-type": "application/json"}, body=said[head[":path"]]),
