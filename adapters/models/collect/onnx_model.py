@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from demur.adapters.models.collect.model import Access
 from demur.adapters.models.collect.tensor_spec import TensorSpec, one_of, spec
+from demur.adapters.models.graph import Graph
+from demur.adapters.models.graph_file import ModelFile, encoded
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.session import Session, environment
 
@@ -29,23 +31,18 @@ class OnnxModel:
 
     def __init__(self, path: Path, access: Access, outputs: Sequence[str] | None = None) -> None:
         """`outputs`: compute only these. Raises: ConfigurationError, BundleError when the runtime refuses the graph."""
-        content, graph = _read(path)
-        self.outputs: tuple[str, ...] = tuple(o.name for o in graph.graph.output)
-        self.inputs: tuple[TensorSpec, ...] = _inputs(graph)
-        self._digest = _digest(content, graph, path.parent)
-        self._access = access
-        if outputs is not None:
-            _keep(graph, outputs, path)
+        file = ModelFile.read(path)
+        graph = Graph(file)
+        self.outputs: tuple[str, ...] = graph.outputs
+        self.inputs: tuple[TensorSpec, ...] = tuple(_spec(value) for value in graph.inputs.values())
+        self._digest, self._access = _digest(file, path), access
+        model = file.model if outputs is None else _only(graph, outputs, path)
         self._session = Session(
-            content if outputs is None else graph.SerializeToString(),
-            providers=access.providers,
-            threads=access.threads,
-            whole=True,
-            weights=path.parent,
+            encoded(model), providers=access.providers, threads=access.threads, whole=True, weights=file.folder
         )
 
     def identity(self) -> Mapping[str, str]:
-        """Digest of the graph with its weights, runtime and providers: what decides the last bits of the outputs."""
+        """Digest of the model with its weights, runtime and providers: what decides the last bits of the outputs."""
         runtime = {name: environment()[name] for name in ("onnxruntime", "cpu")}
         return {
             "sha256": self._digest,
@@ -67,35 +64,19 @@ class OnnxModel:
         """Nothing is held open."""
 
 
-def _read(path: Path) -> tuple[bytes, onnx.ModelProto]:
-    try:
-        content = path.read_bytes()
-        return content, onnx.load_model_from_string(content)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give the path of an ONNX file") from error
-    # protobuf and onnx raise what they like on bytes that are no model.
-    except Exception as error:
-        raise ConfigurationError(f"{path}: not a readable ONNX file ({type(error).__name__}: {error})") from error
-
-
-def _digest(content: bytes, model: onnx.ModelProto, folder: Path) -> str:
+def _digest(file: ModelFile, path: Path) -> str:
     """SHA-256 (hex) of the file and of the files that hold its weights. Raises: ConfigurationError when one is missing."""
-    running = hashlib.sha256(content)
-    pairs = (pair for tensor in model.graph.initializer for pair in tensor.external_data if pair.key == "location")
-    for name in sorted({pair.value for pair in pairs}):
+    running = hashlib.sha256(path.read_bytes())
+    for name in file.external:
+        place = path.parent / name
         try:
-            with (folder / name).open("rb") as stream:
+            with place.open("rb") as stream:
                 running.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
             raise ConfigurationError(
-                f"{folder / name}: the model's weights cannot be read ({error.strerror}); keep the file beside the model"
+                f"{place}: the model's weights cannot be read ({error.strerror}); keep the file beside the model"
             ) from error
     return running.hexdigest()
-
-
-def _inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
-    stored = {tensor.name for tensor in model.graph.initializer}
-    return tuple(_spec(value) for value in model.graph.input if value.name not in stored)
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
@@ -106,36 +87,20 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return spec(value.name, datatype, [d.dim_value for d in tensor.shape.dim])
 
 
-def _keep(model: onnx.ModelProto, outputs: Sequence[str], path: Path) -> None:
-    """Only these outputs, so that what nobody asked for is not computed."""
-    known = {output.name: output for output in model.graph.output}
+def _only(graph: Graph, outputs: Sequence[str], path: Path) -> onnx.ModelProto:
+    """The model with these outputs and the nodes they come from; the runtime would run the others too (1.31)."""
+    known = {output.name: output for output in graph.proto.output}
     if missing := [name for name in outputs if name not in known]:
         raise ConfigurationError(
             f"{path}: expected an output {missing[0]}, the model has {one_of(known)}; "
             "add it with `demur instrument`, or correct the map"
         )
+    needed = {id(node) for name in outputs for node in graph.ancestors(name)}
+    nodes = [node for node in graph.proto.node if id(node) in needed]
     kept = [known[name] for name in dict.fromkeys(outputs)]
-    nodes = _needed(model.graph, {output.name for output in kept})
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.file.model)
     del model.graph.output[:], model.graph.node[:]
     model.graph.output.extend(kept)
     model.graph.node.extend(nodes)
-
-
-def _needed(graph: onnx.GraphProto, names: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that these names come from, in order. The runtime would run the others too (1.31)."""
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):
-        if names.intersection(node.output):
-            kept.append(node)
-            names.update(_read_by(node))
-    return kept[::-1]
-
-
-def _read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, its inner graphs included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            for below in inner.node:
-                yield from _read_by(below)
-            yield from (output.name for output in inner.output)
+    return model
