@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,3 +61,38 @@ def matched(
             found[row] = best
             shared[:, best] = -1.0
     return found
+
+
+def labelled(columns: Mapping[str, Any], objects: Mapping[Any, Objects], iou: float = 0.5) -> dict[str, Any]:
+    """A table of boxes with `prediction`, `label` and `loss`: rows of an image by falling score, as detectors give them.
+
+    columns: `box` (N, 4 or more) x1, y1, x2, y2 in pixels, `logits` (N, C) or `prediction` (N,), `group_id` (N,) the
+    image. objects: by image; an image that is not among them has none. A box that finds an object (`matched`) has loss 0;
+    every other has loss 1, and its own class as label, so that fits, which learn from right rows alone, leave it out.
+    Rows without a box (NaN, what could not be assessed) are left out.
+    Raises: EvaluationError when a column is missing.
+    """
+    missing = [name for name in ("box", "group_id") if name not in columns]
+    if missing or not {"logits", "prediction"} & set(columns):
+        needed = ", ".join(missing) or "logits or prediction"
+        raise EvaluationError(
+            f"boxes: expected {needed}, got {', '.join(sorted(columns))}; add it to detection.signals"
+        )
+    whole = np.isfinite(np.asarray(columns["box"])).all(axis=1)
+    rows = {
+        name: np.asarray(array)[whole] if _of_rows(name, array, whole) else array for name, array in columns.items()
+    }
+    image, boxes = rows["group_id"], rows["box"][:, :4]
+    prediction = rows["prediction"] if "prediction" in rows else rows["logits"].argmax(axis=1)
+    loss = np.ones(len(boxes), np.int64)
+    for name in np.unique(image).tolist():
+        if name in objects:
+            mine = np.flatnonzero(image == name)
+            found = matched(boxes[mine], -np.arange(len(mine), dtype=np.float64), prediction[mine], objects[name], iou)
+            loss[mine[found >= 0]] = 0
+    return {**rows, "prediction": prediction, "label": prediction.copy(), "loss": loss}
+
+
+def _of_rows(name: str, array: Any, whole: NDArray[np.bool_]) -> bool:
+    """Whether a column has an entry a row; a table file may also hold numbers beside its rows."""
+    return not name.startswith(("_", "head_")) and len(array) == len(whole)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from demur.adapters.models.detection.tensors import Array, Places
 from demur.monitor.errors import InvalidObservation
-from demur.monitor.evaluate.matching import Objects, matched
+from demur.monitor.evaluate.matching import Objects, labelled
 from demur.monitor.verdicts import Verdicts
 
 
@@ -52,11 +52,9 @@ class Detections:
         return self.take(verdicts.accept)
 
     def columns(self, truth: Sequence[Objects] | None = None, *, iou: float = 0.5, start: int = 0) -> dict[str, Any]:
-        """Columns of a signals table; images are numbered from `start`.
+        """Columns of a signals table; images are numbered from `start`. Rows that cannot be assessed are left out.
 
-        truth: the objects of each image. A box that meets an object of its class (`matched`) has loss 0; every other
-        has loss 1, and its own class as label, so that fits, which learn from right rows alone, leave it out. Rows that
-        cannot be assessed are left out.
+        truth: the objects of each image; then `label` and `loss` are as `labelled` gives them.
         """
         whole = self.take(self.labels >= 0)
         found = {**whole.signals, "group_id": whole.image + start, "prediction": whole.labels}
@@ -64,8 +62,5 @@ class Detections:
             return found
         if len(truth) != self.images:
             raise InvalidObservation(f"truth: expected the objects of {self.images} images, got {len(truth)}")
-        hit = np.zeros(len(whole), np.bool_)
-        for number, objects in enumerate(truth):
-            mine = whole.image == number
-            hit[mine] = matched(whole.boxes[mine], whole.scores[mine], whole.labels[mine], objects, iou) >= 0
-        return {**found, "label": whole.labels, "loss": np.where(hit, 0, 1)}
+        made = labelled({**found, "box": whole.boxes}, dict(enumerate(truth, start)), iou)
+        return {**found, "label": made["label"], "loss": made["loss"]}
