@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -119,8 +120,11 @@ def _configuration(material: Material, folder: Path, *, metrics: bool, audit: bo
 
 
 @contextmanager
-def started(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603  our own interpreter
+def started(command: list[str], **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process with these environment variables added, and the first line it wrote."""
+    process = subprocess.Popen(  # noqa: S603  our own interpreter
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
     try:
         assert process.stdout is not None and process.stdin is not None  # noqa: S101, PT018
         line = process.stdout.readline()

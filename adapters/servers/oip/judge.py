@@ -24,7 +24,7 @@ LOG = logging.getLogger("demur.oip")
 UNPLANNED = Plan()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Judgement:
     """`verdicts` is None when the request cannot be read, so that no monitor can be told from it. `withheld` goes out in
     place of the answer. `action` is REPLACE or ROUTE when the exchange's hands prepared another answer: send that one.
@@ -35,7 +35,7 @@ class Judgement:
     action: Action = Action.NONE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made for every request
 class Exchange:
     """One inference call: what was asked (None: unreadable), what was answered (None: unreadable), and what stands around it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,11 @@ def answered(raw: bytes) -> InferAnswer | None:
 
 
 class InferAnswer:
-    """A serialized ModelInferResponse. Raises: MalformedError, DecodeError when it is none."""
+    """A serialized ModelInferResponse. Raises: MalformedError, DecodeError when it is none.
+
+    `fields` as they stand on the wire, `outputs` parsed, `entries` for each output the place of its raw entry among `fields`,
+    -1 for one without; None when they do not belong together.
+    """
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
@@ -60,16 +64,17 @@ class InferAnswer:
         self.output_places = [i for i, f in enumerate(self.fields) if _is(f, OUTPUTS)]
         self.entry_places = [i for i, f in enumerate(self.fields) if _is(f, RAW_OUTPUTS)]
         self.outputs = [OutputTensor.FromString(self._bytes(i)) for i in self.output_places]
+        self.names: Sequence[str] = [output.name for output in self.outputs]
+        self.entries = self._entries()
+        # both raw and typed contents, which exclude each other
+        self.mixed = bool(self.entry_places) and any(
+            o.HasField("contents") and o.contents.ByteSize() for o in self.outputs
+        )
 
     @property
     def size(self) -> int:
         """Of the message, in bytes."""
         return len(self.raw)
-
-    @cached_property
-    def names(self) -> Sequence[str]:
-        """Of its outputs, in order."""
-        return [output.name for output in self.outputs]
 
     @property
     def version(self) -> str:
@@ -92,11 +97,8 @@ class InferAnswer:
             return Tensor(name, output.datatype, shape, partial(datatypes.from_raw, name, output.datatype, shape, raw))
         return Tensor(name, output.datatype, shape, partial(_from_contents, output))
 
-    @cached_property
-    def entries(self) -> list[int] | None:
-        """For each output the place of its raw entry among `fields`, -1 for one without; None when they do not belong
-        together. Servers either skip tensors in shared memory or leave their entries empty.
-        """
+    def _entries(self) -> list[int] | None:
+        """Servers either skip tensors in shared memory or leave their entries empty."""
         if not self.entry_places:
             return [-1] * len(self.outputs)
         if len(self.entry_places) == len(self.outputs):
@@ -106,11 +108,6 @@ class InferAnswer:
             return None
         left = iter(self.entry_places)
         return [-1 if away else next(left) for away in elsewhere]
-
-    @cached_property
-    def mixed(self) -> bool:
-        """Whether it has both raw and typed contents, which exclude each other."""
-        return bool(self.entry_places) and any(o.HasField("contents") and o.contents.ByteSize() for o in self.outputs)
 
     def _place(self, name: str) -> int:
         places = [i for i, known in enumerate(self.names) if known == name]

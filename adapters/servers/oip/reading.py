@@ -14,7 +14,7 @@ class UnreadableOutputError(Exception):
     """An output that cannot serve as a signal; the message becomes the verdict's cause."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Tensor:
     """One tensor of a message. `flat()` gives its elements, 1-D and of the datatype's own dtype (BF16 widened to float32,
     BYTES as an object array), and raises UnreadableOutputError when they are not as many as `shape` says.
@@ -42,7 +42,7 @@ class AskedOutput:
     unreadable: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made for every request
 class Asked:
     """A readable request: `outputs` as the client named them, in order, () for "all"; `size` of the message in bytes.
 

@@ -23,7 +23,7 @@ Pairs = tuple[tuple[str, str | bytes], ...]
 
 def passed_on(metadata: Iterable[tuple[str, str | bytes]] | None) -> Pairs:
     """The metadata that belongs to the callers, without what each connection negotiates for itself."""
-    return tuple((key, value) for key, value in metadata or () if key not in OURS_ALONE)
+    return tuple([(key, value) for key, value in metadata or () if key not in OURS_ALONE])
 
 
 def seconds_left(context: Any) -> float | None:
