@@ -6,14 +6,15 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from demur.adapters.models.detection import Detector
 from demur.adapters.models.detection.suppression import suppressed
 from demur.monitor.config.detection import DetectionConfig
 from demur.monitor.errors import InvalidObservation
 from tests.vision import clients
+
+hypothesis = pytest.importorskip("hypothesis")  # not where PyTorch is
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 F = np.float32
 SIDE = 64
