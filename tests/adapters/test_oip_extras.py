@@ -102,6 +102,7 @@ def test_a_signal_asked_for_in_another_form_abstains_and_is_not_asked_for_twice(
         (grpc.StatusCode.INVALID_ARGUMENT, "SKLearnModel only supports 'predict' and 'transform' as outputs (scores was received)"),
         (grpc.StatusCode.NOT_FOUND, "no output scores"),
         (grpc.StatusCode.INTERNAL, "KeyError: 'scores'"),
+        (grpc.StatusCode.UNKNOWN, "Exception calling application: 'scores'"),
     ],
 )  # fmt: skip
 def test_a_rejected_extra_is_tried_once_more_without_it_and_remembered(honest, status, text):

@@ -13,7 +13,7 @@ import pytest
 from demur.detectors.reason import Reason
 from demur.monitor.config.server import LimitsConfig
 from demur.proto.oip.inference_pb2 import ModelInferRequest
-from tests.adapters.conftest import INFER, SERVICE, answer, request
+from tests.adapters.conftest import INFER, SERVICE, Stage, answer, request
 
 UNKNOWN_FIELD = b"\xfa\x3e\x05hello"  # field 1007, bytes
 
@@ -75,6 +75,22 @@ def test_upstream_errors_keep_status_details_and_metadata(stage):
     assert trailing["x-trailing"] == "t"
     assert trailing["grpc-status-details-bin"] == b"\x08\x05\x00"
     assert stage.decisions == []
+
+
+@pytest.mark.parametrize("count", [0, 2, 100_000])
+def test_an_upstream_that_does_not_answer_once_is_an_internal_error(count):
+    class Streams(grpc.GenericRpcHandler):
+        def service(self, _details):
+            return grpc.unary_stream_rpc_method_handler(lambda _r, _c: iter([answer().SerializeToString()] * count))
+
+    stage = Stage(Streams())
+    try:
+        error = stage.refused(stage.proxy(), request())
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "expected one answer from upstream" in error.details()
+        assert stage.decisions == []
+    finally:
+        stage.close()
 
 
 def test_metadata_goes_both_ways(stage):

@@ -91,10 +91,14 @@ class Upstream:
             call.cancel()  # the client had gone before
         answers: list[bytes] = []
         with contextlib.suppress(grpc.RpcError):  # its status is told below
-            answers += call
+            for answer in call:
+                answers.append(answer)
+                if len(answers) > 1:
+                    call.cancel()
         code = call.code()
-        if code is grpc.StatusCode.OK and not answers:
-            return Outcome(grpc.StatusCode.INTERNAL, "demur: upstream ended the call without an answer", b"", (), ())
+        if len(answers) > 1 or (code is grpc.StatusCode.OK and not answers):
+            said = f"demur: expected one answer from upstream, got {'more' if answers else 'none'}"
+            return Outcome(grpc.StatusCode.INTERNAL, said, b"", (), ())
         return Outcome(
             code,
             call.details() or "",
