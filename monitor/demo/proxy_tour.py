@@ -60,12 +60,8 @@ def tour(programs: Path, folder: Path, seed: int, console: Console) -> bool:
 def _observed(
     programs: Path, folder: Path, shown: list[Traffic], server: Address, beside: Beside, console: Console
 ) -> bool:
-    console.print(
-        "\n[bold]observe[/]: one client program, first at MLServer, then at demur; it asks for `predict` alone"
-    )
-    console.print(
-        "  [dim]same: predictions that are the same both ways; the monitor's counts are demur's own metrics[/]\n"
-    )
+    console.print("\n[bold]observe[/]: one client program, first at MLServer, then at demur")
+    console.print("  [dim]it asks for `predict` alone; same: predictions that are the same both ways[/]\n")
     board = ProxyBoard([Line(s.name, len(s.images)) for s in shown])
     with board.live(console):
         for stream, line in zip(shown, board.lines, strict=True):
@@ -74,8 +70,8 @@ def _observed(
     direct, through = (client(programs, "http", a, images, ROWS) for a in (server, beside.address))
     same = direct.lines == through.lines
     console.print(
-        f"\n{_mark(same)} over REST too: {_agreeing(direct.lines, through.lines)} of {len(direct.lines)} predictions the "
-        f"same, {direct.milliseconds:.1f} ms a request directly, {through.milliseconds:.1f} through demur"
+        f"\n{_mark(same)} over REST too: {_agreeing(direct.lines, through.lines)} of {len(direct.lines)} the same; "
+        f"{direct.milliseconds:.1f} ms a request, {through.milliseconds:.1f} through demur"
     )
     return board.good and same
 
@@ -103,20 +99,16 @@ def _enforced(programs: Path, folder: Path, shown: list[Traffic], address: Addre
         console.print(
             f"  {stream.name:<19} {len(printed.lines) - len(errors):>3} answered, {len(errors):>3} refused", end=""
         )
-        console.print(f"  [dim]{_short(errors[0], console.width - 46)}[/]" if errors else "", highlight=False)
-    console.print(
-        "\n  [dim]a refusal is a status that no client retries by itself (over REST 412), with the reasons in it;[/]"
-    )
-    console.print("  [dim]on_abstain: replace or fallback puts a value or another model's answer there instead[/]")
+        console.print(f"  [dim]{_short(errors[0], console.width - 51)}[/]" if errors else "", highlight=False)
+    console.print("\n  [dim]a refusal is a status that no client retries by itself (412 over REST);[/]")
+    console.print("  [dim]on_abstain: replace, or fallback to another model, answers instead[/]")
 
 
 def _verified(audits: tuple[Path, ...], console: Console) -> bool:
     reports = [verify_log(audit) for audit in audits]
     good = all(r.ok for r in reports)
     covered, size = sum(r.covered for r in reports), sum(r.size for r in reports)
-    console.print(
-        f"\n{_mark(good)} audit trail: {covered} of {size} records are covered by their checkpoints, every digest matches"
-    )
+    console.print(f"\n{_mark(good)} audit trail: checkpoints cover {covered} of {size} records, every digest matches")
     return good
 
 

@@ -91,21 +91,29 @@ class InferAnswer:
             return self.body
         return replace(self.body, text=edit.of(self.body.text))
 
-    def with_tensors(self, verdicts: Verdicts) -> Body:
-        """With the verdicts as output tensors behind its own, always in JSON; upstream's of the same names are taken out."""
+    def with_tensors(self, verdicts: Verdicts, more: Mapping[str, NDArray[Any]]) -> Body:
+        """With the verdicts, and `more` arrays of float32 by their short names, as output tensors behind its own, always in
+        JSON; upstream's of the same names are taken out.
+        """
         bare = InferAnswer(self.without([n for n in self.names if n.startswith(PREFIX)]))
-        texts = [_output(name, datatype, values) for name, datatype, values in _columns(verdicts)]
+        columns = (*_columns(verdicts), *((name, "FP32", values) for name, values in more.items()))
+        texts = [_output(name, datatype, values) for name, datatype, values in columns]
         return replace(bare.body, text=bare.document.appended("outputs", texts).of(bare.body.text))
 
 
 def annotated(
-    answer: InferAnswer, verdicts: Verdicts, largest_bytes: int, *, tensors: bool, more: Mapping[str, str]
+    answer: InferAnswer,
+    verdicts: Verdicts,
+    largest_bytes: int,
+    *,
+    tensors: Mapping[str, NDArray[Any]] | None,
+    more: Mapping[str, str],
 ) -> Body:
-    """The answer with `demur.*` parameters, and output tensors if asked for. Beyond `largest_bytes` what there is for each
+    """The answer with `demur.*` parameters; with `tensors` not None also as output tensors, these among them. Beyond `largest_bytes` what there is for each
     row is left out and `demur.cause` says so; beyond it even so, the answer goes out as it came.
     """
-    if tensors:
-        whole = InferAnswer(answer.with_tensors(verdicts)).annotated(
+    if tensors is not None:
+        whole = InferAnswer(answer.with_tensors(verdicts, tensors)).annotated(
             {**annotation.parameters(verdicts, per_row=False), **more}
         )
         if len(whole) <= largest_bytes:

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar, cast
+
+from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import refusal
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
@@ -20,12 +22,14 @@ from demur.adapters.servers.oip.rest.headers import Headers
 from demur.adapters.servers.oip.rest.path import Target
 from demur.adapters.servers.oip.rest.reply import Reply, withheld
 from demur.adapters.servers.oip.rest.upstream import HttpUpstream
+from demur.adapters.servers.oip.unary import seen_by
 
 PROTOCOL = "oip-rest"
 # A server that knows no such output says so with one of these: MLServer and KServe 400, FastAPI's own checks 422,
 # Triton 400 or 404, runtimes that raise on their own 500.
 NAMING = frozenset((400, 404, 422, 500))
 T = TypeVar("T")
+Arrays = dict[str, NDArray[Any]]
 
 
 class Inference:
@@ -87,19 +91,19 @@ class Inference:
         judgement = self._judge.judge(exchange)
         if judgement.withheld is not None:
             return withheld(judgement.withheld)
+        shown = seen_by(call.plan.model, cast("Any", seen)) if self._annotate == "outputs" else None
         if not judgement.action:
-            return self._annotated(reply, judgement)
-        return self._annotated(handled.prepared, judgement, handled.answered_by)
+            return self._annotated(reply, judgement, shown)
+        return self._annotated(handled.prepared, judgement, shown, handled.answered_by)
 
-    def _annotated(self, reply: Reply, judgement: Judgement, answered_by: str = "") -> Reply:
+    def _annotated(self, reply: Reply, judgement: Judgement, shown: Arrays | None, answered_by: str = "") -> Reply:
         if judgement.verdicts is None or (self._annotate == "off" and not judgement.action):
             return reply
         answer, _ = calls.answered(reply, self._largest)
         if answer is None:
             return reply
         more = {"demur.answered_by": answered_by} if answered_by else {}
-        tensors = self._annotate == "outputs"
-        return calls.resent(reply, annotated(answer, judgement.verdicts, self._largest, tensors=tensors, more=more))
+        return calls.resent(reply, annotated(answer, judgement.verdicts, self._largest, tensors=shown, more=more))
 
     def _unjudged(self, asked: Asked, cause: str, client: HttpClient) -> Judgement:
         exchange = Exchange(
