@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import demur
-from demur.adapters.servers.oip import OipProxy
+from demur.adapters.servers.oip import OipProxy, wire
+from demur.adapters.servers.oip.part import part as stream_part
 from demur.detectors.reason import Reason
 from demur.monitor.config.document import parse
 from demur.monitor.config.server import ServerConfig
@@ -21,7 +22,7 @@ from demur.monitor.verdicts import Action
 from demur.proto.oip import inference_pb2 as oip
 
 FAULTS = ("missing_signal", "nan", "crash", "budget", "version", "audit_block", "audit_count")
-MODES, CHOICES, PROTOCOLS = ("observe", "enforce"), ("block", "pass"), ("python", "grpc", "oip")
+MODES, CHOICES, PROTOCOLS = ("observe", "enforce"), ("block", "pass"), ("python", "grpc", "oip", "oip-stream")
 CELLS = list(itertools.product(MODES, CHOICES, FAULTS, PROTOCOLS))
 
 
@@ -107,6 +108,10 @@ def upstream(part, version):
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, details):
+            if details.method.endswith("ModelStreamInfer"):
+                return grpc.stream_stream_rpc_method_handler(
+                    lambda requests, _context: (wrapped(raw) for _ in requests)
+                )
             return grpc.unary_unary_rpc_method_handler(lambda _request, _context: raw)
 
     server = grpc.server(futures.ThreadPoolExecutor(2), handlers=(Handler(),))
@@ -118,7 +123,12 @@ def upstream(part, version):
         server.stop(0)
 
 
-def over_oip(engine, part, version):
+def wrapped(raw):
+    """Triton's ModelStreamInferResponse with this answer."""
+    return wire.delimited(2, raw)
+
+
+def over_oip(engine, part, version, *, stream=False):
     """(the answer's bytes, what upstream sent) or a status."""
     with upstream(part, version) as (port, raw):
         mapping = {"m": {"monitor": "toy", "signals": {"logits": "logits", "features": "features"}}}
@@ -131,8 +141,11 @@ def over_oip(engine, part, version):
         proxy.start()
         try:
             with grpc.insecure_channel(proxy.address) as channel:
-                call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
                 request = oip.ModelInferRequest(model_name="m", model_version=version).SerializeToString()
+                if stream:
+                    talk = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+                    return next(talk(iter([request]), timeout=10)), wrapped(raw)
+                call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
                 return call(request, timeout=10), raw
         finally:
             proxy.stop()
@@ -154,6 +167,8 @@ def test_every_cell(bundle, signals, tmp_path, mode, choice, fault, protocol):
             unheard = fault == "audit_block"  # a monitor that never answered counts as enforcing
             told = "enforce" if unheard else mode
             check_verdicts(over_grpc(server, part, version, choice), told, choice, fault, normal=normal)
+        elif protocol == "oip-stream":
+            check_part(*over_oip(engine, part, version, stream=True), mode, kind, normal, fault, blocks=blocks)
         elif (mode == "enforce" and fault == "audit_block") or blocks:
             with pytest.raises(grpc.RpcError) as caught:
                 over_oip(engine, part, version)
@@ -167,6 +182,22 @@ def test_every_cell(bundle, signals, tmp_path, mode, choice, fault, protocol):
         else:
             answer, raw = over_oip(engine, part, version)
             assert answer == raw
+
+
+def check_part(got, sent, mode, kind, normal, fault, *, blocks):
+    """A blocked answer of a stream is an error within the stream; any other is what upstream sent."""
+    withheld = blocks or (
+        mode == "enforce" and (fault == "audit_block" or (fault == "audit_count" and not normal.accept.all()))
+    )
+    if not withheld:
+        assert got == sent
+        return
+    found = stream_part(got)
+    assert found.error.startswith("demur: ")
+    assert found.answer is None
+    assert found.head.parameters["demur.verdict"].string_param == "ABSTAIN"
+    if fault != "audit_count":
+        assert kind.name in found.head.parameters["demur.reasons"].string_param
 
 
 @pytest.mark.parametrize("choice", CHOICES)
