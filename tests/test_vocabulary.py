@@ -56,6 +56,8 @@ CASES = {
     "fold_unit": lambda xp, x, t: xp.max(xp.unit(xp.fold(x, P))),
     "fold_zero": lambda xp, x, t: xp.zero(xp.fold(x, P)),
     "fold_mean_across": lambda xp, x, t: xp.mean(xp.swap(xp.exp(xp.log_softmax(xp.fold(x, P))))),
+    "fold_product": lambda xp, x, t: xp.max(xp.fold(x, P) @ xp.swap(xp.fold(x, P))),
+    "zero_of_one": lambda xp, x, t: xp.zero(xp.top(x, 1)),
     "sum_parts": lambda xp, x, t: xp.sum_parts(x, P),
     "distances": nearest,
     "wide_table": lambda xp, x, t: xp.linear(x, xp.wide(t["halves"]), t["line"]),
