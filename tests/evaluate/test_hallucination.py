@@ -15,7 +15,7 @@ import demur
 from demur.monitor.cli.main import app
 from demur.monitor.evaluate.errors import EvaluationError
 from demur.monitor.evaluate.hallucination import hallucinations, threshold
-from demur.monitor.evaluate.matching import Objects, matched, overlaps
+from demur.monitor.evaluate.matching import Objects, labelled, matched, overlaps
 
 
 def iou(a, b):
@@ -65,6 +65,27 @@ def test_overlaps_by_hand():
 def test_objects_of_another_shape_are_refused():
     with pytest.raises(EvaluationError, match=r"\(M, 4\)"):
         Objects(np.zeros((2, 5)), np.zeros(2, np.int64))
+
+
+def test_a_table_of_boxes_is_labelled_with_what_is_in_the_images():
+    """Image 7: a hit, a second box on the same object, the right place by the wrong class. Image 8: labelled nowhere."""
+    square = [0, 0, 4, 4]
+    columns = {
+        "box": np.array([[*square, 1], [*square, 1], [8, 8, 12, 12, 1], [*square, 1], [np.nan] * 5], np.float32),
+        "logits": np.array([[2, 0], [1, 0], [1, 0], [2, 0], [np.nan] * 2], np.float32),
+        "group_id": np.array([7, 7, 7, 8, 8]),
+        "_empty_groups": np.array([3]),
+    }
+    objects = {7: Objects(np.array([square, [8, 8, 12, 12]], np.float32), np.array([0, 1]))}
+    found = labelled(columns, objects)
+    assert found["loss"].tolist() == [0, 1, 1, 1]
+    assert found["label"].tolist() == found["prediction"].tolist() == [0, 0, 0, 0]
+    assert found["group_id"].tolist() == [7, 7, 7, 8]
+    assert found["_empty_groups"].tolist() == [3]
+    with pytest.raises(EvaluationError, match="expected box"):
+        labelled({"logits": columns["logits"], "group_id": columns["group_id"]}, objects)
+    with pytest.raises(EvaluationError, match="logits or prediction"):
+        labelled({"box": columns["box"], "group_id": columns["group_id"]}, objects)
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,16 @@ def suppressed(boxes: Array, score: Array, label: Places, iou: float, most: int)
 
 def cluster(boxes: Array, label: Places, place: int, iou: float, class_wise: bool) -> NDArray[np.bool_]:
     """(A,) whether a candidate would take the box's place once it is gone: itself, and what it suppresses."""
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        low, high = np.maximum(boxes[:, :2], boxes[place, :2]), np.minimum(boxes[:, 2:], boxes[place, 2:])
+    mine = np.flatnonzero(label == label[place]) if class_wise else np.arange(len(label))
+    near, one = boxes[mine], boxes[place]
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = np.maximum(near[:, :2], one[:2]), np.minimum(near[:, 2:], one[2:])
         shared = np.maximum(high - low, 0).prod(axis=1, dtype=np.float64)
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1, dtype=np.float64)
-        found: NDArray[np.bool_] = shared > (iou - ROOM) * (area + area[place] - shared)
-    if class_wise:
-        found &= label == label[place]
-    found[place] = True
+        area = (near[:, 2:] - near[:, :2]).prod(axis=1, dtype=np.float64)
+        own = (one[2:] - one[:2]).prod(dtype=np.float64)
+        meets = shared > (iou - ROOM) * (area + own - shared)
+    found = np.zeros(len(label), np.bool_)
+    found[mine[meets]] = found[place] = True
     return found
 
 
