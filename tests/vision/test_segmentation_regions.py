@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from demur.adapters.models.segmentation.level import Level
@@ -18,6 +15,9 @@ from demur.monitor.errors import ConfigurationError
 from tests.oracles import frame
 from tests.simulators import within
 
+hypothesis = pytest.importorskip("hypothesis")
+arrays = pytest.importorskip("hypothesis.extra.numpy")
+given, st = hypothesis.given, hypothesis.strategies
 RISKS = st.sampled_from([-np.inf, -2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
 MAPS = arrays.arrays(np.float32, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=RISKS)
 DRAWS = 1000
