@@ -12,6 +12,7 @@ from demur.monitor.config.document import load, override, parse, read_yaml
 from demur.monitor.config.ext_proc import ExtProcConfig
 from demur.monitor.config.server import AuditConfig, ProxyConfig, ServedMonitorConfig, ServerConfig
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.event import RefusalEvent
 from demur.monitor.recorder import AuditRecorder, AuditTrail
 from demur.monitor.service.server import Server
 from demur.monitor.session import environment_digest
@@ -49,7 +50,7 @@ class Running:
             TelemetryConfig(**config.telemetry.model_dump(), prometheus_listen=config.metrics_listen), tls=config.tls
         )
         self._log = None if config.audit is None else open_log(config.audit, self._telemetry)
-        trail = None if self._log is None else AuditTrail(self._log)
+        self._trail = trail = None if self._log is None else AuditTrail(self._log)
         self._server = Server(
             config,
             recorder_for=self._recorder,
@@ -130,9 +131,15 @@ class Running:
             limits=self._config.limits,
             server_credentials=None if self._config.tls is None else credentials(self._config.tls),
             health=self._server.health,
-            on_refusal=self._telemetry.on_refusal,
+            on_refusal=self._refused,
         )
         self._ext_proc.start()
+
+    def _refused(self, event: RefusalEvent) -> None:
+        """Counted; and, once it has a monitor, a drop of its records."""
+        self._telemetry.on_refusal(event)
+        if self._trail is not None and event.monitor:
+            self._trail.on_refusal(event)
 
     def _watch(self) -> None:
         registry, watch = self._server.registry, self._telemetry.watch

@@ -212,7 +212,7 @@ ATTRIBUTES = (
     Name("demur.monitor", "monitor name"),
     Name("demur.bundle", "SHA-256 of the bundle's manifest"),
     Name("demur.bundle.version", "bundle version"),
-    Name("demur.protocol", "python, grpc, oip or oip-rest"),
+    Name("demur.protocol", "python, grpc, oip, oip-rest or ext_proc"),
     Name("demur.mode", "observe or enforce"),
     Name("demur.rows", "rows in the request"),
     Name("demur.abstained", "rows (and groups) abstained from"),

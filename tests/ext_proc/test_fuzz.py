@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from demur.adapters.servers.ext_proc.conversation import Conversation, ProtocolError
+from demur.adapters.servers.ext_proc.conversation import Conversation
+from demur.adapters.servers.ext_proc.order import ProtocolError
 from demur.proto.envoy import external_processor_pb2 as pb
 from tests.ext_proc.conftest import BAD, CHAT, GOOD, PATH, ask, choice, completion, infer, scores
 

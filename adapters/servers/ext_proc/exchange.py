@@ -55,6 +55,11 @@ class JudgedExchange(Protocol):
         ...
 
     @property
+    def monitor(self) -> str:
+        """The monitor's name; "" as long as the model is not known."""
+        ...
+
+    @property
     def enforcing(self) -> bool:
         """Whether an answer that cannot be judged must not reach the client."""
         ...

@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from demur.adapters.servers.ext_proc.conversation import Conversation, ProtocolError
+from demur.adapters.servers.ext_proc.conversation import Conversation
+from demur.adapters.servers.ext_proc.order import ProtocolError
 from demur.adapters.servers.ext_proc.service import Service
 from demur.proto.envoy.external_processor_pb2 import ProcessingRequest, ProcessingResponse
 

@@ -20,7 +20,7 @@ def read(headers: HeaderMap) -> Mapping[str, str]:
     for header in headers.headers:
         name = header.key.lower()
         value = header.raw_value.decode("latin-1") if header.raw_value else header.value
-        found[name] = f"{found[name]}, {value}" if name in found else value
+        found[name] = f"{found[name]}, {value}" if name in found and not name.startswith(":") else value
     return MappingProxyType(found)
 
 
@@ -43,7 +43,7 @@ def forged(headers: Mapping[str, str]) -> list[str]:
 
 
 def status(headers: Mapping[str, str]) -> int:
-    """The answer's status code; 0 when there is none that can be read."""
+    """The answer's status code; 0, which is no error, when there is none that can be read."""
     said = headers.get(":status", "")
     return int(said) if said.isascii() and said.isdigit() and len(said) == 3 else 0
 

@@ -49,6 +49,10 @@ class InferExchange:
         return self._plan.model is not None
 
     @property
+    def monitor(self) -> str:
+        return self._engine.loaded.policy.monitor
+
+    @property
     def enforcing(self) -> bool:
         return holds_back(self._engine)
 
