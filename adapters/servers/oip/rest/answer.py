@@ -64,7 +64,7 @@ class InferAnswer:
             return self.body
         kept = [c for i, c in enumerate(self.chunks) if i not in places]
         binary = b"".join(c for c in kept if c is not None)
-        extended = self.body.extended and any(c is not None for c in kept)
+        extended = self.body.extended and (not self.body.binary or any(c is not None for c in kept))
         return Body(self.document.without("outputs", places).of(self.body.text), binary, extended)
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> Body:

@@ -25,7 +25,7 @@ from demur.monitor.engine import Engine
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.event import RefusalEvent
 
-WORKERS = 8  # threads that parse and judge
+WORKERS = 32  # threads that parse and judge; those that ask upstream again wait for it
 IDLE_SECONDS = 75  # a client's connection without a request; clients that pool connections keep them for a minute
 START_SECONDS = 30.0
 BACKLOG = 2048  # connections not yet accepted, as uvicorn has it
