@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -16,7 +16,7 @@ from demur.detectors.inline import RANDOM
 from demur.monitor.errors import ConfigurationError
 
 LARGEST_FOLD = 64  # nodes between weights and a constant made of them
-LARGEST_CONSTANT_BYTES = 2 << 30
+LARGEST_CONSTANT = 1 << 29  # values
 
 
 class Graph:
@@ -55,17 +55,23 @@ class Graph:
         """The value of a tensor that depends on weights only, or None.
 
         Transposes, casts, dequantisation and any other arithmetic on weights are done by ONNX Runtime.
-        Raises: ConfigurationError when weights are missing or beyond 2 GiB.
+        Raises: ConfigurationError when weights are missing or have more than 2^29 values.
         """
         nodes = self._fold(tensor)
         if nodes is None:
             return None
         weights = sorted({i for n in nodes for i in n.input if i in self.weights} | ({tensor} & set(self.weights)))
-        if sum(np.prod(self.weights[w].dims, dtype=float) * 4 for w in weights) > LARGEST_CONSTANT_BYTES:
-            raise ConfigurationError(f"{tensor}: weights beyond {LARGEST_CONSTANT_BYTES:,} bytes are not taken apart")
+        if self.constant_values(tensor) > LARGEST_CONSTANT:
+            raise ConfigurationError(f"{tensor}: weights of more than {LARGEST_CONSTANT:,} values are not taken apart")
         if not nodes:
             return self.file.array(self.weights[tensor])
         return self._evaluated(tensor, nodes, weights)
+
+    def constant_values(self, tensor: str) -> int:
+        """How many numbers the weights have that a constant is made of."""
+        made = self._fold(tensor) or []
+        weights = {i for n in made for i in n.input if i in self.weights} | ({tensor} & set(self.weights))
+        return sum(math.prod(self.weights[w].dims) for w in weights)
 
     def _evaluated(self, tensor: str, nodes: list[onnx.NodeProto], weights: list[str]) -> NDArray[Any]:
         model = onnx.ModelProto()

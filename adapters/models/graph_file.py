@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -25,11 +26,14 @@ LARGEST_BYTES = (2 << 30) - 1  # of a protobuf message; larger models keep their
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
-    """A parsed model, the folder of its external data (None when it was given as bytes), and what to call it."""
+    """A parsed model, the folder of its external data (None when it was given as bytes), what to call it, and the
+    SHA-256 of the file's bytes ("" for a parsed model); weights in other files are not in it.
+    """
 
     model: onnx.ModelProto
     folder: Path | None
     name: str
+    digest: str = ""
 
     @staticmethod
     def read(source: ModelSource) -> ModelFile:
@@ -42,13 +46,14 @@ class ModelFile:
         if isinstance(source, onnx.ModelProto):
             return ModelFile(_flat(source), None, source.graph.name or "model")
         if isinstance(source, bytes):
-            return ModelFile(_flat(_parsed(source, "the model's bytes")), None, "model")
+            return ModelFile(_flat(_parsed(source, "the model's bytes")), None, "model", _sha256(source))
         path = Path(source)
-        return ModelFile(_flat(_parsed(_bytes(path), str(path))), path.parent.resolve(), path.name)
+        raw = _bytes(path)
+        return ModelFile(_flat(_parsed(raw, str(path))), path.parent.resolve(), path.name, _sha256(raw))
 
     def with_model(self, model: onnx.ModelProto) -> ModelFile:
         """Another graph over the same external weights."""
-        return ModelFile(model, self.folder, self.name)
+        return ModelFile(model, self.folder, self.name, self.digest)
 
     def session(self, threads: int = 1) -> Session:
         """The model in ONNX Runtime, never cut into parts. Raises: BundleError when the runtime refuses it."""
@@ -111,6 +116,10 @@ def npz(**arrays: NDArray[np.generic]) -> bytes:
     out = io.BytesIO()
     np.savez(out, **arrays)  # type: ignore[arg-type]
     return out.getvalue()
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _bytes(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -419,3 +420,16 @@ def test_weights_beside_the_model_stay_beside_it(tmp_path, plain):
     assert np.array_equal(
         accept, fuse(made.file, bundle, map=made.signals).file.session().run({"x": X})["demur.accept"]
     )
+
+
+def test_a_bundle_that_names_its_model_is_fused_into_no_other(tmp_path):
+    onnx.save(mlp(("Softmax", "z", "y", {})), tmp_path / "m.onnx")
+    onnx.save(mlp(("LogSoftmax", "z", "y", {})), tmp_path / "other.onnx")
+    made, other = (instrument(tmp_path / n) for n in ("m.onnx", "other.onnx"))
+    digest = hashlib.sha256((tmp_path / "m.onnx").read_bytes()).hexdigest()
+    bundle = fitted(made, rows_of(), model={"digest": digest})
+    made.save(tmp_path / "m.instrumented.onnx")
+    other.save(tmp_path / "other.instrumented.onnx")
+    assert fuse(tmp_path / "m.instrumented.onnx", bundle).tried > 0
+    with pytest.raises(ConfigurationError, match=f"fitted for the model with SHA-256 {digest[:16]}"):
+        fuse(tmp_path / "other.instrumented.onnx", bundle)

@@ -216,6 +216,23 @@ CASES = {
         -WEIGHT.T,
         BIAS,
     ),
+    "tied_to_an_embedding": (
+        model(
+            [
+                ("Gather", "table ids", "e", {}),
+                ("Sub", "e e", "nothing", {}),
+                ("ReduceSum", "nothing axes", "zero", {"keepdims": 0}),
+                *HIDDEN,
+                ("Add", "h zero", "h1", {}),
+                ("Transpose", "table", "w", {"perm": [1, 0]}),
+                ("MatMul", "h1 w", "z", {}),
+                ("Add", "z bias", "y", {}),
+            ],
+            {**FLOATS, "table": WEIGHT.T.copy(), "ids": np.array([1, 2]), "axes": np.array([0, 1])},
+        ),
+        WEIGHT.T,
+        BIAS,
+    ),
     "folded_transpose": (
         model(
             [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from demur.adapters.models.fuse.part import part
 from demur.adapters.models.fuse.wiring import Wire, wires
 from demur.adapters.models.graph import Graph, domains, opset
 from demur.adapters.models.graph_file import ModelFile, ModelSource
+from demur.adapters.models.instrument.check import ORIGIN
 from demur.adapters.models.instrument.probe import Probe, Shapes, difference, same_bits
 from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import OPSET
@@ -76,6 +77,7 @@ def fuse(
     """
     file = ModelFile.read(model)
     held = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    _check_model(file, held)
     probe = Probe.of(Graph(file), shapes)
     own, monitor, said = _levelled(file, probe, held)
     graph = Graph(file.with_model(own))
@@ -85,6 +87,17 @@ def fuse(
     fused = Fused(file.with_model(joined), held, found, monitor, prefix, said, len(probe.feeds), graph.file)
     _prove(fused, probe)
     return fused
+
+
+def _check_model(file: ModelFile, bundle: Bundle) -> None:
+    """A bundle that names its model by digest is fused into that model only, instrumented or not."""
+    wanted = bundle.manifest.model.get("digest", "")
+    known = {file.digest, *(p.value for p in file.model.metadata_props if p.key == ORIGIN)} - {""}
+    if wanted and known and wanted not in known:
+        raise ConfigurationError(
+            f"{file.name}: monitor {bundle.manifest.monitor} was fitted for the model with SHA-256 {wanted[:16]}..., this is "
+            f"{' from '.join(sorted(k[:16] + '...' for k in known))}; give that model, or fit the monitor again"
+        )
 
 
 def _levelled(file: ModelFile, probe: Probe, bundle: Bundle) -> tuple[onnx.ModelProto, onnx.ModelProto, str]:
@@ -181,22 +194,29 @@ def _batch(value: onnx.ValueInfoProto) -> onnx.TensorShapeProto.Dimension:
 
 
 def _prove(fused: Fused, probe: Probe) -> None:
-    """The fused graph answers as model and monitor do apart, to the last bit, on inputs that are not special."""
-    session, alone = fused.file.session(), Session(fused.bundle.graph)
-    apart = replace(probe, file=fused.instrumented).run(fused.instrumented.model)
-    for feed, own in zip(probe.feeds, apart, strict=True):
+    """The fused graph answers as model and monitor do apart, to the last bit: on made-up inputs, and with NaN in one."""
+    session, alone, apart = fused.file.session(), Session(fused.bundle.graph), fused.instrumented.session()
+    for feed in (*probe.feeds, _poisoned(probe.feeds[0])):
+        own = apart.run(feed)
         signals = {w.signal: row(own[w.tensor], w) for w in fused.wires}
         groups = _groups(alone, len(next(iter(signals.values()))))
         found = session.run({**feed, **{f"{fused.prefix}.{n}": a for n, a in groups.items()}})
-        expected = alone.run({**signals, **groups})
-        pairs = [(n, v, found[n]) for n, v in own.items()]
-        pairs += [(n, v, found[f"{fused.prefix}.{n}"]) for n, v in expected.items() if f"{fused.prefix}.{n}" in found]
-        for name, want, got in pairs:
-            if not same_bits(want, got):
+        expected = {f"{fused.prefix}.{n}": a for n, a in alone.run({**signals, **groups}).items()}
+        for name, want in {**own, **{n: a for n, a in expected.items() if n in found}}.items():
+            if not same_bits(want, found[name]):
                 raise SelfTestFailed(
-                    f"{fused.file.name}: fused, {name} moves by {difference(want, got):.2g}; do not use the fused graph here, "
-                    "serve the monitor beside the model, and report the model's operators"
+                    f"{fused.file.name}: fused, {name} moves by {difference(want, found[name]):.2g}; do not use the fused graph "
+                    "here, serve the monitor beside the model, and report the model's operators"
                 )
+
+
+def _poisoned(feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The inputs with NaN in the first number of each that can hold one."""
+    copy = {n: a.copy() for n, a in feed.items()}
+    for array in copy.values():
+        if array.dtype.kind == "f" and array.size:
+            array.reshape(-1)[0] = np.nan
+    return copy
 
 
 def _groups(session: Session, rows: int) -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ from demur.adapters.models.instrument.probe import Probe, difference, dimensions
 from demur.adapters.models.instrument.tap import Tap
 from demur.monitor.errors import BundleError, ConfigurationError
 
+ORIGIN = "demur.instrumented_from"  # metadata: SHA-256 of the model's file as it was
 CLOSE, CLOSE_HALF = 1e-4, 1e-2  # of features @ weight.T + bias to the logits, relative to the largest
 
 
@@ -42,6 +43,9 @@ def tapped(graph: Graph, taps: Sequence[Tap], *, copies: bool = False) -> tuple[
     renamed(model, names)
     shown = {o.name for o in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in dict.fromkeys(outputs.values()) if n not in shown)
+    known = {p.key for p in model.metadata_props}
+    if graph.file.digest and ORIGIN not in known:
+        model.metadata_props.append(onnx.StringStringEntryProto(key=ORIGIN, value=graph.file.digest))
     return model, outputs
 
 
@@ -82,7 +86,7 @@ def _blamed(graph: Graph, probe: Probe, taps: Sequence[Tap], before: list[dict[s
 
 def is_quiet(graph: Graph, probe: Probe, tap: Tap) -> bool:
     """Whether the model's own outputs keep every bit when this tensor becomes an output."""
-    return _moved(graph, probe.run(graph.file.model), _ran(probe, tapped(graph, [tap])[0])) == 0
+    return _moved(graph, probe.own, _ran(probe, tapped(graph, [tap])[0])) == 0
 
 
 def _ran(probe: Probe, model: onnx.ModelProto) -> list[dict[str, Any]]:
@@ -118,6 +122,19 @@ def _batch(graph: Graph) -> str:
         if dims and dims[0].dim_param:
             return str(dims[0].dim_param)
     return "N"
+
+
+def verified(
+    head: Head | None, features: Sequence[NDArray[Any]] | None, logits: Sequence[NDArray[Any]] | None
+) -> tuple[Head | None, float, list[str]]:
+    """The head, if it turns these features into these logits; its error; and what is to be said when it does not."""
+    if head is None or head.weight is None or not features or not logits:
+        return None, np.inf, []
+    error = head_error(head, features, logits)
+    if error <= (CLOSE_HALF if logits[0].dtype == np.float16 else CLOSE):
+        return head, error, []
+    off = "do not give the logits at all" if not np.isfinite(error) else f"miss the logits by {error:.2g}"
+    return None, error, [f"no head weights are written: features @ weight.T + bias {off} (at most {CLOSE:g}, relative)"]
 
 
 def head_error(head: Head, features: Sequence[NDArray[Any]], logits: Sequence[NDArray[Any]]) -> float:

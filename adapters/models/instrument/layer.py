@@ -15,7 +15,7 @@ QUANTISED = frozenset(
     """QLinearMatMul QLinearConv QGemm MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul MatMulNBits MatMulBnb4
     MatMulFpQ4""".split()
 )
-LARGEST_WEIGHT = 1 << 29  # values
+LARGEST_WEIGHT = 1 << 27  # values: in float64 they are 1 GiB
 
 Made: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.float32]]"
 
@@ -60,16 +60,11 @@ def layer(graph: Graph, node: onnx.NodeProto, tensor: str) -> Head | None:
         return _coefficients(node, tensor)
     if node.op_type not in ("Gemm", "MatMul", "FusedMatMul", "Conv") or not graph.is_constant(node.input[1]):
         return None
-    if np.prod(_dims(graph, node.input[1]), dtype=float) > LARGEST_WEIGHT:
+    if graph.constant_values(node.input[1]) > LARGEST_WEIGHT:
         return Head(node, node.input[0], tensor, problem=f"its weight has more than {LARGEST_WEIGHT:,} values")
     weight = graph.constant(node.input[1])
     made = None if weight is None else {"Gemm": _gemm, "Conv": _conv}.get(node.op_type, _matmul)(graph, node, weight)
     return None if made is None else Head(node, node.input[0], tensor, *made)
-
-
-def _dims(graph: Graph, tensor: str) -> tuple[int, ...]:
-    known = graph.weights.get(tensor)
-    return tuple(known.dims) if known is not None else ()
 
 
 def _gemm(graph: Graph, node: onnx.NodeProto, weight: NDArray[Any]) -> Made | None:

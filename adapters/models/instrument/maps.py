@@ -18,9 +18,15 @@ def sides_of(probe: Probe, tensors: Sequence[str]) -> dict[str, Side]:
     return {t: (a[0].shape[2], a[0].shape[3]) for t, a in probe.values(tensors).items() if a and a[0].ndim == 4}
 
 
+def predictors(graph: Graph, heads: Sequence[Head]) -> list[Head]:
+    """The 1x1 convolutions among the heads that read no other one's answers: what decodes boxes is a convolution too."""
+    made = {o for h in heads for o in h.node.output}
+    return [h for h in heads if h.convolution and not made & {o for n in graph.ancestors(h.reads) for o in n.output}]
+
+
 def is_detector(heads: Sequence[Head], sides: Mapping[str, Side]) -> bool:
     """Several 1x1 convolutions on pictures of different sizes, all behind the outputs."""
-    return len({sides[h.reads] for h in heads if h.convolution and h.reads in sides}) > 1
+    return len({sides[h.reads] for h in heads if h.reads in sides}) > 1
 
 
 def feature_maps(graph: Graph, probe: Probe, heads: Sequence[Head], sides: Mapping[str, Side]) -> dict[str, Side]:
@@ -30,7 +36,7 @@ def feature_maps(graph: Graph, probe: Probe, heads: Sequence[Head], sides: Mappi
     """
     scales: dict[Side, list[str]] = {}
     for head in heads:
-        if head.convolution and head.reads in sides:
+        if head.reads in sides:
             scales.setdefault(sides[head.reads], []).append(head.reads)
     found = {side: _meeting(graph, probe, scales[side], side) for side in sorted(scales, reverse=True)}
     return {tensor: side for side, tensor in found.items() if tensor}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,6 +76,11 @@ class Probe:
     def _one_by_one(self, tensors: Sequence[str]) -> dict[str, list[NDArray[Any]]]:
         return {t: self.values([t])[t] for t in tensors}
 
+    @cached_property
+    def own(self) -> list[dict[str, Any]]:
+        """The model's outputs, for each of the inputs."""
+        return self.run(self.file.model)
+
     def twice(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The model's outputs, and its outputs again from the same session: random operators go on from where they were."""
         session = self.file.session()
@@ -99,7 +105,7 @@ def same_bits(left: Any, right: Any) -> bool:
         return alike and (
             left.tolist() == right.tolist() if left.dtype == object else left.tobytes() == right.tobytes()
         )
-    return bool(left == right)
+    return repr(left) == repr(right)  # NaN is equal to itself here
 
 
 def difference(left: Any, right: Any) -> float:

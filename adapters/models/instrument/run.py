@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from demur.adapters.models.graph import Graph
 from demur.adapters.models.graph_file import ModelFile, ModelSource
 from demur.adapters.models.instrument import maps as detector
 from demur.adapters.models.instrument.candidates import listed
-from demur.adapters.models.instrument.check import CLOSE, CLOSE_HALF, checked, head_error, is_quiet
+from demur.adapters.models.instrument.check import checked, is_quiet, verified
 from demur.adapters.models.instrument.choice import ENSEMBLES, Wishes, decided, is_ensemble, remarks, why
 from demur.adapters.models.instrument.head import Search, search
 from demur.adapters.models.instrument.instrumented import Found, Instrumented
@@ -76,9 +75,10 @@ class _Work:
 
     def result(self) -> Instrumented:
         found = search(self.graph)
-        sides = detector.sides_of(self.probe, [h.reads for h in found.heads if h.convolution])
-        if not (self.wishes.features or self.wishes.logits) and detector.is_detector(found.heads, sides):
-            self._detector(found, sides)
+        scales = detector.predictors(self.graph, found.heads) if len(found.heads) > 1 else []
+        sides = detector.sides_of(self.probe, [h.reads for h in scales])
+        if not (self.wishes.features or self.wishes.logits) and detector.is_detector(scales, sides):
+            self._detector(scales, sides)
         else:
             self.head = decided(self.graph, self.probe, self.wishes, found)
             self.said = why(self.head) if self.head else ""
@@ -178,14 +178,14 @@ class _Work:
             reason += f", {how} over {'pixels' if rank > 3 else 'positions'}"
         return chain.tap(reason, "features")
 
-    def _detector(self, found: Search, sides: dict[str, detector.Side]) -> None:
-        maps = detector.feature_maps(self.graph, self.probe, found.heads, sides)
+    def _detector(self, scales: list[Head], sides: dict[str, detector.Side]) -> None:
+        maps = detector.feature_maps(self.graph, self.probe, scales, sides)
         height = max((f.shape[2] for f in self.probe.feeds[0].values() if f.ndim == 4), default=0)
         for i, (tensor, side) in enumerate(maps.items(), 1):
             self._tap(f"feature_map_{i}", tensor, "where the prediction layers of this scale part", mapped=False)
             self.maps[f"feature_map_{i}"] = max(round(height / side[0]), 1)
         self.notes.append(
-            f"{len(found.heads)} prediction layers on {len(maps)} scales: a detector. Its boxes are decoded by `detection:` in the "
+            f"{len(scales)} prediction layers on {len(maps)} scales: a detector. Its boxes are decoded by `detection:` in the "
             f"signal map, and box features read from its feature maps: regions: {{maps: {self.maps}}}"
         )
 
@@ -222,7 +222,10 @@ class _Work:
         model, outputs, moved = checked(self.graph, self.probe, self.taps, self.tolerance)
         file = self.graph.file.with_model(model)
         values = self._values(file, list(outputs.values()))
-        head, error = self._head(values, outputs)
+        head, error, said = verified(
+            self.head, values.get(outputs.get("features", "")), values.get(outputs.get("logits", ""))
+        )
+        self.notes += said
         found = tuple(
             Found(t.signal, outputs[t.signal], t.tensor, tuple(dimensions(v)), str(v[0].dtype), t.why, t.mapped)
             for t in self.taps
@@ -239,18 +242,3 @@ class _Work:
     def _values(self, file: ModelFile, outputs: list[str]) -> dict[str, list[NDArray[Any]]]:
         found = replace(self.probe, file=file).run(file.model)
         return {o: [f[o] for f in found] for o in outputs}
-
-    def _head(self, values: dict[str, list[NDArray[Any]]], outputs: dict[str, str]) -> tuple[Head | None, float]:
-        """The head, if it turns the features into the logits; said when it does not."""
-        head = self.head
-        if head is None or head.weight is None or not {"features", "logits"} <= set(outputs):
-            return None, np.inf
-        features, logits = values[outputs["features"]], values[outputs["logits"]]
-        error = head_error(head, features, logits)
-        if error <= (CLOSE_HALF if logits[0].dtype == np.float16 else CLOSE):
-            return head, error
-        off = "do not give the logits at all" if not np.isfinite(error) else f"miss the logits by {error:.2g}"
-        self.notes.append(
-            f"no head weights are written: features @ weight.T + bias {off} (at most {CLOSE:g}, relative)"
-        )
-        return None, error
