@@ -16,7 +16,7 @@ from demur.monitor.evaluate.hallucination import hallucinations
 from demur.monitor.session import Session
 from tests.vision import clients, tiny_monitor
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
 SIZES = {"reference": 1500, "calibration": 800, "test": 400, "unknown": 400}
 
@@ -28,7 +28,7 @@ def made(tmp_path_factory):
     from tests.vision.tiny_detector import exported, train
 
     folder = tmp_path_factory.mktemp("trained")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # on a busy machine, two wait for each other
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the exporter's own, of its other exporter
         (folder / "detector.onnx").write_bytes(exported(train(seed=1)))

@@ -31,7 +31,7 @@ class Candidates:
         """Broken are scores that are not finite or no probability; and above the floor boxes that are not finite or of
         negative size, and labels that are no class. A broken candidate never is silently dropped.
         """
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             size = boxes[..., 2:] - boxes[..., :2]
             box = np.isfinite(boxes).all(axis=-1) & np.isfinite(size).all(axis=-1) & (size >= 0).all(axis=-1)
             known = (label >= 0) & (label < classes) & (label == np.floor(label))

@@ -172,7 +172,8 @@ class Detector:
     def _geometry(self, boxes: Array) -> Array:
         """(N, 5): x1, y1, x2, y2 in pixels, and the box's area as a share of the image's."""
         height, width = self.config.image
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1, keepdims=True) / np.float32(height * width)
+        with np.errstate(over="ignore"):  # an area beyond float32 is infinite, and its row INVALID
+            area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1, keepdims=True) / np.float32(height * width)
         return np.concatenate([boxes, area], axis=1)
 
 

@@ -37,7 +37,7 @@ class Grid:
 
     def candidates(self, tensors: Tensors) -> Candidates:
         rows = self._rows(tensors)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             score = rows[..., self._first :].max(axis=-1)
             score = score * rows[..., 4] if self._objectness else score
         label = rows[..., self._first :].argmax(axis=-1)

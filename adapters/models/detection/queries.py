@@ -53,7 +53,10 @@ class Queries:
         return np.asarray(known.sum(axis=-1, keepdims=True), np.float32)
 
     def erase(self, tensors: dict[str, NDArray[Any]], image: Places, place: Places) -> None:
-        tensors[self.config.tensor("logits")][image, place, : self.config.classes] = NEVER
+        logits = tensors[self.config.tensor("logits")]
+        logits[image, place, : self.config.classes] = NEVER
+        rest = logits[image, place, self.config.classes :]  # no-object must win the softmax, whatever it was
+        logits[image, place, self.config.classes :] = np.where(np.isfinite(rest) & (rest > NEVER / 2), rest, 0)
 
     def _all(self, tensors: Tensors) -> Array:
         name = self.config.tensor("logits")

@@ -1,0 +1,91 @@
+"""Whatever the tensors hold: rows that are boxes, or one that says what is not; and a way to take everything out."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from demur.adapters.models.adapters_of import output_adapter
+from demur.adapters.models.detection import Detector
+from demur.monitor.config.detection import DetectionConfig
+from demur.monitor.config.document import parse
+from demur.monitor.config.signal_map import SignalMapConfig
+from demur.monitor.errors import ConfigurationError
+
+F = np.float32
+POOL = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, -1e30, -2, -1, 0, 0.3, 0.6, 1, 1.0005, 2, 9, 60], F)
+CALM = np.array([0.1, 0.3, 0.6, 0.9, 1], F)
+LAYOUTS = {
+    "yolov5": {"output0": (2, 12, 8)},
+    "yolov8": {"output0": (2, 7, 12)},
+    "yolox": {"output": (2, 84, 8)},
+    "yolo_end_to_end": {"output0": (2, 12, 6)},
+    "detr": {"logits": (2, 12, 4), "pred_boxes": (2, 12, 4)},
+    "rt_detr": {"logits": (2, 12, 3), "pred_boxes": (2, 12, 4)},
+    "torchvision": {"boxes": (12, 4), "labels": (12,), "scores": (12,)},
+    "tensorflow": {"detection_boxes": (2, 12, 4), "detection_scores": (2, 12), "detection_classes": (2, 12)},
+    "tensorflow_raw": {"raw_detection_boxes": (2, 12, 4), "raw_detection_scores": (2, 12, 4)},
+}
+
+
+def hostile(layout, seed, dtype=F):
+    """Mostly calm numbers; some from the pool."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in LAYOUTS[layout].items():
+        array = rng.choice(CALM, shape)
+        wild = rng.random(shape) < rng.choice([0.02, 0.3, 1])
+        array[wild] = rng.choice(POOL, int(wild.sum()))
+        with np.errstate(over="ignore"):
+            tensors[name] = array.astype(dtype)
+    if layout == "tensorflow":
+        tensors["num_detections"] = np.array([12, 7], F)
+    return tensors
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_are_boxes_or_say_what_is_not_and_all_can_be_taken_out(layout, dtype):
+    seeing = Detector(DetectionConfig(layout=layout, classes=3, image=(64, 64), max_boxes=5, signals=["logits", "box"]))
+    broken = whole = 0
+    for seed in range(40):
+        tensors = hostile(layout, seed, dtype)
+        before = {name: array.tobytes() for name, array in tensors.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            seen = seeing(tensors)
+            made = seeing.without(tensors, np.ones(len(seen), np.bool_))
+            left = seeing(made)
+        assert {name: array.tobytes() for name, array in tensors.items()} == before
+        is_box = seen.labels >= 0
+        size = seen.boxes[is_box, 2:] - seen.boxes[is_box, :2]
+        assert np.isfinite(size).all()
+        assert (size >= 0).all()
+        assert ((seen.scores[is_box] > 0.25) & (seen.scores[is_box] < 1.01)).all()
+        assert np.isnan(seen.signals["logits"][~is_box]).all()
+        assert np.isnan(seen.signals["box"][~is_box]).all()
+        assert all(((seen.image == i) & ~is_box).sum() <= 1 for i in range(seen.images))
+        assert len(left) == 0, "a client would still see something"
+        broken, whole = broken + int((~is_box).sum()), whole + int(is_box.sum())
+    assert broken > 5
+    assert whole > 5
+
+
+def test_a_refused_query_is_gone_also_where_no_object_was_less_likely_than_anything():
+    """Class logits of -10,000 would share the softmax among them if no-object were lower still."""
+    seeing = Detector(DetectionConfig(layout="detr", classes=2, image=(64, 64)))
+    tensors = {"logits": np.array([[[5, 1, -1e30], [4, 0, 1]]], F), "pred_boxes": np.full((1, 2, 4), 0.5, F)}
+    made = seeing.without(tensors, np.array([True, False]))
+    assert len(seeing(made)) == 1
+    np.testing.assert_array_equal(made["logits"][0, 1], tensors["logits"][0, 1])
+
+
+def test_a_map_with_two_decoders_is_refused():
+    document = {
+        "detection": {"layout": "yolov8", "classes": 2, "image": [64, 64]},
+        "segmentation": {"logits": "masks", "score": "energy"},
+    }
+    with pytest.raises(ConfigurationError, match="got both"):
+        output_adapter(parse(SignalMapConfig, document, "map"))
