@@ -23,7 +23,7 @@ SIZES = {"reference": 1500, "calibration": 800, "test": 400, "unknown": 400}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    import torch
+    torch = pytest.importorskip("torch")
 
     from tests.vision.tiny_detector import exported, train
 
