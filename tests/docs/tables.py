@@ -13,6 +13,7 @@ import typer
 from demur.detectors.scores import SCORES, STREAM_SCORES
 from demur.detectors.transforms import TRANSFORMS
 from demur.monitor.cli.main import app
+from demur.monitor.config.detection import DetectionConfig
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.config.segmentation import SegmentationConfig
@@ -88,6 +89,8 @@ def _kind(entry: dict[str, Any]) -> str:
     if "enum" in entry:
         return " or ".join(f"`{value}`" for value in entry["enum"])
     if entry.get("type") == "array":
+        if "prefixItems" in entry:
+            return f"[{', '.join(map(_kind, entry['prefixItems']))}]"
         items = entry["items"]
         return "list of " + (_kind(items) + "s" if "type" in items else "sections")
     if entry.get("type") == "object":
@@ -220,6 +223,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "monitor": lambda: keys(PolicyConfig),
     "server": lambda: keys(ServerConfig),
     "segmentation": lambda: keys(SegmentationConfig),
+    "detection": lambda: keys(DetectionConfig),
     "scores": scores,
     "transforms": transforms,
     "commands": commands,
