@@ -188,7 +188,7 @@ def _matrix(array: Any, where: str, budget: Budget) -> NDArray[Any]:
     values = array.flatten()
     if values.null_count:
         raise TableError(
-            f"{where}: expected a number in every place, got {values.null_count} nulls; fill them or drop those rows"
+            f"{where}: expected a number in every place, got {values.null_count} nulls; write missing cells of a table as NaN, or drop those rows"
         )
     return _plain(values, where, budget).reshape(len(array), width)
 

@@ -130,6 +130,10 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         raise ConfigurationError(
             "calibrate changes promises only; its signals and scores must be those of the bundle, fit again to change them"
         )
+    if calibration is None and policy.tolerance != before.tolerance:
+        raise ConfigurationError(
+            f"tolerance: {policy.tolerance} makes other answers wrong than the bundle's {before.tolerance}; give calibration data"
+        )
     planned, scores = plan(policy), restore_scores(bundle)
     ranges = {s.name: (s.low, s.high) for s in manifest.signals if s.low is not None and s.high is not None}
     digests, counts = dict(manifest.digests), dict(manifest.counts)
@@ -151,8 +155,9 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
     types = {s.name: s.type for s in manifest.scores}
     files = {n: bundle.members[n] for n in (MEMBER, weights.MEMBER) if n in bundle.members}
+    findings = [*(f for f in manifest.findings if f not in _wrong(before)), *_wrong(policy)]
     fitted = Fitted(
-        scores, types, ranges, digests, counts, rows["reference"], manifest.findings, files, rows.get(TAUGHT, NO_ROWS)
+        scores, types, ranges, digests, counts, rows["reference"], findings, files, rows.get(TAUGHT, NO_ROWS)
     )
     return assemble(policy, planned, fitted, evidence, feed)
 

@@ -20,6 +20,7 @@ from demur.monitor.cli.main import app
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.fit.intervals import intervals
+from demur.monitor.fit.pipeline import calibrate as recalibrate
 from demur.monitor.fit.table import SignalsTable, TableError, load_table
 
 DRAWS, ROWS, COVERAGE = 1500, 20, 0.9
@@ -150,6 +151,21 @@ def test_evaluation_uses_the_same_tolerance(bundle):
     assert found.rankings
 
 
+def test_another_tolerance_needs_the_targets_again(bundle):
+    changed = {**POLICY, "tolerance": 3.0}
+    with pytest.raises(ConfigurationError, match=r"wrong than the bundle's 2\.0; give calibration data"):
+        recalibrate(bundle, config=changed)
+    again = recalibrate(bundle, config=changed, calibration=world(np.random.default_rng(6), 1500))
+    assert [f for f in again.manifest.findings if "an answer is wrong" in f] == [
+        "an answer is wrong when `estimate` is off `target` by more than 3"
+    ]
+    table = world(np.random.default_rng(4), 4000)
+    accepted = [
+        demur.Monitor.of(b).assess(estimate=table["estimate"], spread=table["spread"]).accept for b in (bundle, again)
+    ]
+    assert accepted[1].mean() > accepted[0].mean() + 0.1
+
+
 def test_a_promise_over_many_draws_with_losses_from_the_tolerance():
     """P(wrong | spread) = 2 (1 - Phi(tolerance / spread)) rises with the spread: the risk below a width is known."""
     rng = np.random.default_rng(7)
@@ -264,10 +280,10 @@ def test_intervals_on_the_command_line(bundle, tmp_path):
         app, ["interval", str(tmp_path / "prices.demur"), str(tmp_path / "rows.npz"), "-o", str(tmp_path / "out.npz")]
     )
     assert answer.exit_code == 0, answer.output
-    written = np.load(tmp_path / "out.npz")
     want = intervals(bundle, table)
-    np.testing.assert_array_equal(written["interval_low"], want.low)
-    np.testing.assert_array_equal(written["interval_high"], want.high)
+    with np.load(tmp_path / "out.npz") as written:
+        np.testing.assert_array_equal(written["interval_low"], want.low)
+        np.testing.assert_array_equal(written["interval_high"], want.high)
     assert f"{want.held(table['target'])[0]} of 400 targets are inside" in " ".join(answer.output.split())
     assert len(load_table(tmp_path / "rows.npz").target) == 400
 
