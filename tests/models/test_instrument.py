@@ -351,6 +351,12 @@ def test_an_output_named_logits_is_taken_among_several():
     assert instrument(proto).head_weight.shape == (C, H)
 
 
+def test_an_embedding_that_is_an_output_too_is_not_taken_for_the_head():
+    nodes = [("Gemm", "x first", "e", {}), ("Relu", "e", "h", {}), ("Gemm", "h weight bias", "y", {})]
+    made = instrument(model(nodes, FLOATS, outputs={"e": ["N", H], "y": ["N", C]}))
+    np.testing.assert_allclose(made.head_weight, WEIGHT.T)
+
+
 def branch(name, weight):
     node = helper.make_node("MatMul", ["h", weight], [f"{name}_z"])
     return helper.make_graph([node], name, [], [helper.make_tensor_value_info(f"{name}_z", 1, None)])
@@ -441,7 +447,9 @@ def test_axes_that_cannot_be_guessed_are_asked_for():
     proto = model(nodes, weights, inputs={"x": ["N", "T", D]})
     with pytest.raises(ConfigurationError, match=r"runs on no input made up for it .*--shape x="):
         instrument(proto)
-    assert instrument(proto, shapes={"x": (2, 35, D)}).head_weight.shape == (C, 35 * D)
+    made = instrument(proto, shapes={"x": (2, 35, D)})
+    assert made.head_weight.shape == (C, 35 * D)
+    assert [f.shape[0] for f in made.found] == ["N", "N"]  # 2 was asked for, the axis stays dynamic
     with pytest.raises(ConfigurationError, match="no input is named 'z'"):
         instrument(proto, shapes={"z": (1,)})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from demur.adapters.models.graph import Graph
 from demur.adapters.models.graph_file import ModelFile, ModelSource
 from demur.adapters.models.instrument.head import Search
-from demur.adapters.models.instrument.probe import Probe, Shapes, dimensions
+from demur.adapters.models.instrument.probe import Probe, Shapes
 
 SHOWN = 12  # candidates in an error
 
@@ -17,6 +17,7 @@ def candidates(model: ModelSource, *, shapes: Shapes | None = None) -> list[tupl
 
 
 def undecided(graph: Graph, probe: Probe, found: Search) -> str:
+    """Why no head was found, and what may be named instead."""
     ends = "; ".join(f"{o} comes from {s.maker}" for o, s in found.stops.items())
     inner = [n.op_type for n in graph.proto.node if any(a.type == a.GRAPH for a in n.attribute)]
     hidden = f" Layers inside {', '.join(sorted(set(inner)))} are not looked into." if inner else ""
@@ -38,7 +39,7 @@ def _table(graph: Graph, probe: Probe, tensors: list[str]) -> list[tuple[str, st
     shown = [t for t in tensors if not _plumbing(graph, t)]
     found = probe.values(shown)
     return [
-        (t, graph.producers[t].op_type, "x".join(map(str, dimensions(a))), str(a[0].dtype))
+        (t, graph.producers[t].op_type, "x".join(map(str, probe.dimensions(a))), str(a[0].dtype))
         for t, a in found.items()
         if a and a[0].ndim
     ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from demur.adapters.models.graph import Graph, renamed
 from demur.adapters.models.instrument.layer import Head
-from demur.adapters.models.instrument.probe import Probe, difference, dimensions, same_bits
+from demur.adapters.models.instrument.probe import Probe, difference, same_bits
 from demur.adapters.models.instrument.tap import Tap
 from demur.monitor.errors import BundleError, ConfigurationError
 
@@ -111,17 +111,8 @@ def typed(graph: Graph, probe: Probe, model: onnx.ModelProto) -> onnx.ModelProto
         if value.name not in graph.outputs:
             arrays = [f[value.name] for f in found]
             kind = onnx.helper.np_dtype_to_tensor_dtype(arrays[0].dtype)
-            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, dimensions(arrays, _batch(graph))))
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, probe.dimensions(arrays, probe.batch)))
     return model
-
-
-def _batch(graph: Graph) -> str:
-    """What the model calls its batch axis."""
-    for value in graph.inputs.values():
-        dims = value.type.tensor_type.shape.dim
-        if dims and dims[0].dim_param:
-            return str(dims[0].dim_param)
-    return "N"
 
 
 def verified(

@@ -39,7 +39,7 @@ def decided(graph: Graph, probe: Probe, wishes: Wishes, found: Search) -> Head |
         return known or affine(graph, wishes.logits)
     heads = found.heads
     if len(heads) > 1:
-        heads = tuple(h for h in heads if h.logits == "logits") or heads
+        heads = tuple(h for h in heads if h.logits == "logits") or _last(graph, heads)
     if len(heads) > 1:
         told = "; ".join(f"{h.logits} ({why(h)})" for h in heads[:SHOWN])
         raise ConfigurationError(
@@ -49,6 +49,12 @@ def decided(graph: Graph, probe: Probe, wishes: Wishes, found: Search) -> Head |
     if not heads and not wishes.features and not is_ensemble(found):
         raise ConfigurationError(undecided(graph, probe, found))
     return heads[0] if heads else None
+
+
+def _last(graph: Graph, heads: Sequence[Head]) -> tuple[Head, ...]:
+    """Heads that no other head builds on: an embedding that is an output too comes before the classifier's layer."""
+    before = [{o for n in graph.ancestors(h.reads) for o in n.output} for h in heads]
+    return tuple(h for h in heads if not any(h.logits in names for names in before))
 
 
 def is_ensemble(found: Search) -> bool:

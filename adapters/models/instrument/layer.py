@@ -54,6 +54,7 @@ class Head:
 
 
 def layer(graph: Graph, node: onnx.NodeProto, tensor: str) -> Head | None:
+    """The linear layer this node is, or None: Gemm, MatMul, a 1x1 convolution with constant weights, or a quantised one."""
     if node.op_type in QUANTISED:
         return Head(node, _float_input(graph, node), tensor, problem=f"its weights are quantised ({node.op_type})")
     if node.op_type == "LinearRegressor":

@@ -29,6 +29,7 @@ class Probe:
 
     file: ModelFile
     feeds: tuple[Feed, ...]
+    free: frozenset[tuple[str, int]]  # inputs' dynamic axes
 
     @staticmethod
     def of(graph: Graph, shapes: Shapes | None = None, seed: int = 0) -> Probe:
@@ -54,7 +55,7 @@ class Probe:
                 else:
                     kept.append(feed)
             if kept:
-                return Probe(graph.file, tuple(kept))
+                return Probe(graph.file, tuple(kept), frozenset(_free(graph)))
         raise ConfigurationError(
             f"{graph.file.name}: runs on no input made up for it ({last.splitlines()[0]}); "
             f"give its shapes, as in --shape {next(iter(graph.inputs), 'input')}=1,3,224,224"
@@ -76,6 +77,32 @@ class Probe:
     def _one_by_one(self, tensors: Sequence[str]) -> dict[str, list[NDArray[Any]]]:
         return {t: self.values([t])[t] for t in tensors}
 
+    def dimensions(self, arrays: Sequence[NDArray[Any]], batch: str = "N") -> list[int | str]:
+        """A tensor's shape as seen over the inputs: numbers where they agree, names where they do not.
+
+        A size that a dynamic axis of an input had every time, because only that one runs or was given, may be that axis: it
+        gets a name too.
+        """
+        sizes = zip(*(a.shape for a in arrays), strict=True)
+        return [
+            s[0] if len(set(s)) == 1 and not self._is_free(i, s[0]) else f"d{i}" if i else batch
+            for i, s in enumerate(sizes)
+        ]
+
+    @property
+    def batch(self) -> str:
+        """What the model calls its batch axis."""
+        dims = (v.type.tensor_type.shape.dim for v in self.file.model.graph.input)
+        return next((str(d[0].dim_param) for d in dims if d and d[0].dim_param), "N")
+
+    def _is_free(self, axis: int, size: int) -> bool:
+        """Whether a dynamic axis of an input had this size in every feed; the batch is looked for in the first axis only."""
+        for name, place in self.free:
+            seen = {f[name].shape[place] for f in self.feeds}
+            if seen == {size} and (place == 0) == (axis == 0):
+                return True
+        return False
+
     @cached_property
     def own(self) -> list[dict[str, Any]]:
         """The model's outputs, for each of the inputs."""
@@ -90,12 +117,6 @@ class Probe:
         """Every output of a variant of the model, for each of the inputs. Raises: BundleError when it does not load."""
         session = self.file.with_model(model).session()
         return [session.run(feed) for feed in self.feeds]
-
-
-def dimensions(arrays: Sequence[NDArray[Any]], batch: str = "N") -> list[int | str]:
-    """A tensor's shape as seen over several inputs: numbers where they agree, names where they do not."""
-    sizes = zip(*(a.shape for a in arrays), strict=True)
-    return [s[0] if len(set(s)) == 1 else batch if i == 0 else f"d{i}" for i, s in enumerate(sizes)]
 
 
 def same_bits(left: Any, right: Any) -> bool:
@@ -119,6 +140,13 @@ def difference(left: Any, right: Any) -> float:
     both = np.isnan(left) & np.isnan(right) if left.dtype.kind == "f" else np.zeros(left.shape, np.bool_)
     apart = np.where(both | (left == right), 0.0, apart)
     return float(np.nan_to_num(apart, nan=np.inf).max())
+
+
+def _free(graph: Graph) -> Iterator[tuple[str, int]]:
+    for name, value in graph.inputs.items():
+        for i, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.dim_value:
+                yield name, i
 
 
 def _feed(graph: Graph, shapes: Shapes, sizes: Mapping[str, int], seed: int) -> Feed:

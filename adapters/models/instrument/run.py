@@ -17,7 +17,7 @@ from demur.adapters.models.instrument.choice import ENSEMBLES, Wishes, decided, 
 from demur.adapters.models.instrument.head import Search, search
 from demur.adapters.models.instrument.instrumented import Found, Instrumented
 from demur.adapters.models.instrument.layer import Head
-from demur.adapters.models.instrument.probe import Probe, Shapes, dimensions
+from demur.adapters.models.instrument.probe import Probe, Shapes
 from demur.adapters.models.instrument.tap import (
     Chain,
     Pool,
@@ -72,6 +72,7 @@ class _Work:
         self.maps: dict[str, int] = {}
         self.head: Head | None = None
         self.said = ""  # the layer in words
+        self.known: dict[str, int] = {}  # ranks of tensors looked at
 
     def result(self) -> Instrumented:
         found = search(self.graph)
@@ -163,7 +164,10 @@ class _Work:
         self.taps.append(logits.tap(f"what {self.said} gives, {self.wishes.pool} over positions", "logits"))
 
     def _ranks(self, *tensors: str) -> dict[str, int]:
-        return {t: a[0].ndim for t, a in self.probe.values([t for t in tensors if t]).items() if a}
+        new = [t for t in tensors if t and t not in self.known]
+        if new:
+            self.known |= {t: a[0].ndim for t, a in self.probe.values(new).items() if a}
+        return {t: self.known[t] for t in tensors if t in self.known}
 
     def _tap(self, signal: str, tensor: str, reason: str, kind: Any = None, *, mapped: bool = True) -> None:
         self.taps.append(Tap(signal, tensor, reason, kind, mapped=mapped))
@@ -190,13 +194,14 @@ class _Work:
         )
 
     def _further(self) -> None:
-        wishes = self.wishes
-        if wishes.layers:
+        if self.wishes.layers:
             end = next((t.tensor for t in self.taps if t.signal == "features"), self.graph.outputs[0])
-            end = self.head.reads if self.head and self.head.reads and not wishes.features else end
-            for i, near in enumerate(layers(self.graph, end, wishes.layers), 1):
+            end = self.head.reads if self.head and self.head.reads and not self.wishes.features else end
+            wanted = layers(self.graph, end, self.wishes.layers)
+            self._ranks(*(t for near in wanted for t in near))  # all at once: each look is a session
+            for i, near in enumerate(wanted, 1):
                 self.taps.append(self._layer(f"layer_{i}", near))
-        if wishes.attention:
+        if self.wishes.attention:
             self._attention()
 
     def _layer(self, signal: str, near: list[str]) -> Tap:
@@ -227,7 +232,9 @@ class _Work:
         )
         self.notes += said
         found = tuple(
-            Found(t.signal, outputs[t.signal], t.tensor, tuple(dimensions(v)), str(v[0].dtype), t.why, t.mapped)
+            Found(
+                t.signal, outputs[t.signal], t.tensor, tuple(self.probe.dimensions(v)), str(v[0].dtype), t.why, t.mapped
+            )
             for t in self.taps
             for v in [values[outputs[t.signal]]]
         )
@@ -236,8 +243,8 @@ class _Work:
             signals={t.signal: outputs[t.signal] for t in mapped}, kinds={t.signal: t.kind for t in mapped if t.kind}
         )
         weight, bias = (None, None) if head is None else (head.weight, head.bias)
-        tried = len(self.probe.feeds)
-        return Instrumented(file, signals, found, weight, bias, error, moved, tried, self.maps, tuple(self.notes))
+        tried, notes = len(self.probe.feeds), tuple(self.notes)
+        return Instrumented(file, signals, found, weight, bias, error, moved, tried, self.maps, notes)
 
     def _values(self, file: ModelFile, outputs: list[str]) -> dict[str, list[NDArray[Any]]]:
         found = replace(self.probe, file=file).run(file.model)
