@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, Literal
 
@@ -63,14 +63,19 @@ class Views:
 
         Raises: InvalidObservation for another shape or dtype, or pixels outside the range.
         """
+        return list(self.each(images))
+
+    def each(self, images: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """The same one after another: a copy is made when it is asked for. Raises: as `of`."""
         pixels = self._pixels(images)
         rows = images.transpose(0, 2, 3, 1) if self._turned(images) else images
         names = [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in rows]
-        try:
-            made = [change(pixels, level, seed=self._seed, ids=names).array for change, level in self._changes]
-        except PerturbationError as error:
-            raise InvalidObservation(f"views: {error}") from error
-        return [self._back(view, images) for view in made]
+        for change, level in self._changes:
+            try:
+                made = change(pixels, level, seed=self._seed, ids=names).array
+            except PerturbationError as error:
+                raise InvalidObservation(f"views: {error}") from error
+            yield self._back(made, images)
 
     def _pixels(self, images: NDArray[Any]) -> NDArray[Any]:
         """(N, H, W, C) or (N, H, W), uint8 or float64 in [0, 1]."""
@@ -141,9 +146,9 @@ def gathered(
     if own is None:
         own = call(images, clock.left(0))
     found.append(_logits(own, len(images), None))
-    for done, view in enumerate(views.of(images), 1):
+    for done, view in enumerate(views.each(images), 1):
         found.append(_logits(call(view, clock.left(done)), len(images), found[0].shape[1]))
-    clock.left(views.count)
+        clock.left(done + 1)
     return np.concatenate(found, axis=1)
 
 
