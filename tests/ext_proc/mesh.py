@@ -32,6 +32,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def filter_of_the_page() -> dict[str, Any]:
+    """The filter as docs/ext-proc.md has it, with more time for a busy machine."""
+    page = (Path(__file__).parents[2] / "docs/ext-proc.md").read_text()
+    found: dict[str, Any] = yaml.safe_load(page.partition("# envoy.yaml")[2].partition("\n")[2].partition("```")[0])
+    assert found["typed_config"]["message_timeout"] == "0.2s"
+    found["typed_config"]["message_timeout"] = "2s"
+    return found
+
+
 class RealEnvoy:
     """`filters` by listener name: the ext_proc filter's configuration as in docs/ext-proc.md."""
 
@@ -68,6 +77,17 @@ class RealEnvoy:
             self._process.terminate()
             self._process.wait(10)
         self._output.close()
+
+    def healthy(self, cluster: str, *, wanted: bool) -> None:
+        """Until Envoy's own health check of a cluster says so."""
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            with urlopen(f"http://127.0.0.1:{self.admin}/clusters?format=json", timeout=5) as answer:
+                found = {c["name"]: c for c in json.load(answer)["cluster_statuses"]}[cluster]["host_statuses"][0]
+            if ("failed_active_health_check" in found["health_status"]) != wanted:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"Envoy does not see the health of {cluster} as {wanted}")
 
     def stat(self, listener: str, name: str) -> int:
         """One of the filter's counters."""

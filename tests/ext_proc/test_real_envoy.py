@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -20,7 +19,7 @@ from demur.monitor.audit.export import read_log
 from demur.monitor.audit.record import Record
 from demur.monitor.audit.verify import verify_log
 from tests.ext_proc.conftest import BAD, CHAT, GOOD, PATH, ROWS, TOKENS, ask, infer, scores
-from tests.ext_proc.mesh import TYPE, RealEnvoy
+from tests.ext_proc.mesh import TYPE, RealEnvoy, filter_of_the_page
 from tests.ext_proc.upstream import Upstream, binary_request
 
 pytestmark = pytest.mark.servers
@@ -38,15 +37,6 @@ def filter_of(**config: Any) -> dict[str, Any]:
             **config,
         },
     }
-
-
-def filter_of_the_page() -> dict[str, Any]:
-    """The filter as docs/ext-proc.md has it, with more time for a busy machine."""
-    page = (Path(__file__).parents[2] / "docs/ext-proc.md").read_text()
-    found: dict[str, Any] = yaml.safe_load(page.partition("# envoy.yaml")[2].partition("\n")[2].partition("```")[0])
-    assert found["typed_config"]["message_timeout"] == "0.2s"
-    found["typed_config"]["message_timeout"] = "2s"
-    return found
 
 
 FILTERS = {
@@ -104,18 +94,7 @@ class Mesh:
         self.demur = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.demur.stdout is not None
         assert json.loads(self.demur.stdout.readline())["ext_proc"].startswith("unix:")
-        self.healthy(True)
-
-    def healthy(self, wanted: bool) -> None:
-        """Until Envoy's own health check of the service says so."""
-        until = time.monotonic() + 15
-        while time.monotonic() < until:
-            with urlopen(f"http://127.0.0.1:{self.envoy.admin}/clusters?format=json", timeout=5) as answer:
-                found = {c["name"]: c for c in json.load(answer)["cluster_statuses"]}["demur"]["host_statuses"][0]
-            if ("failed_active_health_check" in found["health_status"]) != wanted:
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"Envoy does not see demur's health as {wanted}")
+        self.envoy.healthy("demur", wanted=True)
 
     def stop(self) -> None:
         if self.demur is not None:
@@ -265,4 +244,4 @@ def test_without_demur_the_filter_fails_closed_and_failure_mode_allow_opens_it(e
     assert enforcing.curl("buffered", PATH, infer())[0] in (500, 504)
     status, headers, body = enforcing.curl("allowing", PATH, infer())
     assert (status, body, "demur-verdict" in headers) == (200, scores(BAD), False), "the trap of docs/ext-proc.md"
-    enforcing.healthy(False)
+    enforcing.envoy.healthy("demur", wanted=False)
