@@ -60,7 +60,11 @@ class Shaped:
 
 
 def _whole(transform: Transform, reference: Reference) -> Transform:
-    """Raises: ValueError when a transform other than `impute` and `missing` reads a signal whose cells may be missing."""
+    """Raises: ValueError when a transform other than `impute` and `missing` reads a signal whose cells may be missing, or
+    one of these two a signal of which that was not said: its NaN would stop being INVALID.
+    """
+    if isinstance(transform, Impute | Missing) and transform.signal not in reference.absent:
+        raise ValueError(f"shaped: {transform.signal} is no table with missing cells; declare it with `kind: table`")
     lacking = sorted(reference.absent & set(transform.inputs))
     if lacking and not isinstance(transform, Impute | Missing):
         raise ValueError(

@@ -141,6 +141,18 @@ def test_what_reads_raw_cells_is_refused():
         demur.fit(config, reference={"table": table(300, 0)}, calibration={"table": table(300, 1)})
 
 
+@pytest.mark.parametrize("how", ["impute", "missing"])
+def test_cells_are_not_filled_where_nobody_said_that_they_may_be_missing(how):
+    config = policy(ecod={})
+    config["signals"] = {"features": 5}
+    inner = "ecod" if how == "impute" else "missingness"
+    chain = {"transforms": [{how: {"signal": "features"}}], "score": inner}
+    config["scores"] = [{"ecod": {"type": "shaped", **chain}}]
+    whole = {n: {"features": np.nan_to_num(table(300, s))} for s, n in enumerate(("reference", "calibration"))}
+    with pytest.raises(ValueError, match="features is no table with missing cells; declare it with `kind: table`"):
+        demur.fit(config, **whole)
+
+
 def test_a_signal_that_is_no_table_refuses_missing_cells():
     config = policy(ecod={})
     config["signals"] = {"table": 5}
