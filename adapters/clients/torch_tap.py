@@ -41,7 +41,7 @@ class SignalTap:
         self._watch = Watch(model, features, logits, more)
         self._pending: list[dict[str, NDArray[np.float32]]] = []
         self._last: dict[str, NDArray[np.float32]] = {}
-        self._fault: InvalidObservation | None = None
+        self._fault: Exception | None = None
         self._lock = threading.Lock()
         self._frames = threading.local()
         self._handles = [
@@ -53,7 +53,7 @@ class SignalTap:
         """The rows of the forward passes since the last call: signals (N, width), `prediction`, `label`, other columns.
 
         `columns`: id, group_id, slice, weight, (N,) tensors or arrays. Raises: InvalidObservation when there was no pass,
-        a module was not reached, or a column has another number of rows.
+        a module was not reached or gave no rows, or a column has another number of them.
         """
         with self._lock:
             pending, fault = self._pending, self._fault
@@ -111,7 +111,7 @@ class SignalTap:
         self._watch.drop(frame)
         try:
             signals = self._watch.signals(frame, output)
-        except InvalidObservation as fault:  # raised by rows(), not in the middle of somebody's training step
+        except Exception as fault:  # raised by rows(), not in the middle of somebody's training step
             with self._lock:
                 self._fault = self._fault or fault
             return

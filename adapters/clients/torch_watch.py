@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from demur.monitor.config.policy import RESERVED
 from demur.monitor.errors import ConfigurationError, InvalidObservation
 from demur.monitor.fit.errors import suggestion
 
@@ -21,9 +23,10 @@ Place: TypeAlias = str | nn.Module | None
 
 @dataclass(eq=False)
 class Frame:
-    """One forward pass under way: what each place gave on each device, the last call counts."""
+    """One forward pass under way: what each place gave on each device, the last call counts; what went wrong first."""
 
     seen: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    fault: Exception | None = None
 
 
 class Watch:
@@ -33,7 +36,9 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module, features: Place, logits: Place, more: Mapping[str, Place]) -> None:
-        """Raises: ConfigurationError for a module that the model does not have."""
+        """Raises: ConfigurationError for a module that the model does not have, or a signal that cannot be named so."""
+        if taken := sorted(RESERVED & set(more)):
+            raise ConfigurationError(f"{', '.join(taken)} means something else in a table; choose another name")
         self.model, self._parallel = unwrapped(model)
         self._local, self._open, self._lock = threading.local(), list[Frame](), threading.Lock()
         head = last_linear(self.model) if features is None else None
@@ -68,11 +73,13 @@ class Watch:
     def signals(self, frame: Frame, output: Any) -> dict[str, NDArray[np.float32]]:
         """What the frame and the model's output show: each signal (N, width) float32.
 
-        Raises: InvalidObservation when a place was not reached, or gave no (N, width) floats.
+        Raises: InvalidObservation when a place was not reached, or gave no (N, width) floats; what failed in a hook.
         """
+        if frame.fault is not None:
+            raise frame.fault
         found = {name: _joined(name, parts) for name, parts in frame.seen.items()}
         if self._own_logits:
-            found[LOGITS] = _rows(LOGITS, tensor_of(output, LOGITS))
+            found[LOGITS] = _rows(LOGITS, tensor_of(output, LOGITS).detach().clone())  # the script may go on in place
         if missing := [name for name in self.names if name not in found]:
             raise InvalidObservation(
                 f"{missing[0]}: its module was not called in this forward pass; name a module that is, and if the model was "
@@ -100,10 +107,14 @@ class Watch:
     def _hook(self, name: str, choose: Callable[..., Any]) -> Callable[..., None]:
         def hook(_module: nn.Module, *given: Any) -> None:
             frame = self._frame()
-            if frame is not None:
+            if frame is None:
+                return
+            try:
                 # A copy: the next module may work in place, as ReLU(inplace=True) does.
                 tensor = tensor_of(choose(given), name).detach().clone()
                 frame.seen.setdefault(name, {})[tensor.get_device()] = tensor
+            except Exception as fault:  # INVARIANT: a hook never fails the pass that it watches
+                frame.fault = frame.fault or fault
 
         return untraced(hook)
 
@@ -186,5 +197,5 @@ def _rows(name: str, tensor: Tensor) -> NDArray[np.float32]:
         raise InvalidObservation(
             f"{name}: expected (N, width) floats, got {tuple(tensor.shape)} {tensor.dtype}; name a module after pooling"
         )
-    found: NDArray[np.float32] = tensor.detach().float().reshape(len(tensor), -1).cpu().numpy()
+    found: NDArray[np.float32] = tensor.detach().float().reshape(len(tensor), math.prod(wide)).cpu().numpy()
     return found

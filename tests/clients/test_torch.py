@@ -268,6 +268,61 @@ def test_places_that_give_no_rows_are_named(here):
         SignalTap(nn.Conv2d(3, 3, 1))
 
 
+class Dressed(nn.Module):
+    """A part whose output no hook can take rows from."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(small.INPUT, small.HIDDEN)
+
+    def forward(self, x):
+        return {"last_hidden_state": self.inner(x)}
+
+
+class Undressing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part, self.head = Dressed(), nn.Linear(small.HIDDEN, small.CLASSES)
+
+    def forward(self, x):
+        return self.head(self.part(x)["last_hidden_state"])
+
+
+def test_a_place_that_gives_no_tensor_never_fails_the_models_pass(here, bundle):
+    model, x = Undressing(), torch.from_numpy(small.inputs(4))
+    wanted = model(x)
+    with SignalTap(model, "part") as tap:
+        assert torch.equal(model(x), wanted)
+        with pytest.raises(InvalidObservation, match="features: expected a tensor, got dict"):
+            tap.rows()
+    output, verdicts = Guarded(model, demur.Monitor.of(bundle), "part")(x)
+    assert torch.equal(output, wanted)
+    assert verdicts.kinds(0) == Reason.UNAVAILABLE
+    assert "expected a tensor, got dict" in verdicts.cause
+
+
+def test_what_the_script_does_to_the_output_changes_no_row(here):
+    model, x = Small(), torch.from_numpy(small.inputs(5))
+    with SignalTap(model, "body") as tap, torch.no_grad():
+        model(x).mul_(10)
+        close(tap.rows()["logits"], small.expected(x.numpy())[1])
+
+
+def test_an_empty_batch_is_no_rows(here):
+    model, x = Small(), torch.from_numpy(small.inputs(5))
+    with SignalTap(model, "body") as tap:
+        model(x[:0])
+        model(x)
+        assert {name: len(rows) for name, rows in tap.rows().items()} == {"features": 5, "logits": 5, "prediction": 5}
+
+
+def test_a_signal_named_like_a_column_is_refused(here):
+    model = Small()
+    with pytest.raises(ConfigurationError, match="label means something else"):
+        SignalTap(model, "body", label="extra")
+    assert hooks(model) == 0
+
+
 def test_a_head_that_does_not_make_the_logits_is_not_found(here):
     model = Small()
     with SignalTap(model, "body.0") as tap:  # before the ReLU
@@ -277,6 +332,7 @@ def test_a_head_that_does_not_make_the_logits_is_not_found(here):
             tap.head()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own, at every break of a graph
 def test_a_compiled_model(here):
     x = torch.from_numpy(small.inputs(7))
     for place in ("body", None):
