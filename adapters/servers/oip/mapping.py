@@ -134,7 +134,8 @@ class ProxiedModel:
         if self.adapter is not None:
             limit = self.limits.tensor_bytes
             return self.adapter.observe({n: answered.tensor(n).array(limit) for n in self.adapter.outputs})
-        contract, signals = self.contract(loaded), dict[str, NDArray[Any]]()
+        contract = self.contract(loaded)
+        signals: dict[str, NDArray[Any]] = {}
         supplied = self.gather.signals if self.gather is not None else ()
         for signal, name in contract.outputs.items():
             if name in contract.needed and signal not in supplied:

@@ -61,14 +61,14 @@ class InferAnswer:
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
         self.fields = wire.scan(raw)
-        self.output_places = [i for i, f in enumerate(self.fields) if _is(f, OUTPUTS)]
-        self.entry_places = [i for i, f in enumerate(self.fields) if _is(f, RAW_OUTPUTS)]
+        self.output_places = [i for i, f in enumerate(self.fields) if f.number == OUTPUTS and f.kind == BYTES]
+        self.entry_places = [i for i, f in enumerate(self.fields) if f.number == RAW_OUTPUTS and f.kind == BYTES]
         self.outputs = [OutputTensor.FromString(self._bytes(i)) for i in self.output_places]
         self.names: Sequence[str] = [output.name for output in self.outputs]
         self.entries = self._entries()
         # both raw and typed contents, which exclude each other
         self.mixed = bool(self.entry_places) and any(
-            o.HasField("contents") and o.contents.ByteSize() for o in self.outputs
+            [o.HasField("contents") and o.contents.ByteSize() for o in self.outputs]
         )
 
     @property
