@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from demur.monitor.audit import AuditLog
@@ -86,12 +87,15 @@ class Running:
     def wait(self) -> None:
         """Until asked to stop; then drain."""
         self._server.wait()
+        until = monotonic() + self._config.drain_seconds
         self._server.drain()
+        if self._ext_proc is not None:
+            self._ext_proc.stop(max(0.0, until - monotonic()))
 
     def stop(self) -> None:
         """End calls first, then flush the log, then telemetry."""
         if self._ext_proc is not None:
-            self._ext_proc.stop(self._config.drain_seconds)
+            self._ext_proc.stop()
         for proxy in (self._proxy, self._rest):
             if proxy is not None:
                 proxy.stop()

@@ -133,6 +133,17 @@ def test_a_bomb_is_given_up_before_it_unfolds():
     assert peak < 2 << 20
 
 
+def test_many_empty_members_are_given_up_at_once():
+    """Each would cost a copy of all that stands behind it."""
+    import gzip
+
+    body = Body("gzip", 1 << 20, Memory(1 << 30))
+    began = time.monotonic()
+    body.feed(gzip.compress(b"") * 200_000)
+    assert "stands behind its end" in body.cause
+    assert time.monotonic() - began < 2
+
+
 def test_more_exchanges_than_streams_are_an_error_and_no_clean_end(world):
     made = world("enforce", streams=1)
     calls = 17  # health calls have places of their own

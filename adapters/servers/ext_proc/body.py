@@ -6,8 +6,10 @@ import threading
 import zlib
 from dataclasses import dataclass, field
 
+from demur.adapters.servers.ext_proc.unpacking import Unpacker
+from demur.adapters.servers.oip.rest.coding import CodingError
+
 TRUNCATED = "body truncated"
-AUTO_HEADER = 32  # zlib: gzip or zlib, by what stands in front
 
 
 class UnreadableBodyError(Exception):
@@ -47,19 +49,18 @@ class Body:
     ended: bool = False
     raw_size: int = 0
     _held: int = 0
-    _inflate: zlib._Decompress | None = None
+    _unpacker: Unpacker | None = None
 
     def __post_init__(self) -> None:
-        self.encoding = self.encoding.strip().lower()
-        if self.encoding in ("gzip", "x-gzip", "deflate"):
-            self._inflate = zlib.decompressobj(zlib.MAX_WBITS | AUTO_HEADER)
-        elif self.encoding not in ("", "identity"):
-            self.spoil(f"content-encoding {self.encoding[:40]!r} is not one demur reads (gzip, deflate)")
+        try:
+            self._unpacker = Unpacker(self.encoding)
+        except CodingError as error:
+            self.spoil(str(error))
 
     @property
-    def compressed(self) -> bool:
-        """Whether `data` is not what stood on the wire."""
-        return self._inflate is not None
+    def coding(self) -> str:
+        """What `data` was packed in on the wire, "" for nothing."""
+        return "" if self._unpacker is None else self._unpacker.name
 
     def feed(self, chunk: bytes) -> None:
         """The next bytes."""
@@ -75,7 +76,7 @@ class Body:
     def end(self) -> None:
         """No more bytes will come."""
         self.ended = True
-        if not self.cause and self._inflate is not None and self.raw_size and not self._inflate.eof:
+        if not self.cause and self._unpacker is not None and not self._unpacker.ended:
             self.spoil(TRUNCATED)
 
     def hold(self, beside: int) -> None:
@@ -99,13 +100,10 @@ class Body:
         self._held = 0
 
     def _decoded(self, chunk: bytes) -> bytes:
-        if self._inflate is None:
-            return chunk
-        room = self.limit - len(self.data) + 1  # one byte more than allowed shows that there is more
+        assert self._unpacker is not None  # noqa: S101  otherwise it was spoilt from the start
         try:
-            found = self._inflate.decompress(chunk, room)
+            return self._unpacker.feed(
+                chunk, self.limit - len(self.data) + 1
+            )  # one byte too many shows that there are more
         except zlib.error as error:
-            raise UnreadableBodyError(f"content-encoding {self.encoding}: the body is damaged") from error
-        if self._inflate.unused_data:
-            raise UnreadableBodyError(f"content-encoding {self.encoding}: something stands behind the body")
-        return found
+            raise UnreadableBodyError(f"the body is not {self._unpacker.name} ({error})") from error

@@ -159,7 +159,7 @@ class CompletionExchange:
                 edit.replace(said.start, said.end, text)
         if new:
             edit.replace(document.last, document.last, ("," if document.members else "") + ",".join(new))
-        gone = ("content-encoding",) if body.compressed else ()
+        gone = ("content-encoding",) if body.coding else ()
         return Change(edit.of(document.text).encode("utf-8", "surrogateescape"), {}, gone)
 
     def _without_logprobs(self, body: Body) -> Change:
@@ -176,7 +176,7 @@ class CompletionExchange:
         except MalformedError:
             return Change()
         content = edit.of(text).encode("utf-8", "surrogateescape")
-        return Change(coding.encoded(content, coding.coding(body.encoding)))
+        return Change(coding.encoded(content, body.coding))
 
 
 def _model_of(document: Document) -> str:

@@ -142,7 +142,7 @@ class InferExchange:
     def _asking(self, request: InferRequest, plan: Plan, body: Body) -> Change:
         """The request with more outputs; it goes on uncompressed."""
         content, length = request.asking_for(plan.asking).encoded()
-        gone = (*OF_THE_BODY, *(("content-encoding",) if body.compressed else ()))
+        gone = (*OF_THE_BODY, *(("content-encoding",) if body.coding else ()))
         put = {} if length is None else {JSON_LENGTH: str(length)}
         return Change(content, put, tuple(n for n in gone if n in self._headers))
 
@@ -150,7 +150,7 @@ class InferExchange:
         """The changed answer, coded as it came."""
         length, known = value(final.headers, JSON_LENGTH.encode()), self._answer_headers
         gone = (*OF_THE_BODY, *((JSON_LENGTH,) if length is None else ()))
-        content = coding.encoded(final.content, coding.coding(body.encoding))
+        content = coding.encoded(final.content, body.coding)
         put = {} if length is None else {JSON_LENGTH: length}
         return Change(content, put, tuple(n for n in gone if n in known))
 
