@@ -9,17 +9,18 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.servers.processes import program
+from tests.servers.processes import both
 
 pytestmark = pytest.mark.servers
 
 
-def test_a_stream_carries_the_same_answers_and_each_is_judged(pair, digits):
+@pytest.mark.parametrize("way", ["named", "all"])
+def test_a_stream_carries_the_same_answers_and_each_is_judged(pair, digits, way):
     direct, demur = pair("mlserver")
-    said = program("mlserver_stream", direct.grpc, "digits", str(digits.images), "named")
     before = sum(demur.judged().values())
-    assert program("mlserver_stream", demur.place.grpc, "digits", str(digits.images), "named") == said
-    assert said.count("predict") == 3
+    said, through = both("mlserver_stream", (direct.grpc, demur.place.grpc), "digits", str(digits.images), way)
+    assert through == said
+    assert len(said.splitlines()) == 3
     assert sum(demur.judged().values()) - before == 9
 
 

@@ -1,0 +1,70 @@
+"""`demur serve` with the REST proxy: alone, beside the gRPC one, asked to stop, and refused when it makes no sense."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from demur.monitor.audit.verify import verify_log
+from demur.monitor.config.server import ProxyConfig
+from demur.monitor.demo.proxy_board import Line, ProxyBoard
+from tests.rest.conftest import INFER, MODEL, request
+from tests.service.bundles import GOOD, row_bundle
+from tests.test_serve import configuration, serving
+
+MAPPED = {MODEL: {"monitor": "toy", "signals": {"logits": "scores"}}}
+
+
+def test_a_server_of_rest_alone_judges_records_and_drains(stage, tmp_path):
+    row_bundle().save(tmp_path / "toy.demur")
+    rest = {"listen": "127.0.0.1:0", "upstream": stage.direct}
+    with serving(configuration(tmp_path, proxy={"rest": rest, "models": MAPPED})) as (process, addresses):
+        assert addresses["proxy"] == ""
+        for _ in range(3):
+            answer = httpx.post(f"http://{addresses['proxy_rest']}{INFER}", json=request(outputs=["label"]), timeout=20)
+            assert [o["name"] for o in answer.json()["outputs"]] == ["label"]
+        process.terminate()
+        assert process.wait(20) == 0
+    report = verify_log(tmp_path / "audit")
+    assert report.ok
+    assert report.size >= 3  # the three calls, and what the server says of itself
+
+
+def test_both_sides_stand_beside_each_other(stage, tmp_path):
+    row_bundle().save(tmp_path / "toy.demur")
+    rest = {"listen": "127.0.0.1:0", "upstream": stage.direct}
+    proxy = {"listen": "127.0.0.1:0", "upstream": "127.0.0.1:1", "rest": rest, "models": MAPPED}
+    with serving(configuration(tmp_path, proxy=proxy)) as (_, addresses):
+        assert addresses["proxy"]
+        answer = httpx.post(f"http://{addresses['proxy_rest']}{INFER}", json=request([GOOD]), timeout=20)
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "give `listen` and `upstream`"),
+        ({"listen": "127.0.0.1:0"}, "give `listen` and `upstream`"),
+        ({"upstream": "127.0.0.1:1"}, "give `listen` and `upstream`"),
+        ({"rest": {"listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"}}, "rest.upstream"),
+        ({"rest": {"listen": "127.0.0.1:0", "upstream": "http://h:1/path"}}, "rest.upstream"),
+        ({"rest": {"listen": "nowhere", "upstream": "http://h:1"}}, "rest.listen"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ProxyConfig.model_validate({"models": {}, **fields})
+
+
+def test_the_tours_table_fits_80_columns_and_knows_when_all_is_well(capsys):
+    from rich.console import Console
+
+    lines = [Line("photograph patches", 300, {"none": 0, "novel": 299, "ambiguous": 1}, 300, 12.3, 45.6)]
+    board = ProxyBoard(lines)
+    assert board.good
+    Console(width=80).print(board.table())
+    assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
+    lines[0].same = 299
+    assert not board.good
+    lines[0].same, lines[0].counts = 300, {"novel": 299, "unavailable": 1}
+    assert not board.good
