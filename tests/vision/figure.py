@@ -1,4 +1,4 @@
-"""`python -m tests.vision.figure OUT.png`: boxes of the tiny detector, accepted in green, refused in red."""
+"""`python -m tests.vision.figure OUT.png`: boxes of the tiny detector, accepted in green, refused in red; and its inventions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import demur
 from demur.adapters.models.adapters_of import output_adapter
 from demur.monitor.config.document import parse
 from demur.monitor.config.signal_map import SignalMapConfig
+from demur.monitor.evaluate.hallucination import hallucinations
 from demur.monitor.session import Session
 from tests.vision import tiny_monitor
 from tests.vision.scenes import SIDE, known, unknown
 
 SCALE, GAP = 3, 6
 COLOURS = {True: "#16c172", False: "#ff3b30"}
-SIZES = {"reference": 1500, "calibration": 800, "test": 20, "unknown": 20}
+SIZES = {"reference": 1500, "calibration": 800, "test": 400, "unknown": 400}
 
 
 def draw(path: Path) -> None:
     """Four images with known objects above four with unknown ones."""
     made = tiny_monitor.world(Path(__file__).with_name("tiny_detector.onnx"), Path(tempfile.mkdtemp()), SIZES)
+    found = hallucinations(made["bundle"], made["tables"]["test"], made["tables"]["unknown"], bootstrap=500)
+    print(found.before, *found.filters, sep="\n")
     pixels = np.concatenate([known("test", 4, 611).pixels, unknown("test", 4, 616).pixels])
     detect = output_adapter(parse(SignalMapConfig, made["map"], "map"))
     seen = detect(Session(made["model"].read_bytes(), whole=True).run({"images": pixels}))

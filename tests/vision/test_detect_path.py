@@ -11,6 +11,7 @@ import pytest
 
 import demur
 from demur.adapters.models.adapters_of import output_adapter
+from demur.adapters.models.detection.tensors import from_oip_json
 from demur.detectors.reason import Reason
 from demur.monitor.config.document import parse
 from demur.monitor.config.signal_map import SignalMapConfig
@@ -20,6 +21,7 @@ from demur.monitor.session import Session
 from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
 from tests.adapters.conftest import MODEL, Stage
 from tests.adapters.fake_server import FakeServer
+from tests.rest import conftest as rest
 from tests.vision import clients, tiny_monitor
 from tests.vision.scenes import known, unknown
 
@@ -193,3 +195,34 @@ def test_without_a_way_to_replace_a_refused_image_is_an_error(made, stage):
     proxy = stage.proxy(bundle=made["bundle"], model={"signals": {}, "map": made["map"]}, conduct=Conduct("enforce"))
     with pytest.raises(grpc.RpcError):
         stage.infer(proxy, ask(unknown("test", 6, 502).pixels))
+
+
+def test_over_http_too_a_client_that_reads_lists_sees_accepted_boxes_alone(made, session, detect):
+    """JSON as MLServer writes it; the client asks for the boxes alone, and gets them alone."""
+    pixels = np.concatenate([known("test", 2, 504).pixels, unknown("test", 3, 505).pixels])
+
+    async def answers(asked):
+        tensors = session.run({"images": np.array(asked.json["inputs"][0]["data"], np.float32).reshape(pixels.shape)})
+        outputs = [
+            {"name": n, "datatype": "FP32", "shape": list(tensors[n].shape), "data": tensors[n].ravel().tolist()}
+            for n in (o["name"] for o in asked.json["outputs"])
+        ]
+        return rest.said({"model_name": rest.MODEL, "id": "r-1", "outputs": outputs})
+
+    model = {"signals": {}, "map": made["map"], "on_abstain": "replace"}
+    stage = rest.Stage()
+    try:
+        stage.upstream.script = answers
+        proxy = stage.proxy(bundle=made["bundle"], model=model, conduct=Conduct("enforce"))
+        tensor = {"name": "images", "shape": list(pixels.shape), "datatype": "FP32", "data": pixels.ravel().tolist()}
+        direct, through = stage.both(proxy, json={"inputs": [tensor], "outputs": [{"name": "output0"}]})
+    finally:
+        stage.close()
+    seen = detect(session.run({"images": pixels}))
+    verdicts = demur.Monitor.of(made["bundle"]).assess(**seen.arguments())
+    accept = verdicts.accept & verdicts.groups.accept[seen.image]
+    same_boxes(seen, shown(from_oip_json(direct.json())["output0"]))
+    assert list(from_oip_json(through.json())) == ["output0"]
+    same_boxes(seen.take(accept), shown(from_oip_json(through.json())["output0"]))
+    assert accept.any()
+    assert not accept.all()
