@@ -179,6 +179,29 @@ def test_the_size_of_parts_leaves_no_trace(here, monkeypatch):
         assert len({Path(f"{n}{suffix}").read_bytes() for n in range(3)}) == 1
 
 
+def square():
+    """Features as wide as the batch is long: what a model does whose outputs have a free last axis."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["image", "turned"], ["features"]),
+    ]
+    value = lambda name, width: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width])  # noqa: E731
+    graph = helper.make_graph(nodes, "square", [value("image", small.INPUT)], [value("features", "M")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 100.0])
+def test_a_signal_whose_width_changes_is_refused_before_it_is_written(here, monkeypatch, seconds):
+    monkeypatch.setattr(parts_module, "FLUSH_SECONDS", seconds)
+    Path("square.onnx").write_bytes(square())
+    for _ in range(2):  # the second run continues the first, and finds the same
+        with pytest.raises(DemurError, match=r"features \(N, 30\).* got features \(N, 10\)"):
+            collect("square.onnx", "data.npz", "t.npz", batch=30)
+    assert not Path("t.npz").exists()
+
+
 def test_memory_does_not_grow_with_the_rows(here):
     """Four times the rows, from a mapped folder to Parquet: the peak grows by far less than the table."""
     program = """
@@ -236,6 +259,16 @@ def test_a_writer_appends_batches(here, path, monkeypatch):
     assert found.id.tolist() == whole["id"].tolist()
     assert (found.head_weight is not None) == (path != "t.parquet")
     assert not [p for p in Path().iterdir() if p.name.startswith(".t")]
+
+
+def test_a_writer_keeps_rows_that_their_owner_writes_over(here):
+    logits, label = np.zeros((2, 3), np.float32), np.zeros(2, np.int64)
+    with TableWriter("t.npz") as table:
+        for number in range(3):
+            logits[:], label[:] = number, number
+            table.append({"logits": logits, "label": label})
+    found = load_table("t.npz")
+    assert found.label.tolist() == found.signals["logits"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_writer_that_fails_leaves_nothing(here):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.fit.errors import TableError
 
 FORMAT = 1
 FLUSH_BYTES = 32 << 20
@@ -63,10 +64,21 @@ class Parts:
             self._lock.close()
             raise
         self.done = self._start = self.parts[-1].end if self.parts else 0
+        self._shapes = {name: shape[1:] for name, (shape, _) in self.parts[0].columns().items()} if self.parts else {}
         self._bytes, self._flushed = 0, monotonic()
 
     def append(self, columns: Columns, inputs: int) -> None:
-        """Rows of the next `inputs` inputs; written at least every 5 seconds or 32 MiB."""
+        """Rows of the next `inputs` inputs; written at least every 5 seconds or 32 MiB.
+
+        Raises: TableError for other columns or widths than those of the first batch.
+        """
+        shapes = {name: array.shape[1:] for name, array in columns.items()}
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes:
+            raise TableError(
+                f"rows: expected the columns of the first batch, {_widths(self._shapes)}, got {_widths(shapes)}; "
+                "every batch must have the same"
+            )
         self._pending.append(columns)
         self.done += inputs
         self._bytes += sum(array.nbytes for array in columns.values())
@@ -119,6 +131,10 @@ class Parts:
         for file in self.folder.iterdir():
             if file.name != "lock":
                 file.unlink()
+
+
+def _widths(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} (N{''.join(f', {size}' for size in shape)})" for name, shape in shapes.items())
 
 
 def _listed(found: Mapping[str, Any], wanted: Mapping[str, Any], changed: list[str]) -> str:

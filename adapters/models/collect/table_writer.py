@@ -31,7 +31,6 @@ class TableWriter:
         self._path = Path(path)
         check_target(self._path)
         self._parts = Parts(self._path.with_name(f".{self._path.name}.rows"), {"work": "append"}, restart=True)
-        self._shapes: dict[str, int | None] = {}
         self._head: dict[str, NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
@@ -39,6 +38,8 @@ class TableWriter:
 
     def append(self, columns: Mapping[str, Any]) -> None:
         """Rows in the columns of a signals table: signals (N, width) floats, kept as float32; label, id, ... (N,).
+
+        They are copied: the caller may use its arrays again.
 
         Raises: TableError for a wrong shape or dtype, or other columns than in the first batch.
         """
@@ -48,12 +49,8 @@ class TableWriter:
         if head:
             self.head(head)
         with np.errstate(over="ignore"):
-            signals = {name: array.astype(np.float32, copy=False) for name, array in parts.signals.items()}
-        rows: dict[str, NDArray[Any]] = {**signals, **parts.given}
-        shapes = {name: array.shape[1] if array.ndim == 2 else None for name, array in rows.items()}
-        self._shapes = self._shapes or shapes
-        if shapes != self._shapes:
-            raise TableError(f"rows: expected the columns of the first batch, {self._shapes}, got {shapes}")
+            signals = {name: np.array(array, np.float32) for name, array in parts.signals.items()}
+        rows = {**signals, **{name: np.array(array) for name, array in parts.given.items()}}
         self._parts.append(rows, len(next(iter(rows.values()))))
 
     def head(self, head: Mapping[str, Any]) -> None:
@@ -68,7 +65,8 @@ class TableWriter:
         if not self._parts.parts:
             self._parts.remove()
             raise TableError(f"{self._path}: no rows were appended, so there is no table to write")
-        columns = {name: self._column(name, width) for name, width in self._shapes.items()}
+        shapes = {name: shape for name, (shape, _) in self._parts.parts[0].columns().items()}
+        columns = {name: self._column(name, *shape[1:]) for name, shape in shapes.items()}
         write(self._path, Streamed(self._parts.done, columns, self._head))
         self._parts.remove()
         return self._path
@@ -84,7 +82,7 @@ class TableWriter:
         else:
             self._parts.remove()
 
-    def _column(self, name: str, width: int | None) -> Column:
+    def _column(self, name: str, width: int | None = None) -> Column:
         return Column(
             joint_dtype(self._parts.parts, name), width, lambda: (part.read(name) for part in self._parts.parts)
         )
