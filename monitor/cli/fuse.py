@@ -25,6 +25,9 @@ def fuse(
         Path | None, typer.Option("--map", help="The signal map. Default: MODEL.signals.yaml beside the model.")
     ] = None,
     prefix: Annotated[str, typer.Option(help="What the names of the monitor's outputs begin with.")] = "demur",
+    key: Annotated[
+        list[Path] | None, typer.Option(help="Trusted public key: the bundle must be signed with one of those given.")
+    ] = None,
     triton: Annotated[
         Path | None, typer.Option(help="Also write a Triton model repository: the fused model, and an ensemble.")
     ] = None,
@@ -39,13 +42,16 @@ def fuse(
     Example: [bold]demur fuse model.instrumented.onnx digits.demur -o guarded.onnx[/]
     """
     from demur.adapters.models.fuse import fuse as run
+    from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle.signature import load_public
     from demur.monitor.cli.instrument import shape_of
 
     if output is None and triton is None:
         raise ConfigurationError("nothing to write: give -o FILE, or --triton FOLDER")
     given = dict(map(_pair, signal or []))
     with out().status("fusing, and comparing with model and monitor apart"):
-        made = run(model, bundle, signals=given, map=signals, prefix=prefix, shapes=dict(map(shape_of, shape or [])))
+        held = Bundle.load(bundle, trusted=[load_public(k) for k in key] if key else None)
+        made = run(model, held, signals=given, map=signals, prefix=prefix, shapes=dict(map(shape_of, shape or [])))
     if output is not None:
         made.save(output)
     _told(made)

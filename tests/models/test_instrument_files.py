@@ -179,3 +179,8 @@ def test_fuse_reads_the_map_beside_the_model_and_says_what_it_added(run, tmp_pat
         assert refused.exit_code != 0
         assert why in str(refused.exception), words
     assert not (tmp_path / "g.onnx").exists()
+    assert run("bundle", "keygen", "k").exit_code == 0
+    unsigned = run("fuse", "m.instrumented.onnx", "guard.demur", "-o", "g.onnx", "--key", "k.pub")
+    assert "a signature is required" in str(unsigned.exception)
+    assert run("bundle", "sign", "guard.demur", "--key", "k").exit_code == 0
+    assert run("fuse", "m.instrumented.onnx", "guard.demur", "-o", "g.onnx", "--key", "k.pub").exit_code == 0
