@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from demur.monitor.config.document import Section
 from demur.monitor.config.ext_proc import ExtProcConfig
@@ -103,13 +103,20 @@ class TelemetryConfig(Section):
     resource: dict[str, str] = Field(default_factory=dict, description="more resource attributes")
 
 
+def _switched(value: Any) -> Any:
+    return ("parameters" if value else "off") if isinstance(value, bool) else value
+
+
 class ProxyConfig(Section):
     """A transparent Open Inference Protocol proxy in front of `upstream`: over gRPC, over HTTP (`rest`), or both."""
 
     listen: Address = Field("", description="host:port or unix:/path for gRPC clients")
     upstream: str = Field("", description="host:port or unix:/path of the inference server's gRPC side")
     upstream_tls_ca: Path | None = Field(None, description="speak TLS to it, and trust this authority")
-    annotate: Literal["off", "parameters", "outputs"] = Field(
+    annotate: Annotated[
+        Literal["off", "parameters", "outputs"],
+        BeforeValidator(_switched, json_schema_input_type=bool | Literal["off", "parameters", "outputs"]),
+    ] = Field(
         "off",
         description="add demur.* string parameters to answers, or output tensors too; true means parameters",
     )
@@ -119,11 +126,6 @@ class ProxyConfig(Section):
     streams: int = Field(32, ge=1, le=1024, description="ModelStreamInfer calls open at once; each holds two threads")
     rest: RestProxyConfig | None = Field(None, description="the same over HTTP")
     models: dict[str, ProxiedModelConfig] = Field(description="by upstream model name")
-
-    @field_validator("annotate", mode="before")
-    @classmethod
-    def _switch(cls, value: Any) -> Any:
-        return ("parameters" if value else "off") if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _sides(self) -> ProxyConfig:

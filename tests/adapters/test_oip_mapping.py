@@ -119,7 +119,7 @@ class Boxes:
 @pytest.fixture
 def boxes(monkeypatch):
     found = Boxes()
-    monkeypatch.setattr(mapping, "output_adapter", lambda _map: found)
+    monkeypatch.setattr(mapping, "output_adapter", lambda *_: found)
     return found
 
 

@@ -24,6 +24,8 @@ from demur.monitor.errors import ConfigurationError, InvalidObservation
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import Observation, observe
 
+Decoders = Callable[[SignalMapConfig, Path], OutputAdapter | None]
+
 
 class Gather(Protocol):
     """Signals that need further calls of the model, beside those its answer shows (adapters/models/views.py)."""
@@ -190,7 +192,7 @@ def proxied(
     models: Mapping[str, ProxiedModelConfig],
     engines: Mapping[str, Engine],
     limits: LimitsConfig,
-    adapter: Callable[[SignalMapConfig], OutputAdapter | None] | None = None,
+    adapter: Decoders | None = None,
 ) -> dict[str, ProxiedModel]:
     """The models of a configuration by upstream name.
 
@@ -199,11 +201,11 @@ def proxied(
     return {name: _proxied(name, config, engines, limits, adapter or output_adapter) for name, config in models.items()}
 
 
-def output_adapter(signal_map: SignalMapConfig) -> OutputAdapter | None:
-    """The decoder that a map names, None when its outputs are rows already."""
+def output_adapter(signal_map: SignalMapConfig, folder: Path) -> OutputAdapter | None:
+    """The decoder that a map names, None when its outputs are rows already. Files that it names are relative to `folder`."""
     from demur.adapters.models import adapters_of
 
-    return adapters_of.output_adapter(signal_map)
+    return adapters_of.output_adapter(signal_map, folder)
 
 
 def further_views(signal_map: SignalMapConfig, limits: LimitsConfig) -> Gather | None:
@@ -218,7 +220,7 @@ def _proxied(
     config: ProxiedModelConfig,
     engines: Mapping[str, Engine],
     limits: LimitsConfig,
-    adapter: Callable[[SignalMapConfig], OutputAdapter | None],
+    adapter: Decoders,
 ) -> ProxiedModel:
     where = f"proxy model {name}"
     engine = engines.get(config.monitor)
@@ -234,7 +236,8 @@ def _proxied(
             f"({', '.join(sorted(loaded.widths))}); no such signal: {', '.join(wrong)}"
         )
     signal_map = _signal_map(config.map)
-    decoder = None if signal_map is None else adapter(signal_map)
+    folder = config.map.parent if isinstance(config.map, Path) else Path()
+    decoder = None if signal_map is None else adapter(signal_map, folder)
     if config.on_abstain == "replace" and not config.replace and decoder is None:
         raise ConfigurationError(
             f"{where}: on_abstain: replace needs `replace: {{OUTPUT: VALUE}}`; its map names no decoder"

@@ -68,7 +68,7 @@ class InferAnswer:
         self.entries = self._entries()
         # both raw and typed contents, which exclude each other
         self.mixed = bool(self.entry_places) and any(
-            [o.HasField("contents") and o.contents.ByteSize() for o in self.outputs]
+            o.HasField("contents") and o.contents.ByteSize() for o in self.outputs
         )
 
     @property

@@ -13,7 +13,7 @@ from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.messages import InferAnswer
 from demur.adapters.servers.oip.plan import Plan
-from demur.adapters.servers.oip.reading import Asked, UnreadableOutputError
+from demur.adapters.servers.oip.reading import Answered, Asked, UnreadableOutputError
 from demur.adapters.servers.oip.refusal import rejected
 from demur.adapters.servers.oip.upstream import Outcome, Upstream, deadline, traceparent
 from demur.monitor.errors import DemurError
@@ -133,7 +133,7 @@ def kept_whole(plan: Plan, asked: Asked, seen: InferAnswer) -> bytes | None:
     return seen.raw
 
 
-def seen_by(model: ProxiedModel | None, seen: InferAnswer | None) -> dict[str, NDArray[Any]]:
+def seen_by(model: ProxiedModel | None, seen: Answered | None) -> dict[str, NDArray[Any]]:
     """What a decoder shows beside verdicts: `map`, (B, h, w) float32, the risk of each pixel."""
     maps = getattr(None if model is None else model.adapter, "maps", None)
     if maps is None or model is None or seen is None or model.adapter is None:
