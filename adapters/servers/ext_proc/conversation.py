@@ -99,6 +99,10 @@ class Conversation:
 
     def _on_request_headers(self, content: HttpHeaders) -> ProcessingResponse:
         found = self._asked_headers = headers.read(content.headers)
+        if self._service.enforcing and not (found.get(":path") and found.get(":method")):
+            raise ProtocolError(
+                "request_headers came without :path and :method; let the filter's forward_rules send them"
+            )
         self._exchange = self._service.exchange(found)
         if self._exchange is None:
             return self._pass("request_headers")

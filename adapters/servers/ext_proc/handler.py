@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from google.protobuf.message import DecodeError
 from demur.adapters.servers.ext_proc.conversation import Conversation
 from demur.adapters.servers.ext_proc.order import ProtocolError
 from demur.adapters.servers.ext_proc.service import Service
-from demur.proto.envoy.external_processor_pb2 import ProcessingRequest, ProcessingResponse
+from demur.proto.envoy.external_processor_pb2 import ProcessingRequest
 
 LOG = logging.getLogger("demur.ext_proc")
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -20,10 +21,13 @@ PROCESS = f"/{SERVICE}/Process"
 
 
 class ExtProcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no types
-    """A conversation that cannot go on ends with an error, never cleanly: to Envoy a clean end means "go on without me"."""
+    """A conversation that cannot go on ends with an error when some monitor must hold answers back, and cleanly when none
+    does: to Envoy an error is a failure, and a clean end means "go on without me".
+    """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, streams: int) -> None:
+        self._service, self._streams = service, streams
+        self._free = threading.BoundedSemaphore(streams)
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of one method; None, which gRPC answers with UNIMPLEMENTED, for other services."""
@@ -32,10 +36,25 @@ class ExtProcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio sh
         return grpc.stream_stream_rpc_method_handler(self._process)
 
     def _process(self, messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        if not self._free.acquire(blocking=False):
+            said = f"{self._streams} exchanges are under way, which is the limit; raise ext_proc.streams"
+            self._give_up(context, "overloaded", grpc.StatusCode.RESOURCE_EXHAUSTED, said)
+            return
+        try:
+            yield from self._conversation(messages, context)
+        finally:
+            self._free.release()
+
+    def _conversation(self, messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
         conversation, cleanly = Conversation(self._service, _traceparent(context)), False
         try:
             for raw in messages:
-                answer = self._answer(conversation, raw, context)
+                try:
+                    answer = conversation.take(ProcessingRequest.FromString(raw))
+                except (DecodeError, ProtocolError) as error:
+                    said = str(error) if isinstance(error, ProtocolError) else "bytes that are no ProcessingRequest"
+                    self._give_up(context, "invalid", grpc.StatusCode.INVALID_ARGUMENT, said)
+                    return
                 if answer is not None:
                     yield answer.SerializeToString()
                 if conversation.over:
@@ -46,17 +65,11 @@ class ExtProcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio sh
         finally:
             self._end(conversation, cleanly=cleanly and context.is_active())
 
-    def _answer(self, conversation: Conversation, raw: bytes, context: Any) -> ProcessingResponse | None:
-        try:
-            return conversation.take(ProcessingRequest.FromString(raw))
-        except DecodeError:
-            cause = "expected a ProcessingRequest, got bytes that do not parse as one"
-        except ProtocolError as error:
-            cause = str(error)
-        self._service.tell("", "invalid")
-        LOG.warning("a stream was ended with an error: %s", cause)
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"demur: {cause}")
-        raise AssertionError("abort raises")
+    def _give_up(self, context: Any, kind: str, code: grpc.StatusCode, said: str) -> None:
+        self._service.tell("", kind)
+        LOG.warning("a stream of Envoy's was ended: %s", said)
+        if self._service.enforcing:
+            context.abort(code, f"demur: {said}")
 
     def _end(self, conversation: Conversation, *, cleanly: bool) -> None:
         try:

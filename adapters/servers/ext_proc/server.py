@@ -16,7 +16,7 @@ from demur.monitor.event import RefusalEvent
 from demur.monitor.service.health import Health
 from demur.monitor.service.listening import bind
 
-HEALTH_CALLS = 16  # beside the exchanges: probes are answered when all of those are taken
+SPARE_CALLS = 16  # beside the exchanges: probes are answered, and exchanges refused, when all places are taken
 
 
 class ExtProcServer:
@@ -24,7 +24,7 @@ class ExtProcServer:
 
     In `observe` mode the client hears what upstream said, whatever the judge does; in `enforce` mode a blocked answer is
     replaced by an error with status `blocked_status`, one that could not be judged by 503. Beyond `config.streams` exchanges
-    Envoy gets RESOURCE_EXHAUSTED, which is a failure to it: failure_mode_allow decides.
+    Envoy gets RESOURCE_EXHAUSTED, a failure to it, when some monitor must hold answers back, and is told to go on when none.
     `grpc.health.v1` is served beside it, with the service's own name; without `health` it is always SERVING.
     Raises: ConfigurationError when monitors and models do not fit.
     """
@@ -42,7 +42,7 @@ class ExtProcServer:
         limits = limits or LimitsConfig()
         self._listen, self._credentials = config.listen, server_credentials
         self.service = Service(config, engines, limits, on_refusal)
-        calls = config.streams + HEALTH_CALLS
+        calls = config.streams + SPARE_CALLS
         self._pool = ThreadPoolExecutor(calls, "demur-ext-proc")
         self._server = grpc.server(
             self._pool,
@@ -54,7 +54,7 @@ class ExtProcServer:
             ),
             maximum_concurrent_rpcs=calls,
         )
-        self._server.add_generic_rpc_handlers((ExtProcHandler(self.service),))
+        self._server.add_generic_rpc_handlers((ExtProcHandler(self.service, config.streams),))
         _with_health(self._server, health)
         self._address = ""
 
