@@ -357,6 +357,30 @@ def test_an_embedding_that_is_an_output_too_is_not_taken_for_the_head():
     np.testing.assert_allclose(made.head_weight, WEIGHT.T)
 
 
+@pytest.mark.parametrize(("target", "rows"), [([-1, C], 12), ([4, 3, C], 4), ([0, 3, C], 4)])
+def test_features_are_reshaped_as_the_logits_are(target, rows):
+    nodes = [("MatMul", "x first", "h", {}), ("MatMul", "h weight", "z", {}), ("Reshape", "z shape", "y", {})]
+    proto = model(nodes, {**FLOATS, "shape": np.array(target)}, inputs={"x": [4, 3, D]}, outputs={"y": None})
+    x = np.random.default_rng(1).normal(size=(4, 3, D)).astype(np.float32)
+    made = instrument(proto)
+    found = shown(made, {"x": x})
+    assert len(found["features"]) == len(found["logits"]) == rows
+    np.testing.assert_allclose(
+        found["features"], (x @ FIRST).reshape(*found["logits"].shape[:-1], H), rtol=1e-4, atol=1e-5
+    )
+    assert made.head_weight is not None
+
+
+def test_features_that_cannot_follow_the_logits_are_refused():
+    nodes = [("MatMul", "x first", "h", {}), ("MatMul", "h weight", "z", {}), ("Transpose", "z", "t", {"perm": [0, 2, 1]}), ("Reshape", "t shape", "y", {})]  # fmt: skip
+    proto = model(nodes, {**FLOATS, "shape": np.array([4, -1])}, inputs={"x": [4, 3, D]}, outputs={"y": [4, 3 * C]})
+    with pytest.raises(
+        ConfigurationError, match=r"cannot be taken the way the logits go from MatMul .*Transpose, Reshape"
+    ):
+        instrument(proto)
+    assert instrument(proto, features="h").head_weight is None
+
+
 def branch(name, weight):
     node = helper.make_node("MatMul", ["h", weight], [f"{name}_z"])
     return helper.make_graph([node], name, [], [helper.make_tensor_value_info(f"{name}_z", 1, None)])
@@ -445,7 +469,7 @@ def test_axes_that_cannot_be_guessed_are_asked_for():
     nodes = [("Reshape", "x s", "r", {}), ("Gemm", "r w", "y", {})]
     weights = {"s": np.array([-1, 35 * D], np.int64), "w": np.ones((35 * D, C), np.float32)}
     proto = model(nodes, weights, inputs={"x": ["N", "T", D]})
-    with pytest.raises(ConfigurationError, match=r"runs on no input made up for it .*--shape x="):
+    with pytest.raises(ConfigurationError, match=r"runs on no input made up for it .*: --shape x=\?,\?,6"):
         instrument(proto)
     made = instrument(proto, shapes={"x": (2, 35, D)})
     assert made.head_weight.shape == (C, 35 * D)

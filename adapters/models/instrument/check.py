@@ -16,6 +16,7 @@ from demur.adapters.models.instrument.tap import Tap
 from demur.monitor.errors import BundleError, ConfigurationError
 
 ORIGIN = "demur.instrumented_from"  # metadata: SHA-256 of the model's file as it was
+ASTRAY = 0.5  # beyond this, features are not what the head reads, whatever rounding did
 CLOSE, CLOSE_HALF = 1e-4, 1e-2  # of features @ weight.T + bias to the logits, relative to the largest
 
 
@@ -116,14 +117,27 @@ def typed(graph: Graph, probe: Probe, model: onnx.ModelProto) -> onnx.ModelProto
 
 
 def verified(
-    head: Head | None, features: Sequence[NDArray[Any]] | None, logits: Sequence[NDArray[Any]] | None
+    head: Head | None,
+    features: Sequence[NDArray[Any]] | None,
+    logits: Sequence[NDArray[Any]] | None,
+    *,
+    led: bool,
 ) -> tuple[Head | None, float, list[str]]:
-    """The head, if it turns these features into these logits; its error; and what is to be said when it does not."""
+    """The head, if it turns these features into these logits; its error; and what is to be said when it does not.
+
+    `led`: features were led through the pooling and reshapes that the logits go through.
+    Raises: ConfigurationError when features that were led so came out as something else.
+    """
     if head is None or head.weight is None or not features or not logits:
         return None, np.inf, []
     error = head_error(head, features, logits)
     if error <= (CLOSE_HALF if logits[0].dtype == np.float16 else CLOSE):
         return head, error, []
+    if led and head.steps and error > ASTRAY:
+        raise ConfigurationError(
+            f"features cannot be taken the way the logits go from {head.node.op_type} to the output "
+            f"({', '.join(n.op_type for n in head.steps)}): they do not give the logits; name them with --features TENSOR"
+        )
     off = "do not give the logits at all" if not np.isfinite(error) else f"miss the logits by {error:.2g}"
     return None, error, [f"no head weights are written: features @ weight.T + bias {off} (at most {CLOSE:g}, relative)"]
 

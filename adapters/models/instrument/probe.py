@@ -58,7 +58,7 @@ class Probe:
                 return Probe(graph.file, tuple(kept), frozenset(_free(graph)))
         raise ConfigurationError(
             f"{graph.file.name}: runs on no input made up for it ({last.splitlines()[0]}); "
-            f"give its shapes, as in --shape {next(iter(graph.inputs), 'input')}=1,3,224,224"
+            f"say how large its inputs are, a number for each ?: {_asked(graph)}"
         )
 
     def values(self, tensors: Sequence[str]) -> dict[str, list[NDArray[Any]]]:
@@ -140,6 +140,12 @@ def difference(left: Any, right: Any) -> float:
     both = np.isnan(left) & np.isnan(right) if left.dtype.kind == "f" else np.zeros(left.shape, np.bool_)
     apart = np.where(both | (left == right), 0.0, apart)
     return float(np.nan_to_num(apart, nan=np.inf).max())
+
+
+def _asked(graph: Graph) -> str:
+    """The options that would give every input's shape."""
+    shapes = {n: v.type.tensor_type.shape.dim for n, v in graph.inputs.items()}
+    return " ".join(f"--shape {n}={','.join(str(d.dim_value or '?') for d in dims)}" for n, dims in shapes.items())
 
 
 def _free(graph: Graph) -> Iterator[tuple[str, int]]:

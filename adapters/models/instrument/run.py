@@ -227,9 +227,8 @@ class _Work:
         model, outputs, moved = checked(self.graph, self.probe, self.taps, self.tolerance)
         file = self.graph.file.with_model(model)
         values = self._values(file, list(outputs.values()))
-        head, error, said = verified(
-            self.head, values.get(outputs.get("features", "")), values.get(outputs.get("logits", ""))
-        )
+        signals_of = [values.get(outputs.get(n, "")) for n in ("features", "logits")]
+        head, error, said = verified(self.head, *signals_of, led=not (self.wishes.features or self.wishes.pool))
         self.notes += said
         found = tuple(
             Found(

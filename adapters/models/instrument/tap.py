@@ -78,8 +78,8 @@ def features_of(graph: Graph, head: Head, ranks: dict[str, int]) -> Chain:
     """What the head reads, after what the model does to the head's answers: pooling, picking a token, flattening."""
     chain = Chain(graph, "features", head.reads)
     for node in head.steps:
-        if node.op_type == "Reshape" and ranks.get(head.logits) == 2:
-            chain.add("Flatten", axis=1)
+        if node.op_type == "Reshape":
+            _reshape(chain, node, head, ranks)
         elif node.op_type == "Flatten":
             chain.add("Flatten", axis=attribute(node, "axis", 1))
         else:
@@ -87,6 +87,18 @@ def features_of(graph: Graph, head: Head, ranks: dict[str, int]) -> Chain:
     if not head.steps and ranks.get(head.logits) == 2 and ranks.get(head.reads, 2) > 2:
         chain.add("Flatten", axis=1)
     return chain
+
+
+def _reshape(chain: Chain, node: onnx.NodeProto, head: Head, ranks: dict[str, int]) -> None:
+    """The same reshape for D features instead of C classes, where its target says how many classes there are."""
+    shape = chain.graph.constant(node.input[1]) if chain.graph.is_constant(node.input[1]) else None
+    if shape is not None and head.weight is not None and shape[-1] == len(head.weight) != head.weight.shape[1]:
+        wider = np.array([*shape[:-1], head.weight.shape[1]], np.int64)
+        chain.add("Reshape", chain.weight(wider))
+    elif ranks.get(head.logits) == 2:
+        chain.add("Flatten", axis=1)
+    else:
+        chain.clone(node)
 
 
 def pool(chain: Chain, rank: int, how: Pool, *, channels_first: bool = False) -> None:
