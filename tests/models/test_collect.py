@@ -149,6 +149,67 @@ def test_uint8_images_in_a_table_need_a_scale(here):
     close(load_table("table.npz").signals["logits"], small.expected(wanted)[1])
 
 
+def test_pixels_in_flat_rows_need_a_scale_too(here):
+    rows = np.random.default_rng(0).integers(0, 256, (9, small.INPUT), np.uint8)
+    with pytest.raises(InvalidObservation, match="--scale"):
+        collect("model.onnx", {"image": rows}, "table.npz")
+    collect("model.onnx", {"image": rows}, "table.npz", pixels=Pixels(scale=255))
+    close(load_table("table.npz").signals["logits"], small.expected(rows / 255)[1])
+
+
+def test_mean_and_std_of_images_that_are_floats(here):
+    """Channels last, without a scale: nothing that was asked for is left undone."""
+    Path("model.onnx").write_bytes(small.graph(shape=(2, 2, 3)))
+    images, mean, std = small.inputs(9).reshape(9, 2, 2, 3), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    collect("model.onnx", {"image": images}, "table.npz", pixels=Pixels(mean=mean, std=std))
+    wanted = np.empty(images.shape)
+    for n, h, w, c in np.ndindex(images.shape):
+        wanted[n, h, w, c] = (images[n, h, w, c] - mean[c]) / std[c]
+    close(load_table("table.npz").signals["logits"], small.expected(wanted)[1])
+
+
+def test_an_input_of_uint8_gets_the_pixels_as_they_are(here):
+    Path("model.onnx").write_bytes(small.graph(shape=(3, 2, 2), datatype=TensorProto.UINT8))
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 2, 2), np.uint8)
+    collect("model.onnx", {"image": images}, "table.npz", pixels=Pixels(scale=255, mean=(0.5,)))
+    close(load_table("table.npz").signals["logits"], small.expected(images)[1])
+
+
+@pytest.mark.parametrize(
+    "options", [{"size": (2, 2)}, {"fitting": "crop"}, {"colour": "bgr"}, {"scale": 255.0}, {"mean": (1,)}]
+)
+def test_options_that_would_do_nothing_are_refused(here, options):
+    with pytest.raises(DemurError, match="--"):
+        collect("model.onnx", dataset(), "table.npz", pixels=Pixels(**options))
+    head = ",".join(f"f{i}" for i in range(small.INPUT))
+    Path("rows.csv").write_text(head + "\n" + ",".join("1" * 12) + "\n")
+    with pytest.raises(ConfigurationError, match="are for images"):
+        collect("model.onnx", "rows.csv", "table.npz", pixels=Pixels(**options))
+
+
+@pytest.mark.parametrize("options", [{"scale": 0.0}, {"std": (1, 0)}, {"scale": float("nan")}, {"mean": (np.inf,)}])
+def test_pixels_are_divided_by_numbers_above_zero(options):
+    with pytest.raises(ConfigurationError, match="expected"):
+        Pixels(**options)
+
+
+def test_signals_that_are_the_models_own_inputs(here):
+    """As the proxy takes them: the map's `inputs`, flattened, side by side, and of a filled-up batch too."""
+    Path("model.onnx").write_bytes(small.graph(shape=(3, 4), batch=8))
+    mapped = {"signals": {"logits": "logits"}, "inputs": {"table": ["image", "image"]}}
+    given = dataset(19)
+    collect("model.onnx", given, "table.npz", map=mapped, shuffle=True)
+    table = load_table("table.npz")
+    np.testing.assert_array_equal(table.signals["table"], np.tile(given["image"], 2)[table.id])
+    for change, words in (
+        ({"inputs": {"table": "picture"}}, "no input is named picture"),
+        ({"inputs": {"logits": "image"}}, "logits comes from two places"),
+        ({"inputs": {"label": "image"}}, "means something else"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            collect("model.onnx", given, "other.npz", map={**mapped, **change})
+
+
 def test_values_that_are_not_finite_are_written_and_counted(here):
     given = dataset()
     given["image"][7, 0] = np.nan
@@ -229,6 +290,7 @@ def test_groups_stay_whole_and_shares_are_met_to_one_group(sizes, weights, seed)
         ("0.5/0.5", ["a.npz", "a.npz"], "a path of its own"),
         (None, ["a.csv"], "expected .npz"),
         (None, ["nowhere/a.npz"], "no folder nowhere"),
+        ("0.5/0.5", ["a.npz", "./x/../a.npz"], "a path of its own"),
         ("nan/0.5", ["a.npz", "b.npz"], "sum to 1"),
     ],
 )
@@ -255,6 +317,32 @@ def test_a_csv_of_a_tabular_model(here):
     close(load_table("table.npz").signals["logits"], small.expected(rows[:, ::-1])[1])
     with pytest.raises(DemurError, match="patient: expected numbers, got text"):
         collect("model.onnx", "rows.csv", "table.npz", inputs={"image": "patient," + ",".join(names[1:])})
+
+
+def test_an_input_may_have_the_name_of_a_row_column(here):
+    """`weight` is a feature of many tables; named with --input it is one, and no weight of rows."""
+    rows, names = np.abs(small.inputs(20)).astype(np.float64), [*(f"f{i}" for i in range(small.INPUT - 1)), "weight"]
+    lines = [",".join(names), *(",".join(map(repr, row)) for row in rows.tolist())]
+    Path("rows.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InvalidObservation, match=r"got \(N, 11\)"):
+        collect("model.onnx", "rows.csv", "table.npz")
+    for source in ("rows.csv", {"weight": rows.astype(np.float32)}):
+        chosen = ",".join(names) if source == "rows.csv" else "weight"
+        collect("model.onnx", source, "table.npz", inputs={"image": chosen})
+        close(load_table("table.npz").signals["logits"], small.expected(rows)[1])
+        assert load_table("table.npz").weight is None
+
+
+def test_a_column_under_another_name_is_not_carried_twice(here):
+    collect("model.onnx", {"image": small.inputs(9), "target": np.arange(9)}, "t.npz", columns={"label": "target"})
+    assert load_table("t.npz").label.tolist() == list(range(9))
+    assert load_table("t.npz").target is None
+
+
+def test_a_comma_in_a_name_is_said(here):
+    Path("rows.csv").write_text('"a,b",c\n1,2\n')
+    with pytest.raises(DemurError, match="'a,b' has a comma"):
+        collect("model.onnx", "rows.csv", "table.npz")
 
 
 def test_an_empty_field_of_a_csv_is_a_missing_value(here):
@@ -300,6 +388,17 @@ def test_a_spatial_output_is_no_signal(here):
         collect("model.onnx", dataset(), "table.npz", map={"signals": {"features": "tiled"}})
 
 
+@pytest.mark.parametrize("target", ["data.npz", "./data.npz", "model.onnx.npz", "map.npz"])
+def test_nothing_that_is_read_is_written_over(here, target):
+    np.savez("data.npz", **dataset())
+    Path("model.onnx.npz").write_bytes(Path("model.onnx").read_bytes())
+    Path("map.npz").write_text("signals: {logits: logits}")
+    before = Path(target).read_bytes()
+    with pytest.raises(ConfigurationError, match="would be written over"):
+        collect("model.onnx.npz", "data.npz", target, map="map.npz")
+    assert Path(target).read_bytes() == before
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", small.graph()[:300]])
 def test_bytes_that_are_no_model(here, content):
     Path("model.onnx").write_bytes(content)
@@ -317,8 +416,7 @@ def test_datasets_without_inputs(here, given):
     assert not Path("table.npz").exists()
 
 
-def test_a_folder_of_arrays_is_never_read_whole(here):
-    """Mapped, so that inputs larger than memory are no matter; the table is what np.load gives."""
+def test_a_folder_of_arrays_gives_what_a_file_of_them_gives(here):
     given = dataset(300)
     Path("data").mkdir()
     for name, array in given.items():

@@ -150,6 +150,22 @@ def test_a_bomb_is_refused(here, monkeypatch):
         read((3, H, W), Pixels())
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int32])
+def test_more_than_8_bits_are_refused_not_clipped(here, dtype):
+    Path("images").mkdir()
+    Image.fromarray(np.array([[0, 300], [3, 65535]], dtype)).save("images/a.tif")
+    with pytest.raises(DemurError, match=r"a\.tif: expected 8 bits a channel"):
+        read((1, H, W), Pixels())
+
+
+def test_hidden_copies_are_no_images(here):
+    folder(["cat/a.png", "dog/b.png", ".ipynb_checkpoints/a.png", "dog/._b.png"])
+    (here / "images" / "dog" / "._b.png").write_bytes(b"no image")
+    collect("model.onnx", "images", "table.npz")
+    assert load_table("table.npz").id.tolist() == ["cat/a.png", "dog/b.png"]
+    assert load_table("table.npz").label.tolist() == [0, 1]
+
+
 def test_folders_that_hold_no_dataset(here):
     Path("images").mkdir()
     with pytest.raises(DemurError, match="found none"):

@@ -87,7 +87,7 @@ class Calls:
         short = self.plan.batch - rows if fixed else 0
         if short:
             feed = {name: np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) for name, array in feed.items()}
-        observed = self.signals.observe(self._patiently(feed), rows + short)
+        observed = self.signals.observe(feed, self._patiently(feed), rows + short)
         return _first(observed, rows) if short else observed
 
     def _patiently(self, feed: Feed) -> dict[str, NDArray[Any]]:

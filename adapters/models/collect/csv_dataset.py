@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.adapters.models.collect.dataset import OF_THE_MODEL, Reading, renamed
+from demur.adapters.models.collect.dataset import Reading, feeding, renamed
 from demur.adapters.models.collect.tensor_spec import TensorSpec, fitted
+from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit.columns import row_column
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.memory import Budget
@@ -25,14 +26,17 @@ class CsvDataset:
 
     def __init__(self, path: Path, how: Reading) -> None:
         self.where, self._path = str(path), path
+        if how.pixels.of_files or how.pixels.of_numbers:
+            raise ConfigurationError(
+                f"{path}: --size, --colour, --scale, --mean, --std, ... are for images; numbers of a CSV are taken as they are"
+            )
         with reading(str(path)):
             self._table = _read(path)
         sources = renamed(tuple(self._table.column_names), how, self.where)
         self.known: Mapping[str, NDArray[Any]] = {
             name: row_column(name, self._values(source), f"{path}: {source}") for name, source in sources.items()
         }
-        taken = {*sources.values(), *OF_THE_MODEL}
-        self.names = tuple(n for n in self._table.column_names if n not in taken and not n.startswith("_"))
+        self.names = feeding(tuple(self._table.column_names), sources, how)
         self.default = ",".join(self.names) or None
 
     def __len__(self) -> int:
@@ -68,6 +72,8 @@ def _read(path: Path) -> Any:
     Budget(None).check(path.stat().st_size * BYTES_A_CHARACTER // 2, str(path))
     names = csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     table = csv.read_csv(path, parse_options=names)
+    if odd := next((name for name in table.column_names if "," in name), None):
+        raise TableError(f"{path}: the column {odd!r} has a comma in its name; rename it")
     if len(set(table.column_names)) != len(table.column_names):
         raise TableError(f"{path}: two columns have one name; rename one")
     return table

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from demur.adapters.models.collect.pixels import Pixels
 from demur.adapters.models.collect.tensor_spec import TensorSpec, one_of
 from demur.monitor.errors import ConfigurationError
-from demur.monitor.fit.columns import ROW_COLUMNS
+from demur.monitor.fit.columns import HEAD, ROW_COLUMNS
 from demur.monitor.fit.errors import suggestion
 
 OF_THE_MODEL = ("prediction", "loss")  # of whatever model was run before, not of this one
@@ -53,10 +53,14 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a dataset is read: `columns` renames (`{"label": "y"}` reads the labels from y), `pixels` prepares images."""
+    """How a dataset is read: `columns` renames (`{"label": "y"}` reads the labels from y), `pixels` prepares images.
+
+    `fed`: columns that were named as inputs, whatever they are called.
+    """
 
     columns: Mapping[str, str]
     pixels: Pixels
+    fed: frozenset[str] = frozenset()
 
 
 def open_dataset(source: str | Path | Mapping[str, Any], reading: Reading) -> Dataset:
@@ -90,7 +94,14 @@ def renamed(names: tuple[str, ...], reading: Reading, where: str) -> dict[str, s
         if name not in names:
             hint = suggestion(name, names)
             raise ConfigurationError(f"--column {known}={name}: {where} has columns {one_of(names)}{hint}")
-    return {**{name: name for name in CARRIED if name in names}, **reading.columns}
+    used = {*reading.columns.values(), *reading.fed}
+    return {**{name: name for name in CARRIED if name in names and name not in used}, **reading.columns}
+
+
+def feeding(names: tuple[str, ...], sources: Mapping[str, str], reading: Reading) -> tuple[str, ...]:
+    """The columns that inputs may be fed from: those that are no row columns, signals' heads or hidden."""
+    taken = {*sources.values(), *OF_THE_MODEL, *HEAD} - reading.fed
+    return tuple(name for name in names if name not in taken and not name.startswith("_"))
 
 
 def bind(inputs: tuple[TensorSpec, ...], dataset: Dataset, given: Mapping[str, str]) -> dict[str, str]:

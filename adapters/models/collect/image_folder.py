@@ -15,7 +15,7 @@ from PIL import Image
 from demur.adapters.models.collect.dataset import Reading
 from demur.adapters.models.collect.pixels import picture, plane, prepared
 from demur.adapters.models.collect.tensor_spec import TensorSpec, fitted
-from demur.monitor.errors import ConfigurationError
+from demur.monitor.errors import ConfigurationError, InvalidObservation
 from demur.monitor.fit.errors import TableError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"))
@@ -23,7 +23,7 @@ COLUMN = "images"
 
 
 class ImageFolder:
-    """Images in the order of their paths. `classes` are the names of the subfolders, numbered as labels; `id` is the path."""
+    """Images in the order of their paths. Names of subfolders, numbered in order, are the labels; `id` is the path."""
 
     names = (COLUMN,)
     default = COLUMN
@@ -32,20 +32,19 @@ class ImageFolder:
         self.where, self._path, self._how = str(path), path, how
         if how.columns:
             raise ConfigurationError(f"{path}: a folder of images has no columns; leave --column out")
-        self._files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        self._files = sorted(p for p in path.rglob("*") if _seen(p.relative_to(path)) and p.is_file())
         if not self._files:
             raise TableError(
                 f"{path}: expected images ({', '.join(sorted(SUFFIXES))}) or the files of a table, found none"
             )
         paths = [file.relative_to(path) for file in self._files]
         self.known: Mapping[str, NDArray[Any]] = {"id": np.array([p.as_posix() for p in paths])}
-        self.classes = tuple(sorted({p.parts[0] for p in paths if len(p.parts) > 1}))
-        if self.classes:
+        if classes := sorted({p.parts[0] for p in paths if len(p.parts) > 1}):
             if stray := next((p for p in paths if len(p.parts) == 1), None):
                 raise TableError(
                     f"{path}: {stray} is beside the folders of the classes; move it into one, or elsewhere"
                 )
-            numbers = {name: number for number, name in enumerate(self.classes)}
+            numbers = {name: number for number, name in enumerate(classes)}
             self.known = {**self.known, "label": np.array([numbers[p.parts[0]] for p in paths], np.int64)}
 
     def __len__(self) -> int:
@@ -71,8 +70,15 @@ class ImageFolder:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(file) as image:
                     return picture(image, self._how.pixels, form)
+        except InvalidObservation as error:
+            raise InvalidObservation(f"{file}: {error}") from error
         # Pillow raises what it likes on damaged bytes, from SyntaxError to struct.error.
         except Exception as error:
             raise TableError(
                 f"{file}: not a readable image ({type(error).__name__}: {error}); repair or remove it"
             ) from error
+
+
+def _seen(path: Path) -> bool:
+    """Images, but nothing hidden: file managers and notebooks leave copies of images there."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)

@@ -134,7 +134,9 @@ class Parts:
 
 
 def _widths(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} (N{''.join(f', {size}' for size in shape)})" for name, shape in shapes.items())
+    return ", ".join(
+        f"{name} (N{''.join(f', {size}' for size in shape)})" for name, shape in shapes.items() if name[0] != "_"
+    )
 
 
 def _listed(found: Mapping[str, Any], wanted: Mapping[str, Any], changed: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,6 +37,23 @@ class Pixels:
     scale: float | None = None
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigurationError for numbers that no pixel can be divided by."""
+        if not all(0 < number < math.inf for number in (*self.std, 1.0 if self.scale is None else self.scale)):
+            raise ConfigurationError(f"expected numbers above 0, got --scale {self.scale}, --std {tuple(self.std)}")
+        if not all(map(math.isfinite, self.mean)):
+            raise ConfigurationError(f"expected finite numbers, got --mean {tuple(self.mean)}")
+
+    @property
+    def of_files(self) -> bool:
+        """Whether an option is set that only image files can follow."""
+        return self.size is not None or self.fitting != "stretch" or self.colour is not None
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether the numbers of pixels are to be changed."""
+        return self.scale is not None or len(self.mean) > 0 or len(self.std) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +115,14 @@ def _agreed(name: str, told: int | None, given: int | None, wanted: TensorSpec) 
 
 
 def picture(image: Image.Image, pixels: Pixels, form: Plane) -> NDArray[np.uint8]:
-    """(H, W) or (H, W, C) uint8 of the wanted size and colours."""
+    """(H, W) or (H, W, C) uint8 of the wanted size and colours.
+
+    Raises: InvalidObservation for pixels of more than 8 bits, which Pillow would clip at 255.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise InvalidObservation(
+            f"expected 8 bits a channel, got mode {image.mode}; convert the images, or give them as arrays"
+        )
     mode = "L" if form.channels in (None, 1) else "RGB"
     image = image.convert(mode)
     size, resampling = (form.width, form.height), Image.Resampling.BILINEAR

@@ -15,7 +15,7 @@ from demur.adapters.models.collect.dataset import Dataset, bind
 from demur.adapters.models.collect.model import Model
 from demur.adapters.models.collect.pixels import Pixels
 from demur.adapters.models.collect.signal_reader import SignalReader
-from demur.adapters.models.collect.tensor_spec import TensorSpec
+from demur.adapters.models.collect.tensor_spec import TensorSpec, one_of
 from demur.monitor.errors import ConfigurationError
 
 BATCH = 32
@@ -53,6 +53,8 @@ def planned(
             "the server does not say which inputs the model has; name them with --input NAME=COLUMN"
         )
     binding = bind(specs, dataset, inputs)
+    if absent := [name for places in signals.inputs.values() for name in places if name not in binding]:
+        raise ConfigurationError(f"signal map: no input is named {absent[0]}; the model has {one_of(binding)}")
     order = _order(len(dataset), choice, dataset.where)
     batch = _batch(specs, choice.batch, len(order))
     groups = dataset.known.get("group_id")

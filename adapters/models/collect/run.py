@@ -56,8 +56,9 @@ def collect(
     """
     began, looks = monotonic(), pixels or Pixels()
     targets = [Path(path) for path in ([output] if isinstance(output, str | Path) else output)]
-    parts_of = _checked(targets, split)
-    source = open_dataset(dataset, Reading(columns or {}, looks))
+    parts_of = _checked(targets, split, [s for s in (model, dataset, map) if isinstance(s, str | Path)])
+    fed = frozenset(part for name in (inputs or {}).values() for part in (name, *name.split(",")))
+    source = open_dataset(dataset, Reading(columns or {}, looks, fed))
     opened, signals = _opened(model, map, access or Access())
     try:
         plan = planned(opened, signals, source, inputs or {}, Choice(batch, limit, shuffle, seed), looks)
@@ -75,14 +76,19 @@ def collect(
     return Collected(tuple(written), len(plan.order), resumed, monotonic() - began, signals.kinds)
 
 
-def _checked(targets: Sequence[Path], split: str | Sequence[float] | None) -> tuple[float, ...]:
-    """The share of each table, known to have a place. Raises: ConfigurationError, TableError."""
+def _checked(
+    targets: Sequence[Path], split: str | Sequence[float] | None, sources: Sequence[str | Path]
+) -> tuple[float, ...]:
+    """The share of each table, known to have a place that is none of the sources. Raises: ConfigurationError, TableError."""
     if not targets:
         raise ConfigurationError("expected a path for the table, got none")
-    if len(set(targets)) < len(targets):
+    if len({path.resolve() for path in targets}) < len(targets):
         raise ConfigurationError(f"expected a path of its own for each table, got {', '.join(map(str, targets))}")
+    read = {Path(source).resolve() for source in sources}
     for path in targets:
         check_target(path)
+        if path.resolve() in read:
+            raise ConfigurationError(f"{path}: is read by this run, and would be written over; choose another name")
     return shares(split, len(targets))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,14 @@ class SignalReader:
             raise ConfigurationError(
                 "the signal map names no signals: write `signals: {logits: OUTPUT, features: OUTPUT}`, or use `demur instrument`"
             )
-        if taken := sorted(RESERVED & set(self._signals)):
+        self.inputs: dict[str, list[str]] = dict(config.inputs)
+        if self.inputs and self.adapter is not None:
+            raise ConfigurationError(
+                "signal map: `inputs` are rows of the request, detection and segmentation have rows of their own; leave it out"
+            )
+        if twice := sorted(set(self.inputs) & set(self._signals)):
+            raise ConfigurationError(f"signal map: {', '.join(twice)} comes from two places; leave one out")
+        if taken := sorted(RESERVED & {*self._signals, *self.inputs}):
             raise ConfigurationError(
                 f"signals: {', '.join(taken)} means something else in a table; choose another name"
             )
@@ -51,14 +59,19 @@ class SignalReader:
         """The output tensors that are read."""
         return tuple(dict.fromkeys(self._signals.values())) if self.adapter is None else self.adapter.outputs
 
-    def observe(self, tensors: Mapping[str, NDArray[Any]], inputs: int) -> Observed:
-        """The rows of `inputs` inputs. Raises: InvalidObservation for an output that is not (N, width) floats."""
+    def observe(self, feed: Mapping[str, NDArray[Any]], tensors: Mapping[str, NDArray[Any]], inputs: int) -> Observed:
+        """The rows of `inputs` inputs: what was fed, and the outputs.
+
+        Raises: InvalidObservation for an output that is not (N, width) floats.
+        """
         if self.adapter is not None:
             found = self.adapter.observe(tensors)
             if found.groups != inputs:
                 raise InvalidObservation(f"the model answered about {found.groups} inputs, {inputs} were sent")
             return found
         rows = {name: _rows(tensors[output], inputs, name, output) for name, output in self._signals.items()}
+        for name, places in self.inputs.items():
+            rows[name] = np.concatenate([_numbers(feed[place], inputs) for place in places], axis=1)
         return Observed(rows, inputs)
 
 
@@ -104,6 +117,12 @@ def _rows(array: NDArray[Any], inputs: int, name: str, output: str) -> NDArray[n
         )
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array.reshape(inputs, -1), np.float32)
+
+
+def _numbers(array: NDArray[Any], inputs: int) -> NDArray[np.float32]:
+    """An input's numbers side by side, as the proxy takes them."""
+    with np.errstate(over="ignore"):
+        return array.reshape(inputs, math.prod(array.shape[1:])).astype(np.float32)
 
 
 def _fitted(config: SignalMapConfig, folder: Path) -> dict[str, str]:

@@ -43,6 +43,8 @@ def check_target(path: Path) -> None:
     """Whether a table can be written there, asked before the work. Raises: TableError."""
     if path.suffix and path.suffix not in SUFFIXES:
         raise TableError(f"{path}: expected {', '.join(SUFFIXES)}, or a folder without suffix, got {path.suffix}")
+    if path.suffix and path.is_dir():
+        raise TableError(f"{path}: expected a file, there is a folder of that name; choose another name")
     if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise TableError(f"{path}: expected a new or empty folder, got one with files; choose another name")
     if not path.parent.is_dir():

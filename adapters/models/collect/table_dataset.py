@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.adapters.models.collect.dataset import OF_THE_MODEL, Reading, renamed
-from demur.adapters.models.collect.pixels import standardised
+from demur.adapters.models.collect.dataset import Reading, feeding, renamed
+from demur.adapters.models.collect.pixels import CHANNELS, standardised
 from demur.adapters.models.collect.tensor_spec import DTYPES, TensorSpec, fitted
-from demur.monitor.errors import InvalidObservation
-from demur.monitor.fit.columns import HEAD, as_array, row_column
+from demur.monitor.errors import ConfigurationError, InvalidObservation
+from demur.monitor.fit.columns import as_array, row_column
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.memory import Budget
 from demur.monitor.fit.readers import Columns, open_columns, reading
 
-BLOCK_BYTES = 16 << 20
+FLOATS = ("", "FP16", "FP32", "FP64")  # "" may be one
 
 
 class _Arrays:
@@ -41,12 +41,15 @@ class TableDataset:
 
     def __init__(self, opened: Columns, how: Reading, where: str, files: tuple[Path, ...]) -> None:
         self.where, self._opened, self._how, self._files = where, opened, how, files
+        if how.pixels.of_files:
+            raise ConfigurationError(
+                f"{where}: --size, --resize and --colour are for image files; arrays are taken in their own size and colours"
+            )
         sources = renamed(opened.names, how, where)
         self.known: Mapping[str, NDArray[Any]] = {
             name: row_column(name, self._read(source), f"{where}: {source}") for name, source in sources.items()
         }
-        taken = {*sources.values(), *OF_THE_MODEL, *HEAD}
-        self.names = tuple(name for name in opened.names if name not in taken and not name.startswith("_"))
+        self.names = feeding(tuple(opened.names), sources, how)
         self.default = self.names[0] if len(self.names) == 1 else None
         self._arrays: dict[str, NDArray[Any]] = {}
         self._rows = self._counted()
@@ -68,20 +71,31 @@ class TableDataset:
 
     def read(self, column: str, rows: NDArray[np.int64], wanted: TensorSpec) -> NDArray[Any]:
         where, part = f"{self.where}: {column}", self._column(column)[rows]
-        images = part.dtype == np.uint8 and part.ndim >= 3 and wanted.datatype in ("FP16", "FP32", "FP64")
-        how = self._how.pixels
-        if images and how.scale is None:
+        if wanted.datatype in FLOATS:
+            part = self._standardised(part, column, wanted, where)
+        return fitted(part, wanted, where)
+
+    def _standardised(self, part: NDArray[Any], column: str, wanted: TensorSpec, where: str) -> NDArray[Any]:
+        """Pixels as an input of floats takes them; other numbers as they are."""
+        how, pixels = self._how.pixels, part.dtype == np.uint8
+        if pixels and wanted.datatype and how.scale is None:
             raise InvalidObservation(
-                f"{where}: input {wanted} takes floats, the column holds uint8 pixels; "
+                f"{where}: input {wanted} takes floats, the column holds uint8; "
                 "say what they are divided by with --scale (255, or 1 for none)"
             )
-        if images or (how.scale is not None and part.ndim >= 3):
-            axis = (
-                (1 if how.layout != "nhwc" and part.shape[1] in (1, 3) else part.ndim - 1) if part.ndim == 4 else None
-            )
-            scaled = standardised(part, how, axis=axis, scale=how.scale or 1.0)
-            part = scaled.astype(DTYPES.get(wanted.datatype, np.dtype(np.float32)), copy=False)
-        return fitted(part, wanted, where)
+        if not how.of_numbers:
+            return part
+        if not pixels and part.ndim < 3:
+            if column == self.default:
+                raise InvalidObservation(
+                    f"{where}: --scale, --mean and --std are for pixels: uint8, or (N, H, W) and more; "
+                    f"got {part.ndim} axes of {part.dtype}; change the numbers in the table"
+                )
+            return part
+        first = how.layout == "nchw" or (how.layout is None and part.ndim == 4 and part.shape[1] in CHANNELS)
+        axis = (1 if first else 3) if part.ndim == 4 else None
+        scaled = standardised(part, how, axis=axis, scale=1.0 if how.scale is None else how.scale)
+        return scaled.astype(DTYPES.get(wanted.datatype, np.dtype(np.float32)), copy=False)
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self._arrays:
