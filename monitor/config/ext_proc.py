@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from demur.monitor.config.document import Section
@@ -29,6 +31,10 @@ class ExtProcConfig(Section):
     )
     completions: dict[str, CompletionModelConfig] = Field(
         default_factory=dict, description="models behind OpenAI's chat and text completions, by name; `*` is any other"
+    )
+    unmapped: Literal["pass", "block"] = Field(
+        "pass",
+        description="requests of judged paths for models that stand under neither: nothing can judge their answers",
     )
     annotate: bool = Field(False, description="add demur-* headers to answers")
     blocked_status: int = Field(

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.ext_proc.conftest import BAD, CHAT, GOOD, PATH, filtering, infer, scores
+from tests.ext_proc.conftest import BAD, CHAT, GOOD, PATH, ask, filtering, infer, scores
 from tests.ext_proc.simulator import BUFFERED, NONE, PARTIAL, STREAMED, Answer
 
 JSON = {"content-type": "application/json"}
@@ -273,3 +273,17 @@ def test_trailers_of_both_sides(world):
 
 def test_paths_of_completions_pass_when_none_is_configured(world):
     assert world(completions={}).envoy(b"{}").request(CHAT, b"{}").status == 200
+
+
+@pytest.mark.parametrize("path", ["/v2/models/other/infer", "/v2/models/other/generate", CHAT])
+def test_models_without_a_monitor_may_be_refused(world, path):
+    body = ask(model="other") if path == CHAT else infer()
+    for config, status in (({}, 200), ({"unmapped": "block"}, 503)):
+        made = world("observe", **config)
+        result = made.envoy(scores(GOOD)).request(path, body)
+        assert (result.status, made.decisions, [r.kind for r in made.refusals]) == (status, [], ["unmapped"])
+        if status == 503:
+            assert b"no monitor is mapped to model 'other'" in result.body
+            assert result.upstream_saw is None, "the model need not work for nothing"
+        assert made.envoy(scores(GOOD), observability_mode=True).request(path, body).status == 200
+    assert world("observe", unmapped="block").envoy(b"x").request("/other", b"x").status == 200

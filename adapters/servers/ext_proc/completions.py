@@ -42,6 +42,10 @@ class CompletionExchange:
         return self._model is not None or not self._asked
 
     @property
+    def model(self) -> str:
+        return self._name
+
+    @property
     def monitor(self) -> str:
         return "" if self._model is None else self._model.engine.loaded.policy.monitor
 

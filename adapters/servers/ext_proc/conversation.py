@@ -8,23 +8,18 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from demur.adapters.servers.ext_proc import annotation, headers, refusal, reply
+from demur.adapters.servers.ext_proc import annotation, causes, headers, refusal, reply
 from demur.adapters.servers.ext_proc.body import TRUNCATED, UnreadableBodyError
 from demur.adapters.servers.ext_proc.exchange import Change, Circumstances, Judged, JudgedExchange
 from demur.adapters.servers.ext_proc.modes import BUFFERED, NONE, OURS_TO_FORWARD, STREAMING, Modes
 from demur.adapters.servers.ext_proc.order import Order, ProtocolError
 from demur.adapters.servers.ext_proc.scoring import NotInTimeError
 from demur.adapters.servers.ext_proc.service import Service
-from demur.adapters.servers.oip.rest import coding
+from demur.adapters.servers.oip.withheld import Withheld
 from demur.monitor.errors import Overloaded
 from demur.proto.envoy.external_processor_pb2 import HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse
 
 LOG = logging.getLogger("demur.ext_proc")
-ADVICE = "set processing_mode.response_body_mode: BUFFERED"
-STREAMED = f"Envoy streams the answer to the client before it can be judged; {ADVICE}"
-NOT_SENT = f"Envoy sends no bodies of answers; {ADVICE}"
-NOT_TAKEN = "Envoy did not take the processing mode it was asked for; set allow_mode_override: true"
-NEVER_CAME = "Envoy ended the exchange without the body of the answer"
 INLINE_BYTES = 1 << 16  # larger requests are read by the scoring threads, so that the answer to Envoy cannot be late
 
 
@@ -71,7 +66,7 @@ class Conversation:
                     self._answered.end()
                 self._judge("")
             elif cleanly:
-                self._judge(NEVER_CAME)
+                self._judge(causes.NEVER_CAME)
         finally:
             self._asked.forget()
             self._answered.forget()
@@ -103,9 +98,10 @@ class Conversation:
             raise ProtocolError(
                 "request_headers came without :path and :method; let the filter's forward_rules send them"
             )
-        self._exchange = self._service.exchange(found)
-        if self._exchange is None:
-            return self._pass("request_headers")
+        exchange = self._service.exchange(found)
+        if exchange is None or isinstance(exchange, Withheld):
+            return self._pass("request_headers", exchange)
+        self._exchange = exchange
         self._traceparent = found.get("traceparent", "")[:64] or self._traceparent
         self._asked = self._service.body(found.get("content-encoding", ""))
         if content.end_of_stream:
@@ -114,7 +110,7 @@ class Conversation:
             return reply.proceed("request_headers")
         if self._service.wanted is not None:
             self._modes.asked_for(self._service.wanted)
-        return reply.proceed("request_headers", put=_readable(found), mode=self._service.wanted)
+        return reply.proceed("request_headers", put=headers.readable(found), mode=self._service.wanted)
 
     def _on_request_body(self, content: HttpBody) -> ProcessingResponse:
         self._asked.feed(content.body)
@@ -123,12 +119,12 @@ class Conversation:
             return reply.proceed("request_body")
         changeable = self._modes.buffered and not self._order.watching
         change = self._ask(changeable=changeable, ended=content.end_of_stream)
-        return self._changed("request_body", change) if self._known.known else self._pass("request_body")
+        return self._changed("request_body", change) if self._known.known else self._unmapped("request_body")
 
     def _on_request_trailers(self, _: Any) -> ProcessingResponse:
         if not self._read:
             self._ask(changeable=False)
-        return reply.proceed("request_trailers") if self._known.known else self._pass("request_trailers")
+        return reply.proceed("request_trailers") if self._known.known else self._unmapped("request_trailers")
 
     def _ask(self, *, changeable: bool, ended: bool = True) -> Change:
         """Read the request once all of it is there."""
@@ -166,10 +162,10 @@ class Conversation:
         if self._order.watching:
             return ""
         if self._modes.response == NONE:
-            return NOT_SENT
+            return causes.NOT_SENT
         if self._service.wanted is not None and "request_body" not in self._order and not self._asked.ended:
-            return NOT_TAKEN
-        return STREAMED if self._modes.response in STREAMING and self._known.enforcing else ""
+            return causes.NOT_TAKEN
+        return causes.STREAMED if self._modes.response in STREAMING and self._known.enforcing else ""
 
     def _on_response_body(self, content: HttpBody) -> ProcessingResponse:
         self._answered.feed(content.body)
@@ -224,12 +220,15 @@ class Conversation:
     def _settled(self, part: str, judged: Judged) -> ProcessingResponse:
         """The answer once the verdict is there."""
         if judged.withheld is not None and not self._order.watching:
-            self.over = True
-            body = self._known.refusal(judged.withheld)
-            return refusal.instead(judged.withheld, self._service.blocked_status, body)
+            return self._instead(judged.withheld)
         answer = self._changed(part, judged.change, judged)
         self._answered.forget()
         return answer
+
+    def _instead(self, withheld: Withheld) -> ProcessingResponse:
+        self.over = True
+        body = refusal.inference_error(withheld) if self._exchange is None else self._exchange.refusal(withheld)
+        return refusal.instead(withheld, self._service.blocked_status, body)
 
     def _changed(self, part: str, change: Change, judged: Judged | None = None) -> ProcessingResponse:
         put, remove = dict(change.headers), list(change.remove)
@@ -242,10 +241,15 @@ class Conversation:
             remove += [n for n in headers.forged(self._answer_headers) if n not in put]
         return reply.proceed(part, put=put, remove=remove, body=change.body)
 
-    def _pass(self, part: str) -> ProcessingResponse:
+    def _unmapped(self, part: str) -> ProcessingResponse:
+        return self._pass(part, self._service.unmapped(self._known.model))
+
+    def _pass(self, part: str, withheld: Withheld | None) -> ProcessingResponse:
         """Nothing here is judged. The stream may end: to Envoy a clean end means that the exchange goes on without us,
         except for bodies that are ours to forward.
         """
+        if withheld is not None and not self._order.watching:
+            return self._instead(withheld)
         self._passing, self.over = True, not self._modes.forwarding
         return reply.proceed(part)
 
@@ -253,10 +257,3 @@ class Conversation:
     def _known(self) -> JudgedExchange:
         assert self._exchange is not None  # noqa: S101  otherwise everything passes
         return self._exchange
-
-
-def _readable(found: Mapping[str, str]) -> dict[str, str]:
-    """Asks upstream only for codings that can be read here."""
-    said = found.get("accept-encoding")
-    wanted = None if said is None else coding.acceptable(said)
-    return {} if wanted is None or wanted == said else {"accept-encoding": wanted}

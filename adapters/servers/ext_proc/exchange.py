@@ -55,6 +55,11 @@ class JudgedExchange(Protocol):
         ...
 
     @property
+    def model(self) -> str:
+        """The model's name as the client gave it; "" as long as it is not known."""
+        ...
+
+    @property
     def monitor(self) -> str:
         """The monitor's name; "" as long as the model is not known."""
         ...

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from demur.adapters.servers.oip.rest import coding
 from demur.proto.envoy.external_processor_pb2 import HeaderMap, HeaderMutation, HeaderValueOption
 
 OVERWRITE = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -51,3 +52,10 @@ def status(headers: Mapping[str, str]) -> int:
 def media(headers: Mapping[str, str]) -> str:
     """The content type without its parameters, in lower case."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def readable(headers: Mapping[str, str]) -> dict[str, str]:
+    """What to change so that upstream is asked only for codings that can be read here."""
+    said = headers.get("accept-encoding")
+    wanted = None if said is None else coding.acceptable(said)
+    return {} if wanted is None or wanted == said else {"accept-encoding": wanted}

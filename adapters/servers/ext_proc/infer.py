@@ -49,6 +49,10 @@ class InferExchange:
         return self._plan.model is not None
 
     @property
+    def model(self) -> str:
+        return self._asked.model
+
+    @property
     def monitor(self) -> str:
         return self._engine.loaded.policy.monitor
 

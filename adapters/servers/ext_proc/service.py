@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import grpc
+
 from demur.adapters.servers.ext_proc.body import Body, Memory
 from demur.adapters.servers.ext_proc.completions import CompletionExchange
 from demur.adapters.servers.ext_proc.exchange import PROTOCOL, JudgedExchange
@@ -14,6 +16,7 @@ from demur.adapters.servers.ext_proc.scoring import Scoring
 from demur.adapters.servers.failing import holds_back
 from demur.adapters.servers.oip.judge import Judge
 from demur.adapters.servers.oip.mapping import proxied
+from demur.adapters.servers.oip.withheld import Withheld
 from demur.adapters.servers.openai.judge import CompletionJudge, completion_models
 from demur.monitor.config.ext_proc import ExtProcConfig
 from demur.monitor.config.server import LimitsConfig
@@ -50,8 +53,8 @@ class Service:
         """Whether an answer of some model must not pass when it cannot be judged."""
         return self._completions.enforcing or any(holds_back(e) for e in self._enforced)
 
-    def exchange(self, headers: Mapping[str, str]) -> JudgedExchange | None:
-        """For a request with these headers; None when nothing judges its answer."""
+    def exchange(self, headers: Mapping[str, str]) -> JudgedExchange | Withheld | None:
+        """For a request with these headers; None when nothing judges its answer, a refusal when it shall not pass then."""
         found = route(headers.get(":method", ""), headers.get(":path", ""))
         if found is None:
             return None
@@ -59,8 +62,16 @@ class Service:
             return CompletionExchange(self._completions, found, headers) if self._config.completions else None
         if found.model not in self._models:
             self.tell("", "unmapped")
-            return None
+            return self.unmapped(found.model)
         return InferExchange(self._infer, found, headers, self._config.body_bytes)
+
+    def unmapped(self, model: str) -> Withheld | None:
+        """What the client of a model without a monitor gets; None lets it pass."""
+        if self._config.unmapped == "pass":
+            return None
+        said = f"demur: no monitor is mapped to model {model[:128]!r} and ext_proc.unmapped is block"
+        reasons = (("demur-verdict", "ABSTAIN"), ("demur-action", "BLOCK"), ("demur-reasons", "UNAVAILABLE"))
+        return Withheld(grpc.StatusCode.FAILED_PRECONDITION, said, reasons)
 
     def body(self, encoding: str) -> Body:
         """An empty one, within the limits."""
