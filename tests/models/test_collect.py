@@ -105,6 +105,21 @@ def test_weights_in_a_file_beside_the_model(here):
         collect("out.onnx", dataset(), "table.npz")
 
 
+@pytest.mark.parametrize("place", ["/dev/zero", "../out.bin", "folder"])
+def test_weights_elsewhere_are_refused(here, place):
+    """Not opened at all: an endless file would be read for ever."""
+    model = onnx.load_model_from_string(small.graph())
+    onnx.save_model(model, "out.onnx", save_as_external_data=True, location="out.bin", size_threshold=100)
+    model = onnx.load("out.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = place if entry.key == "location" else entry.value
+    Path("folder").mkdir()
+    Path("out.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ConfigurationError, match="expected its weights in files beside it"):
+        collect("out.onnx", dataset(), "table.npz")
+
+
 @pytest.mark.parametrize(("batch", "rows"), [(1, 5), (8, 8), (8, 19), (8, 3)])
 def test_a_model_of_fixed_batches_is_filled_up(here, batch, rows):
     Path("model.onnx").write_bytes(small.graph(batch=batch))

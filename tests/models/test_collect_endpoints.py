@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -10,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demur.adapters.models.collect import collect, oip_message
+from demur.adapters.models.collect import collect, http_endpoint, oip_message
 from demur.adapters.models.collect.calls import Patience, Stopped
 from demur.adapters.models.collect.model import Access, Transient
 from demur.monitor.errors import ConfigurationError, DemurError
@@ -162,6 +168,108 @@ def test_headers_go_with_every_call_and_are_kept_nowhere(here, transport):
         access = Access("digits", headers={"Authorization": "Bearer s3cret"})
         collect(url(serving, transport), DATASET, "t.npz", access=access, tick=looked)
     assert {h["authorization"] for h in served.headers} == {"Bearer s3cret"}
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated(here):
+    for scheme in TRANSPORTS:
+        with pytest.raises(ConfigurationError, match="no user in the address") as refused:
+            collect(f"{scheme}://me:s3cret@127.0.0.1:1", DATASET, "t.npz", access=ACCESS)
+        assert "s3cret" not in str(refused.value)
+
+
+DESCRIBED = b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 12]}], "outputs": [{"name": "logits"}]}'
+
+
+@contextmanager
+def hostile(described=DESCRIBED, answered=b"", headers=(), pause=0.0):
+    """A server that answers with these bytes, one at a time when there is a pause between them."""
+    paths = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            self.send(described)
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send(answered, headers)
+
+        def send(self, body, more=()):
+            paths.append(self.path)
+            self.send_response(200)
+            for name, value in (*more, ("Content-Length", str(len(body)))):
+                self.send_header(name, value)
+            self.end_headers()
+            with suppress(OSError):  # the other side may have enough of it
+                for part in [body[i : i + 1] for i in range(len(body))] if pause else [body]:
+                    self.wfile.write(part)
+                    time.sleep(pause)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", paths
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def asked_of(where, access=ACCESS):
+    return collect(where, DATASET, "t.npz", access=access, map={"signals": {"logits": "logits"}}, patience=Patience(0))
+
+
+def test_answers_are_bounded_also_when_they_unfold(here, monkeypatch):
+    monkeypatch.setattr(http_endpoint, "MESSAGE_BYTES", 1 << 20)
+    for body, headers in (
+        (b" " * (2 << 20), ()),
+        (gzip.compress(b" " * (200 << 20), 1), [("Content-Encoding", "gzip")]),
+    ):
+        with (
+            hostile(answered=body, headers=headers) as (where, _),
+            pytest.raises(DemurError, match="at most 1,048,576"),
+        ):
+            asked_of(where)
+
+
+def test_an_answer_that_drips_is_not_waited_for(here):
+    began = time.monotonic()
+    with (
+        hostile(DESCRIBED * 9, pause=0.02) as (where, _),
+        pytest.raises(Transient, match="no whole answer within"),
+    ):
+        asked_of(where, Access("digits", timeout_seconds=0.5))
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"outputs": 3}',
+        b'{"outputs": [{"name": "logits", "datatype": "FP32", "shape": null, "data": []}]}',
+        b'{"outputs": [{"name": "logits", "datatype": "FP32", "shape": [32, 3], "data": [["a"]]}]}',
+        b'{"outputs": [{"name": "logits", "datatype": "INT64", "shape": [1], "data": [%d]}]}' % 2**80,
+        b'{"outputs": [{"name": "logits", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": -4}}]}',
+    ],
+)
+def test_answers_that_cannot_be_read(here, body):
+    with hostile(answered=body) as (where, _), pytest.raises(DemurError):
+        asked_of(where)
+    with hostile(described=body) as (where, _), pytest.raises(DemurError):
+        asked_of(where)
+
+
+def test_a_description_may_leave_shapes_out_and_names_are_quoted(here):
+    values = small.expected(DATASET["image"])[1].astype(np.float32)
+    body = json.dumps({"outputs": [{"name": "logits", "datatype": "FP32", "shape": [50, 3], "data": values.tolist()}]})
+    told = b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": null}]}'
+    with hostile(told, body.encode()) as (where, paths):
+        collect(where, DATASET, "t.npz", access=Access("a/b?c", "1/2"), batch=50, map={"signals": {"logits": "logits"}})
+    np.testing.assert_array_equal(load_table("t.npz").signals["logits"], values)
+    assert set(paths) == {"/v2/models/a%2Fb%3Fc/versions/1%2F2", "/v2/models/a%2Fb%3Fc/versions/1%2F2/infer"}
 
 
 def answer(*outputs, raw=()):

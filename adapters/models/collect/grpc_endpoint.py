@@ -10,13 +10,12 @@ import grpc
 from numpy.typing import NDArray
 
 from demur.adapters.models.collect import oip_message as wire
-from demur.adapters.models.collect.model import Access, Transient
+from demur.adapters.models.collect.model import MESSAGE_BYTES, Access, Transient, served_identity
 from demur.adapters.models.collect.tensor_spec import TensorSpec, spec
 from demur.monitor.errors import ConfigurationError, DemurError
 from demur.proto.oip.inference_pb2 import ModelInferResponse
 
 SERVICE = "/inference.GRPCInferenceService/"
-MESSAGE_BYTES = 512 << 20
 OPTIONS = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
 CODES = grpc.StatusCode
 TRANSIENT = (CODES.UNAVAILABLE, CODES.DEADLINE_EXCEEDED, CODES.RESOURCE_EXHAUSTED, CODES.ABORTED)
@@ -43,13 +42,8 @@ class GrpcEndpoint:
             raise
 
     def identity(self) -> Mapping[str, str]:
-        """Address, name and version, and the inputs as the server describes them."""
-        return {
-            "url": self._url,
-            "name": self._access.name,
-            "version": self._access.version,
-            "inputs": "; ".join(map(str, self.inputs)),
-        }
+        """See `served_identity`."""
+        return served_identity(self._url, self._access, self.inputs)
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The named outputs of one call. Raises: Transient, ConfigurationError with the server's words, BadAnswerError."""

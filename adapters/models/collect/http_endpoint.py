@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from numpy.typing import NDArray
 
 from demur.adapters.models.collect import oip_message as wire
-from demur.adapters.models.collect.model import Access, Transient
+from demur.adapters.models.collect.model import MESSAGE_BYTES, Access, Transient, served_identity
 from demur.adapters.models.collect.tensor_spec import TensorSpec, spec
 from demur.monitor.errors import ConfigurationError, DemurError
 
@@ -25,30 +27,23 @@ class HttpEndpoint:
 
     def __init__(self, url: str, access: Access) -> None:
         """Raises: ConfigurationError for an unknown model, Transient when the server is away."""
-        version = f"/versions/{access.version}" if access.version else ""
+        version = f"/versions/{quote(access.version, safe='')}" if access.version else ""
         self._url, self._access = url.rstrip("/"), access
-        self._path = f"{self._url}/v2/models/{access.name}{version}"
+        self._path = f"{self._url}/v2/models/{quote(access.name, safe='')}{version}"
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(access.tls_ca)) if access.tls_ca else True
         self._client = httpx.Client(timeout=access.timeout_seconds, headers=dict(access.headers), verify=verify)
         self._binary: bool | None = None
         try:
             described = self._describe()
-            self.inputs: tuple[TensorSpec, ...] = tuple(
-                spec(str(t.get("name", "")), str(t.get("datatype", "")), t.get("shape", ())) for t in _tensors(described, "inputs")
-            )  # fmt: skip
+            self.inputs: tuple[TensorSpec, ...] = tuple(_spec(t) for t in _tensors(described, "inputs"))
             self.outputs: tuple[str, ...] = tuple(str(t.get("name", "")) for t in _tensors(described, "outputs"))
         except BaseException:
             self._client.close()
             raise
 
     def identity(self) -> Mapping[str, str]:
-        """Address, name and version, and the inputs as the server describes them."""
-        return {
-            "url": self._url,
-            "name": self._access.name,
-            "version": self._access.version,
-            "inputs": "; ".join(map(str, self.inputs)),
-        }
+        """See `served_identity`."""
+        return served_identity(self._url, self._access, self.inputs)
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The named outputs of one call. Raises: Transient, ConfigurationError with the server's words, BadAnswerError."""
@@ -74,11 +69,28 @@ class HttpEndpoint:
 
     def _send(self, method: str, url: str, **what: Any) -> httpx.Response:
         try:
-            return self._client.request(method, url, **what)
+            with self._client.stream(method, url, **what) as answer:
+                return self._read(answer)
         except httpx.TransportError as error:
             raise Transient(f"{url}: {type(error).__name__}: {error}") from error
         except (httpx.InvalidURL, httpx.DecodingError, httpx.TooManyRedirects) as error:
             raise ConfigurationError(f"{url}: {error}") from error
+
+    def _read(self, answer: httpx.Response) -> httpx.Response:
+        """The whole answer, of bounded size (decompressed too), within the time of one call."""
+        end, content = monotonic() + self._access.timeout_seconds, bytearray()
+        for part in answer.iter_bytes():
+            content += part
+            if len(content) > MESSAGE_BYTES:
+                raise wire.BadAnswerError(
+                    f"{self._path}: expected an answer of at most {MESSAGE_BYTES:,} bytes; ask with a smaller --batch"
+                )
+            if monotonic() > end:
+                raise Transient(
+                    f"{self._path}: no whole answer within {self._access.timeout_seconds:g} s (--timeout-seconds)"
+                )
+        kept = {HEADER: answer.headers[HEADER]} if HEADER in answer.headers else {}
+        return httpx.Response(answer.status_code, headers=kept, content=bytes(content))
 
     def _describe(self) -> Any:
         """What the server says of the model; nothing when it does not describe models."""
@@ -89,7 +101,7 @@ class HttpEndpoint:
             raise self._refusal(answer)
         try:
             return answer.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigurationError(
                 f"{self._path}: expected the model's description in JSON, got other bytes"
             ) from error
@@ -101,7 +113,12 @@ class HttpEndpoint:
 
 def _tensors(described: Any, key: str) -> list[dict[str, Any]]:
     listed = described.get(key) if isinstance(described, dict) else None
-    return [t for t in listed or [] if isinstance(t, dict)]
+    return [t for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
+
+
+def _spec(tensor: Mapping[str, Any]) -> TensorSpec:
+    shape = tensor.get("shape")
+    return spec(str(tensor.get("name", "")), str(tensor.get("datatype", "")), shape if isinstance(shape, list) else ())
 
 
 def _binary(feed: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> tuple[bytes, dict[str, str]]:
@@ -140,7 +157,7 @@ def _answer(answer: httpx.Response, outputs: Sequence[str]) -> dict[str, NDArray
             else:
                 found[name] = wire.from_raw(name, kind, shape, tail[:size]) if name in outputs else None
                 tail = tail[size:]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise wire.BadAnswerError(f"the server's answer cannot be read ({type(error).__name__}: {error})") from error
     if missing := [name for name in outputs if found.get(name) is None]:
         raise wire.BadAnswerError(

@@ -14,6 +14,8 @@ from demur.adapters.models.collect.tensor_spec import TensorSpec
 from demur.monitor.errors import ConfigurationError, DemurError
 from demur.monitor.session import CPU
 
+MESSAGE_BYTES = 512 << 20  # of one request or answer
+
 
 class Transient(DemurError):
     """A call that may succeed when it is made again: the server was busy, away or too slow."""
@@ -67,7 +69,7 @@ def open_model(source: str | Path, access: Access, outputs: Sequence[str] | None
     `outputs` None leaves all of an ONNX file's outputs in; else only these are computed.
     Raises: ConfigurationError, BundleError for a graph that the runtime refuses, Transient for a server that is away.
     """
-    scheme = urlsplit(str(source)).scheme if "://" in str(source) else ""
+    scheme = _scheme(str(source)) if "://" in str(source) else ""
     if not scheme:
         from demur.adapters.models.collect.onnx_model import OnnxModel
 
@@ -85,3 +87,23 @@ def open_model(source: str | Path, access: Access, outputs: Sequence[str] | None
     raise ConfigurationError(
         f"{source}: expected grpc://, grpcs://, http://, https:// or an ONNX file, got {scheme}://"
     )
+
+
+def served_identity(url: str, access: Access, inputs: Sequence[TensorSpec]) -> Mapping[str, str]:
+    """Address, name and version, and the inputs as the server describes them: it says nothing of its weights."""
+    described = "; ".join(map(str, inputs))
+    return {"url": url, "name": access.name, "version": access.version, "inputs": described}
+
+
+def _scheme(url: str) -> str:
+    """Raises: ConfigurationError for an address with a password in it, which would stand in messages and files."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{url}: not an address ({error}); expected grpc://host:port") from error
+    if "@" in parts.netloc:
+        raise ConfigurationError(
+            f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}: expected no user in the address; "
+            "say who asks with --header Authorization=..."
+        )
+    return parts.scheme

@@ -64,7 +64,7 @@ def from_list(name: str, kind: str, shape: Sequence[int], values: Any) -> NDArra
         given = np.asarray(values, np.float64 if dtype.kind == "f" else None).ravel()
         with np.errstate(over="ignore"):
             found = given.astype(dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadAnswerError(f"output {name}: expected {kind} elements, got others ({error})") from error
     if dtype.kind != "f" and not np.array_equal(given, found):
         raise BadAnswerError(f"output {name}: some elements are no {kind}")

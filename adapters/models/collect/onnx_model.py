@@ -69,6 +69,10 @@ def _digest(file: ModelFile, path: Path) -> str:
     running = hashlib.sha256(path.read_bytes())
     for name in file.external:
         place = path.parent / name
+        if ".." in Path(name).parts or Path(name).is_absolute() or (place.exists() and not place.is_file()):
+            raise ConfigurationError(
+                f"{path}: expected its weights in files beside it, it names {name!r}; export it again"
+            )
         try:
             with place.open("rb") as stream:
                 running.update(hashlib.file_digest(stream, "sha256").digest())

@@ -43,12 +43,15 @@ class TensorSpec:
 
 
 def spec(name: str, datatype: str, dims: Sequence[Any]) -> TensorSpec:
-    """From a declaration: dimensions that are no positive integers are free. Raises: InvalidObservation."""
+    """From a declaration: dimensions that are no positive integers are free; none at all say nothing.
+
+    Raises: InvalidObservation.
+    """
     if datatype and datatype not in DTYPES:
         raise InvalidObservation(
             f"input {name}: expected one of {', '.join(DTYPES)}, the model wants {datatype}; demur collects with numbers only"
         )
-    return TensorSpec(name, datatype, tuple(d if isinstance(d, int) and d > 0 else None for d in dims))
+    return TensorSpec(name, datatype, tuple(d if isinstance(d, int) and d > 0 else None for d in dims) or None)
 
 
 def fitted(array: NDArray[Any], wanted: TensorSpec, where: str) -> NDArray[Any]:
