@@ -68,6 +68,11 @@ def test_any_text_is_read_as_python_reads_it_or_refused(text):
     assert {k: v.value for k, v in found.members.items()} == json.loads(text)
 
 
+def test_a_small_text_of_very_many_lists_is_refused_before_they_are_made():
+    with pytest.raises(MalformedError, match="lists and objects"):
+        Document('{"o":[' + "[]," * (1 << 20) + "[]]}", ("o",))
+
+
 @pytest.mark.parametrize("sizes", [[16, 17], [16], [-1, 33], [True, 31], [1.5, 30.5], [1 << 70], ["32"]])
 def test_sizes_that_do_not_add_up_are_refused(sizes):
     with pytest.raises(MalformedError, match="bytes"):

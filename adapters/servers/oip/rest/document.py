@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+MOST_CONTAINERS = 1 << 20  # an empty list takes 2 bytes of text and 64 of memory; tensors nested by rows have thousands
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -33,6 +34,8 @@ class Document:
         self.text = text
         self.members: dict[str, Value] = {}
         self.elements: dict[str, list[Value]] = {}
+        if text.count("[") + text.count("{") > MOST_CONTAINERS:
+            raise MalformedError(f"more than {MOST_CONTAINERS} lists and objects")
         try:
             self._read(listed)
         except (ValueError, RecursionError) as error:
