@@ -199,6 +199,16 @@ def test_filling_checks_rows_and_values():
     for wrong, value in ((np.array([True, False]), 9), (rows, 0.5), (rows, "9"), (rows, float("nan"))):
         with pytest.raises(UnreadableOutputError, match="x"):
             remedy.filled(array, wrong, value, "x")
+    for dtype, value in (
+        (np.float16, 1e6),
+        (np.float32, 1e39),
+        (np.float32, float("nan")),
+        (np.uint8, -1),
+        (np.bool_, 2),
+    ):
+        with pytest.raises(UnreadableOutputError, match="x"):
+            remedy.filled(array.astype(dtype), rows, value, "x")
+    assert remedy.filled(array.astype(np.bool_), rows, True, "x").all()
 
 
 @pytest.mark.parametrize("skip", [False, True])

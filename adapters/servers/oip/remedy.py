@@ -101,7 +101,10 @@ def filled(array: NDArray[Any], rows: NDArray[np.bool_], value: Any, name: str) 
 def _content(dtype: np.dtype[Any], value: Any, name: str) -> Any:
     if dtype.hasobject:
         return value.encode() if isinstance(value, str) else str(value).encode()
-    fits = isinstance(value, float | int) and (dtype.kind == "f" or _whole(dtype, value))
+    if dtype.kind == "f":
+        fits = isinstance(value, float | int) and abs(value) <= np.finfo(dtype).max
+    else:
+        fits = isinstance(value, float | int) and _whole(dtype, value)
     if not fits:
         raise UnreadableOutputError(f"output {name}: {value!r} is no {dtype}")
     return dtype.type(value)
