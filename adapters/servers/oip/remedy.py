@@ -102,7 +102,7 @@ def _content(dtype: np.dtype[Any], value: Any, name: str) -> Any:
     if dtype.hasobject:
         return value.encode() if isinstance(value, str) else str(value).encode()
     if dtype.kind == "f":
-        fits = isinstance(value, float | int) and abs(value) <= np.finfo(dtype).max
+        fits = isinstance(value, float | int) and abs(value) <= float(np.finfo(dtype).max)
     else:
         fits = isinstance(value, float | int) and _whole(dtype, value)
     if not fits:
