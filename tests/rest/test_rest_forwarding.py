@@ -168,6 +168,29 @@ def test_an_upstream_that_breaks_off_is_a_502(stage):
 
 
 @pytest.mark.parametrize("target", [INFER, "/v2/other"])
+def test_a_connection_that_brought_a_500_is_not_used_again(stage, target):
+    """As uvicorn does, and so MLServer and KServe: an answer to an exception, and then the connection is as good as closed."""
+    listening, connections = socket.create_server(("127.0.0.1", 0)), []
+
+    def serve():
+        for _ in range(3):
+            connection, _ = listening.accept()
+            connections.append(connection)
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\noh")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    proxy = stage.proxy(rest={"upstream": f"http://127.0.0.1:{listening.getsockname()[1]}", "timeout_seconds": 2})
+    for _ in range(3):
+        answer = stage.client.post(proxy + target, json=request())
+        assert (answer.status_code, answer.content) == (500, b"oh")
+    thread.join()
+    for one in (listening, *connections):
+        one.close()
+
+
+@pytest.mark.parametrize("target", [INFER, "/v2/other"])
 def test_a_client_that_goes_away_ends_the_upstream_call(stage, target):
     async def script(_asked):
         await asyncio.sleep(30)

@@ -67,10 +67,19 @@ class HttpUpstream:
             return Reply(response.status_code, response.headers.raw, b"".join(parts))
 
     async def parts(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        """The body as it comes, coded or not. Raises: RefusedError 502 or 504 when it breaks off."""
+        """The body as it comes, coded or not. Raises: RefusedError 502 or 504 when it breaks off.
+
+        A connection that brought a 5xx is not used again: uvicorn closes it after an exception in the application, which
+        would take the next request with it. It is left before its end is seen, and so closed.
+        """
+        length = response.headers.get("content-length", "")
+        left = int(length) if response.status_code >= 500 and length.isdigit() else -1
         with _blamed(self._url):
             async for part in response.aiter_raw():
                 yield part
+                left -= len(part)
+                if left == 0:
+                    return
 
     async def close(self) -> None:
         """Close idle connections."""
