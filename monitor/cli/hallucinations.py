@@ -40,10 +40,11 @@ def hallucinations(
     from demur.monitor.evaluate.hallucination import images_to_review
     from demur.monitor.monitor import Monitor
 
+    lines = () if confirmed is None else confirmed.read_text(encoding="utf-8").splitlines()
+    words = [line.strip() for line in lines if line.strip()]
     if review is not None:
         names = images_to_review(unknown, Monitor.load(bundle))
         review.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    words = () if confirmed is None else confirmed.read_text(encoding="utf-8").split()
     found = count(bundle, known, unknown, confirmed=words, keep=keep, bootstrap=bootstrap, seed=seed)
     out().print(
         f"[bold]{found.before.value:.0f}[/] hallucinations on unknown images; {found.images_removed} of "
@@ -58,6 +59,8 @@ def hallucinations(
         spans = (_span(one.kept_true, ".1%"), _span(one.after, ".0f"), _span(one.reduction, ".1%"))
         shown.add_row(one.name, limit, *(x for pair in zip(cells, spans, strict=True) for x in pair))
     out().print(shown, soft_wrap=False)
+    for note in found.notes:
+        out().print(f"[yellow]note[/] {note}")
     if json is not None:
         found.save(json)
         out().print(f"\n[bold]{json}[/]  {json.stat().st_size:,} bytes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,19 @@ from demur.monitor.evaluate.bootstrap import Resampler
 from demur.monitor.evaluate.errors import EvaluationError
 from demur.monitor.evaluate.estimate import Estimate
 from demur.monitor.evaluate.evaluation import plain
-from demur.monitor.evaluate.judged import columns_of, judge
-from demur.monitor.evaluate.run import Source, as_table
+from demur.monitor.evaluate.filtering import Boxes, counted
+from demur.monitor.evaluate.judged import columns_of
+from demur.monitor.evaluate.run import Source, as_table, known_rows
+from demur.monitor.fit.offline import assess_table
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.monitor import Monitor
+from demur.monitor.verdicts import BROKEN
 
 
 @dataclass(frozen=True)
 class Filtered:
-    """One filter. `threshold`: boxes of a higher score are refused; None for the bundle's own policy.
+    """One filter. `threshold`: boxes of a higher score are refused; None for the bundle's own policy, which is told as it
+    judges boxes and, when it judges images too, without the boxes of refused images, as behind a proxy.
 
     kept_true: share of the true detections on known images that it keeps; after: hallucinations that it keeps; reduction:
     1 - after / before; with intervals over images.
@@ -44,6 +47,7 @@ class Hallucinations:
 
     Hygiene: images_removed of images_given images with detections were removed because they hold known objects, by
     `removed_by_label` and `removed_by_person` (both may name one image), and with them boxes_removed detections.
+    notes: what a reader must know before believing a figure.
     """
 
     images_given: int
@@ -55,6 +59,7 @@ class Hallucinations:
     keep: float
     before: Estimate
     filters: tuple[Filtered, ...]
+    notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -63,16 +68,6 @@ class Hallucinations:
     def save(self, path: str | Path) -> None:
         """Write the document as JSON."""
         Path(path).write_text(json.dumps(self.document(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True, eq=False)
-class _Boxes:
-    """Verdicts of boxes: risk (N, S) float64, NaN and infinities as the highest; accept (N,); image (N,) 0..images-1."""
-
-    risk: NDArray[np.float64]
-    accept: NDArray[np.bool_]
-    image: NDArray[np.int64]
-    images: int
 
 
 def hallucinations(
@@ -99,21 +94,23 @@ def hallucinations(
         raise EvaluationError(f"keep: expected a share in (0, 1], got {keep}")
     monitor = Monitor.of(bundle if isinstance(bundle, Bundle) else Bundle.load(bundle))
     tables = {name: _imaged(as_table(source, monitor), name) for name, source in _named(known, unknown).items()}
-    true = _true(tables["known"])
+    right = _true(tables["known"])
     gone, by_label, by_person = _hygiene(tables["unknown"], confirmed)
-    left = tables["unknown"].take(~gone) if not gone.all() else None
-    seen = _boxes(monitor, tables["known"])
-    strange = None if left is None else _boxes(monitor, left)
-    given = _count(tables["unknown"])
+    true = _boxes(monitor, tables["known"]).take(right)
+    strange = true.none() if gone.all() else _boxes(monitor, tables["unknown"].take(~gone))
+    stratum = np.repeat([0, 1], [true.images, strange.images])
+    resampler = Resampler(stratum, None, bootstrap, seed, confidence)
+    given, names = _count(tables["unknown"]), columns_of(monitor, "row")
     return Hallucinations(
         images_given=given,
-        images_removed=given - (0 if strange is None else strange.images),
+        images_removed=given - strange.images,
         removed_by_label=by_label,
         removed_by_person=by_person,
         boxes_removed=int(gone.sum()),
-        true_detections=int(true.sum()),
+        true_detections=int(right.sum()),
         keep=keep,
-        **_measured(monitor, seen, true, strange, keep, _draws(seen, strange, bootstrap, seed, confidence)),
+        **_estimates(names, tuple(true.accepted), counted(len(names), true, strange, keep, resampler), resampler),
+        notes=tuple(f"{name}: {said}" for name in tables for said in known_rows(tables[name], monitor.bundle)),
     )
 
 
@@ -123,16 +120,6 @@ def images_to_review(unknown: Source, monitor: Monitor) -> list[Any]:
     names, counts = np.unique(image, return_counts=True)
     found: list[Any] = names[np.argsort(-counts, kind="stable")].tolist()
     return found
-
-
-def threshold(risk: NDArray[np.float64], weight: NDArray[np.float64], keep: float) -> float:
-    """The lowest risk at or below which a share of at least `keep` of the true detections lies; weight (N,) counts them."""
-    order = np.argsort(risk, kind="stable")
-    total = np.cumsum(weight[order])
-    if not total[-1]:
-        return math.nan
-    place = int(np.searchsorted(total, keep * total[-1] * (1 - 1e-12)))
-    return float(risk[order][place])
 
 
 def _named(known: Source, unknown: Source) -> Mapping[str, Source]:
@@ -173,53 +160,27 @@ def _hygiene(table: SignalsTable, confirmed: Collection[Any]) -> tuple[NDArray[n
     return gone, len(label), len(person)
 
 
-def _boxes(monitor: Monitor, table: SignalsTable) -> _Boxes:
-    judged = judge(monitor, table, "row")
-    risk = judged.scores.astype(np.float64)
-    risk[~np.isfinite(risk) | judged.broken[:, None]] = np.inf
-    assert table.grouping is not None  # noqa: S101  `_imaged` has seen it
-    return _Boxes(risk, judged.accept, table.grouping.index, table.grouping.count)
+def _boxes(monitor: Monitor, table: SignalsTable) -> Boxes:
+    verdicts, grouping = assess_table(monitor, table), table.grouping
+    assert grouping is not None  # noqa: S101  `_imaged` has seen it
+    risk = verdicts.scores.astype(np.float64)
+    risk[~np.isfinite(risk) | ((verdicts.reason_bits & BROKEN) != 0)[:, None]] = np.inf
+    accepted = {"policy": verdicts.accept}
+    if verdicts.groups is not None:
+        accepted["policy, images too"] = verdicts.accept & verdicts.groups.accept[grouping.index]
+    return Boxes(risk, accepted, grouping.index, grouping.count)
 
 
-def _draws(
-    seen: _Boxes, strange: _Boxes | None, draws: int, seed: int, confidence: float
-) -> tuple[Resampler, NDArray[np.float64]]:
-    """The resampler, and how often each image was drawn (images, 1 + draws), known images first; column 0: once each."""
-    count = 0 if strange is None else strange.images
-    resampler = Resampler(np.repeat([0, 1], [seen.images, count]), None, draws, seed, confidence)
-    parts = [np.ones((seen.images + count, 1)), *(resampler.weights(256) if draws else ())]
-    return resampler, np.concatenate(parts, axis=1)
-
-
-def _measured(
-    monitor: Monitor,
-    seen: _Boxes,
-    true: NDArray[np.bool_],
-    strange: _Boxes | None,
-    keep: float,
-    drawn: tuple[Resampler, NDArray[np.float64]],
+def _estimates(
+    scores: tuple[str, ...], policies: tuple[str, ...], found: NDArray[np.float64], resampler: Resampler
 ) -> dict[str, Any]:
-    resampler, weights = drawn
-    of_true = weights[: seen.images][seen.image[true]]
-    of_strange = np.zeros((0, weights.shape[1])) if strange is None else weights[seen.images :][strange.image]
-    before = of_strange.sum(axis=0)
-
-    def filtered(name: str, limit: float | None, kept_true: Any, kept_strange: Any) -> Filtered:
-        after = (kept_strange * of_strange).sum(axis=0)
+    before, filters = found[:, 0], []
+    for place, name in enumerate((*scores, *policies)):
+        limit, share, after = found[:, 1 + 3 * place : 4 + 3 * place].T
         with np.errstate(invalid="ignore", divide="ignore"):
-            share, reduction = (kept_true * of_true).sum(axis=0) / of_true.sum(axis=0), 1 - after / before
-        return Filtered(name, limit, *(_estimate(resampler, column) for column in (share, after, reduction)))
-
-    found = []
-    for place, name in enumerate(columns_of(monitor, "row")):
-        risk = seen.risk[true, place]
-        limits = np.array([threshold(risk, weight, keep) for weight in of_true.T])
-        limits = np.where(np.isfinite(limits), limits, -np.inf)
-        strangers = np.empty(0) if strange is None else strange.risk[:, place]
-        found.append(filtered(name, float(limits[0]), risk[:, None] <= limits, strangers[:, None] <= limits))
-    taken = np.empty(0, np.bool_) if strange is None else strange.accept
-    found.append(filtered("policy", None, seen.accept[true][:, None], taken[:, None]))
-    return {"before": _estimate(resampler, before), "filters": tuple(found)}
+            figures = [_estimate(resampler, column) for column in (share, after, 1 - after / before)]
+        filters.append(Filtered(name, float(limit[0]) if place < len(scores) else None, *figures))
+    return {"before": _estimate(resampler, before), "filters": tuple(filters)}
 
 
 def _estimate(resampler: Resampler, values: NDArray[np.float64]) -> Estimate:

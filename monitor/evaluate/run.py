@@ -178,9 +178,8 @@ def _calibration(monitor: Monitor, pool: Pool) -> dict[str, Uniformity]:
 def _notes(monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mapping[Part, Judged]) -> list[str]:
     """What a reader must know before believing a figure."""
     notes = []
-    held = monitor.bundle.arrays(ROWS)
     for part, table in tables.items():
-        notes += [f"{part.name}: {said}; figures are optimistic" for said in _known_rows(table, held)]
+        notes += [f"{part.name}: {said}" for said in known_rows(table, monitor.bundle)]
         if part.kind != "novel" and judged[part].wrong is None:
             notes.append(f"{part.name}: no labels, so nothing is said about the model's mistakes there")
         if judged[part].weighted:
@@ -193,14 +192,15 @@ def _notes(monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mappin
     return notes
 
 
-def _known_rows(table: SignalsTable, held: Mapping[str, Any]) -> list[str]:
+def known_rows(table: SignalsTable, bundle: Bundle) -> list[str]:
     """What the bundle learnt from rows of this table."""
+    held = bundle.arrays(ROWS)
     where = {
         "reference": "were in the reference set that the scores were fitted on",
         TAUGHT: "taught a fusion where the model errs",
     }
     shared = {n: int(np.isin(table.row_hashes(), held[n]).sum()) for n in where if n in held}
-    return [f"{count} of {len(table)} rows {where[n]}" for n, count in shared.items() if count]
+    return [f"{count} of {len(table)} rows {where[n]}; figures are optimistic" for n, count in shared.items() if count]
 
 
 def _heard(tick: Tick, stage: str, total: int, each: int = 1) -> Any:

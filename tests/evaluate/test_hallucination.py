@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 import demur
 from demur.monitor.cli.main import app
 from demur.monitor.evaluate.errors import EvaluationError
-from demur.monitor.evaluate.hallucination import hallucinations, threshold
+from demur.monitor.evaluate.filtering import threshold
+from demur.monitor.evaluate.hallucination import hallucinations
 from demur.monitor.evaluate.matching import Objects, labelled, matched, overlaps
 
 
@@ -90,12 +92,19 @@ def test_a_table_of_boxes_is_labelled_with_what_is_in_the_images():
 
 @pytest.mark.parametrize(
     ("risks", "keep", "want"),
-    [(range(1, 21), 0.95, 19), (range(1, 21), 0.951, 20), ([3, 1, 2], 1.0, 3), ([1, 1, 1, 9], 0.5, 1), ([5], 0.01, 5)],
+    [(range(1, 21), 0.95, 19), (range(1, 21), 0.951, 20), ([1, 2, 3], 1.0, 3), ([1, 1, 1, 9], 0.5, 1), ([5], 0.01, 5)],
 )
 def test_the_threshold_keeps_at_least_the_share(risks, keep, want):
     risk = np.array(list(risks), np.float64)
     assert threshold(risk, np.ones(len(risk)), keep) == want
     assert math.isnan(threshold(risk, np.zeros(len(risk)), keep))
+
+
+def test_a_threshold_counts_weights_and_keeps_no_broken_box():
+    """Of 2 + 1 + 1 detections three quarters lie at or below 2; nine tenths would need the broken one."""
+    risk, weight = np.array([1, 2, math.inf]), np.array([2.0, 1, 1])
+    assert [threshold(risk, weight, keep) for keep in (0.5, 0.75, 0.9)] == [1, 2, 2]
+    assert threshold(risk[2:], weight[2:], 0.5) == -math.inf
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +162,63 @@ def test_a_broken_box_is_never_kept(bundle):
     assert found.filters[0].after.low is None
 
 
+def test_more_broken_true_detections_than_may_be_lost_are_told_not_hidden(bundle):
+    """Two of four cannot be assessed: the highest threshold there is keeps half, and hallucinations below it are counted."""
+    known = table([5, 7, np.nan, np.inf], [1, 2, 3, 4], loss=[0] * 4)
+    found = hallucinations(bundle, known, table([4, 6, np.nan], [1, 1, 2]), bootstrap=0)
+    score = found.filters[0]
+    assert (score.threshold, score.kept_true.value, score.after.value) == (-5.0, 0.5, 1)
+    json.dumps(found.document(), allow_nan=False)
+
+
+def test_boxes_of_refused_images_are_gone_with_the_policy_that_refuses_them():
+    """Images of two boxes; the mean refuses an image whose second box is bad, its first box is accepted by itself."""
+    rng = np.random.default_rng(0)
+    config = {
+        "monitor": "boxes",
+        "signals": {"logits": 2},
+        "scores": ["max_logit"],
+        "rules": [
+            {"novel": {"when": "max_logit", "promise": {"refuse_good_at_most": 0.05}}},
+            {"strange": {"when": "max_logit", "unit": "group", "aggregate": "mean", "promise": {"refuse_good_at_most": 0.05}}},
+        ],
+    }  # fmt: skip
+    images = np.repeat(np.arange(150), 2)
+    tables = [{"logits": rng.normal(10, 1, (300, 2)).astype(np.float32), "group_id": images} for _ in range(2)]
+    fitted = demur.fit(config, reference=tables[0], calibration=tables[1])
+    known = table([10, 10, 10, -20, 10, -20], [1, 1, 2, 2, 3, 3], loss=[0, 0, 0, 1, 0, 0])
+    found = hallucinations(fitted, known, table([10, -20, 10, 10], [1, 1, 2, 2]), bootstrap=100)
+    boxes, images_too = found.filters[-2:]
+    assert [f.name for f in (boxes, images_too)] == ["policy", "policy, images too"]
+    assert (boxes.kept_true.value, boxes.after.value) == (4 / 5, 3)
+    assert (images_too.kept_true.value, images_too.after.value) == (2 / 5, 2)
+
+
+def test_rows_that_the_scores_were_fitted_on_are_told(bundle):
+    rng = np.random.default_rng(0)
+    seen = rng.normal(10, 1, (200, 2)).astype(np.float32)  # as `bundle` was given
+    known = {"logits": seen, "group_id": np.arange(200), "loss": np.zeros(200, np.int64)}
+    found = hallucinations(bundle, known, UNKNOWN, bootstrap=0)
+    assert found.notes == (
+        "known: 200 of 200 rows were in the reference set that the scores were fitted on; figures are optimistic",
+    )
+    assert hallucinations(bundle, KNOWN, UNKNOWN, bootstrap=0).notes == ()
+
+
+def test_many_boxes_are_resampled_without_a_table_of_boxes_by_draws(bundle):
+    """60,000 boxes by 1,000 draws would be half a gigabyte; a few numbers a box are some megabytes."""
+    rng = np.random.default_rng(0)
+    known = table(rng.normal(10, 2, 60_000), rng.integers(0, 500, 60_000), loss=np.zeros(60_000, np.int64))
+    tracemalloc.start()
+    try:
+        found = hallucinations(bundle, known, UNKNOWN, bootstrap=300)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 60_000 * 300 * 8 / 4
+    assert found.filters[0].kept_true.low >= 0.95
+
+
 def test_nothing_left_is_said_and_not_divided_by(bundle):
     found = hallucinations(bundle, KNOWN, table([5], [1], loss=[0]), bootstrap=100)
     assert found.before.value == 0
@@ -192,3 +258,20 @@ def test_the_command_prints_and_writes_the_same(bundle, tmp_path):
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["filters"][0]["after"]["value"] == 2
     assert written["kind"] == "demur.hallucinations"
+
+
+def test_images_named_with_spaces_go_from_the_review_to_the_confirmed(bundle, tmp_path):
+    bundle.save(tmp_path / "boxes.demur")
+    np.savez(tmp_path / "known.npz", **KNOWN)
+    np.savez(tmp_path / "unknown.npz", **table([1.5, 2, 7], ["a street.png", "b", "b"], loss=[1, 1, 1]))
+    words = [str(tmp_path / name) for name in ("boxes.demur", "known.npz", "unknown.npz")]
+    looked = tmp_path / "looked.txt"
+    run = CliRunner().invoke
+    assert run(app, ["hallucinations", *words, "--bootstrap", "0", "--review", str(looked)]).exit_code == 0
+    assert looked.read_text() == "b\na street.png\n"
+    looked.write_text("a street.png\n\n")
+    out = str(tmp_path / "out.json")
+    answer = run(app, ["hallucinations", *words, "--bootstrap", "0", "--confirmed", str(looked), "--json", out])
+    assert answer.exit_code == 0, answer.output
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["removed_by_person"], written["before"]["value"]) == (1, 2)
