@@ -105,6 +105,8 @@ def test_codings_are_bounded_and_named():
         with pytest.raises(CodingError, match=name):
             coding.decoded(coding.encoded(b"a" * 1000, name)[:-5], name, 1000)
     assert coding.decoded(coding.encoded(b"a", "gzip") * 3, "gzip", 3) == b"aaa"
+    with pytest.raises(CodingError, match="too many members"):
+        coding.decoded(coding.encoded(b"", "gzip") * 100_000, "gzip", 1000)
     with pytest.raises(CodingError, match="gzip, br"):
         coding.coding("gzip, br")
 

@@ -6,6 +6,7 @@ import zlib
 
 GZIP, ZLIB, BARE = 31, 15, -15  # zlib's names for the three framings
 KNOWN = ("gzip", "deflate")
+MOST_MEMBERS = 64  # of one gzip body; each costs a copy of what is behind it
 
 
 class CodingError(ValueError):
@@ -65,6 +66,8 @@ def _weighed(part: str) -> tuple[str, str]:
 def _inflated(content: bytes, framing: int, largest_bytes: int) -> bytes:
     parts, left = [], largest_bytes
     while content:
+        if len(parts) == MOST_MEMBERS:
+            raise zlib.error("it has too many members")
         unpacker = zlib.decompressobj(framing)
         part = unpacker.decompress(content, left + 1)
         left -= len(part)
