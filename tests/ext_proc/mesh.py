@@ -130,7 +130,8 @@ class RealEnvoy:
             "http_filters": [config, {"name": "envoy.filters.http.router", "typed_config": router}],
         }
         chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        return {"name": name, "address": address(f"127.0.0.1:{self.ports[name]}"), "filter_chains": [chain]}
+        found = {"name": name, "address": address(f"127.0.0.1:{self.ports[name]}"), "filter_chains": [chain]}
+        return found | ({"per_connection_buffer_limit_bytes": 4096} if name == "partial" else {})
 
 
 def address(place: str) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def test_memory_is_moved_and_given_back():
     second.feed(bytes(60))
     assert (first.cause, "buffer_bytes" in second.cause, memory.held) == ("", True, 60)
     first.feed(bytes(30))
-    assert ("body_bytes" in first.cause, memory.held, first.data) == (True, 0, bytearray())
+    assert ("body_bytes" in first.cause, memory.held, bytes(first.data)) == (True, 0, b"")
     first.feed(bytes(10))
     assert first.raw_size == 100
 

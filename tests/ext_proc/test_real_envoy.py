@@ -42,6 +42,10 @@ def filter_of(**config: Any) -> dict[str, Any]:
 FILTERS = {
     "page": filter_of_the_page(),
     "buffered": filter_of(processing_mode=BUFFERED),
+    "partial": filter_of(
+        processing_mode=BUFFERED | {"request_body_mode": "BUFFERED_PARTIAL", "response_body_mode": "BUFFERED_PARTIAL"}
+    ),
+    "hurried": filter_of(processing_mode=BUFFERED, message_timeout="0.001s"),
     "trailers": filter_of(processing_mode=BUFFERED | {"request_trailer_mode": "SEND", "response_trailer_mode": "SEND"}),
     "allowing": filter_of(processing_mode=BUFFERED, failure_mode_allow=True),
     "override": filter_of(processing_mode=NOTHING, allow_mode_override=True),
@@ -214,10 +218,30 @@ def test_streamed_and_duplex_bodies_are_refused_before_the_client_gets_any(enfor
         assert enforcing.curl(listener, "/other", infer())[0] == 200
 
 
+def test_bodies_that_envoy_shows_in_part(enforcing):
+    status, _, body = enforcing.curl("partial", PATH, infer())
+    assert (status, body) == (200, scores(GOOD))
+    enforcing.upstream.pad = b" " * 5_000_000
+    try:
+        status, headers, _ = enforcing.curl("partial", PATH, infer())
+    finally:
+        enforcing.upstream.pad = b""
+    assert (status, headers["demur-cause"]) == (503, "body truncated")
+    status, headers, _ = enforcing.curl("partial", PATH, b" " * 5_000_000 + infer())
+    assert (status, headers["demur-cause"]) == (503, "the request cannot be read: body truncated")
+
+
+def test_an_envoy_in_a_hurry_fails_closed(enforcing):
+    statuses = {enforcing.curl("hurried", PATH, infer())[0] for _ in range(20)}
+    assert statuses <= {200, 504}
+    assert 504 in statuses
+    assert enforcing.envoy.stat("hurried", "message_timeouts") >= 1
+
+
 def test_observing_interferes_with_nothing(mesh):
     mesh.upstream.row, mesh.upstream.logprobs = BAD, None
     mesh.start("observe", annotate=True)
-    for listener in FILTERS:
+    for listener in FILTERS.keys() - {"hurried"}:
         status, headers, body = mesh.curl(listener, PATH, infer())
         assert (listener, status, body) == (listener, 200, scores(BAD))
         if listener == "buffered":

@@ -23,6 +23,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.row: list[float] = GOOD
+        self.pad = b""
         self.logprobs: list[float] | None = [-0.1, -0.2]
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
         upstream = self
@@ -76,7 +77,7 @@ class Upstream:
             document["outputs"] = [o for o in document["outputs"] if o["name"] in named]
         binary = [n for n, o in named.items() if o.get("parameters", {}).get("binary_data")]
         if not binary:
-            handler.say(json.dumps(document).encode(), content_type="application/json")
+            handler.say(json.dumps(document).encode() + self.pad, content_type="application/json")
             return
         parts = []
         for output in document["outputs"]:

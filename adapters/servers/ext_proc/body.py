@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from demur.adapters.servers.ext_proc.unpacking import Unpacker
 from demur.adapters.servers.oip.rest.coding import CodingError
@@ -44,7 +44,7 @@ class Body:
     encoding: str
     limit: int
     memory: Memory
-    data: bytearray = field(default_factory=bytearray)
+    data: bytes | bytearray = b""
     cause: str = ""
     ended: bool = False
     raw_size: int = 0
@@ -68,7 +68,7 @@ class Body:
         if self.cause:
             return
         try:
-            self.data += self._decoded(chunk)
+            self._append(self._decoded(chunk))
             self.hold(0)
         except UnreadableBodyError as error:
             self.spoil(str(error))
@@ -95,9 +95,18 @@ class Body:
 
     def forget(self) -> None:
         """Give the memory back."""
-        self.data = bytearray()
+        self.data = b""
         self.memory.move(self._held, 0)
         self._held = 0
+
+    def _append(self, part: bytes) -> None:
+        """A body that comes in one piece is not copied."""
+        if not self.data:
+            self.data = part
+        elif isinstance(self.data, bytearray):
+            self.data += part
+        else:
+            self.data = bytearray(self.data) + part
 
     def _decoded(self, chunk: bytes) -> bytes:
         assert self._unpacker is not None  # noqa: S101  otherwise it was spoilt from the start

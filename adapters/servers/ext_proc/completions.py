@@ -81,7 +81,7 @@ class CompletionExchange:
             return 0
         for data in self._events.feed(bytes(body.data)):
             self._completion.event(data)
-        body.data.clear()
+        body.data = b""
         return self._events.size + self._completion.size
 
     def judge(self, body: Body, about: Circumstances) -> Judged:

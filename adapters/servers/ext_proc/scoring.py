@@ -45,7 +45,7 @@ class Scoring:
             return future.result(None if deadline is None else max(0.0, deadline - perf_counter()))
         except Late as error:
             if future.done():
-                raise  # the work itself timed out on something
+                return future.result()  # just in time, or the work itself timed out on something
             raise NotInTimeError("not in time: judging took longer than budget_ms") from error
 
     def close(self) -> None:
