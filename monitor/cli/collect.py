@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import bars, out
 from demur.monitor.errors import ConfigurationError, DemurError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def collect(
     access = Access(
         name, version, threads, tuple(providers or CPU), timeout_seconds, _pairs("--header", headers), tls_ca
     )
-    with _bar() as tick, _going_on():
+    with bars("inputs") as tick, _going_on():
         made = run(
             model,
             dataset,
@@ -114,38 +114,6 @@ def collect(
             tick=tick,
         )
     _tell(made)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Inputs done, their speed and the time left, on standard error; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:,.0f} inputs/s" if task.speed else "")
-
-    console = Console(stderr=True)
-    look = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*look, console=console, transient=True, disable=not console.is_terminal) as progress:
-        stages: dict[str, Any] = {}
-
-        def tick(stage: str, done: int, total: int) -> None:
-            if stage not in stages:
-                stages[stage] = progress.add_task(stage, total=total, completed=done)
-            progress.update(stages[stage], completed=done)
-
-        yield tick
 
 
 @contextmanager

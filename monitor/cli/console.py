@@ -26,15 +26,18 @@ def out() -> Console:
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on a terminal, one for each stage; elsewhere nothing. Gives the function that moves them."""
+def bars(unit: str = "rows") -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on a terminal, one for each stage; elsewhere nothing. Gives the function that moves them.
+
+    What is done when a stage begins is of an earlier run, and does not count for the time that remains.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     look = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("rows"),
+        TextColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(*look, console=out(), transient=True, disable=not out().is_terminal) as progress:
@@ -42,7 +45,7 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
 
         def tick(stage: str, done: int, total: int) -> None:
             if stage not in stages:
-                stages[stage] = progress.add_task(stage)
+                stages[stage] = progress.add_task(stage, total=total, completed=done)
             progress.update(stages[stage], completed=done, total=total)
 
         yield tick

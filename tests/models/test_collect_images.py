@@ -198,7 +198,7 @@ def test_boxes_are_rows_and_inputs_without_any_are_recorded(here, monkeypatch, b
     rows = small.inputs(45)
     features, logits = small.expected(rows)
     counts = features[:, 0].astype(int)
-    given = {"image": rows, "label": np.zeros(45, int), "slice": np.arange(45) % 2}
+    given = {"image": rows, "label": np.zeros(45, int), "target": np.zeros(45), "slice": np.arange(45) % 2}
     made = collect("model.onnx", given, "table.npz", map={})
     table = load_table("table.npz")
     group = np.repeat(np.arange(45), counts)
@@ -209,6 +209,7 @@ def test_boxes_are_rows_and_inputs_without_any_are_recorded(here, monkeypatch, b
     np.testing.assert_array_equal(np.load("table.npz")["_empty_groups"], np.flatnonzero(counts == 0))
     assert (made.tables[0].empty, made.tables[0].inputs) == ((counts == 0).sum(), 45)
     assert table.label is None
+    assert table.target is None
     assert made.tables[0].without_labels
     collect("model.onnx", given, ["a.npz", "b.npz"], split="0.5/0.5", map={}, shuffle=True)
     halves = [load_table(name) for name in ("a.npz", "b.npz")]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from demur.adapters.models.collect import collect
+from demur.adapters.models.collect import collect, plan
 from demur.adapters.models.collect import parts as parts_module
 from demur.adapters.models.collect.pixels import Pixels
 from demur.adapters.models.collect.table_writer import TableWriter
@@ -102,6 +102,10 @@ def test_an_interrupted_run_keeps_every_finished_batch(here, monkeypatch):
     assert Path("out.npz").read_bytes() == Path("other.npz").read_bytes()
 
 
+def new_version(monkeypatch):
+    monkeypatch.setattr(plan, "__version__", "9.9.9")
+
+
 def new_model(_):
     Path("model.onnx").write_bytes(small.graph(softmax=True))
 
@@ -117,19 +121,20 @@ def new_data(_):
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
+        (new_version, {}, r"another demur \("),
         (new_model, {}, r"another model \(sha256"),
         (new_map, {}, r"another map \("),
         (new_data, {}, r"another dataset \("),
         (None, {"batch": 20}, r"another options \(batch: 40 then, 20 now\)"),
         (None, {"shuffle": True}, r"shuffle: False then, True now"),
         (None, {"limit": 200}, r"limit: None then, 200 now"),
-        (None, {"pixels": Pixels(scale=2.0)}, r"another pixels \(scale"),
+        (None, {"pixels": Pixels(layout="nhwc")}, r"another pixels \(layout"),
     ],
 )
 def test_changed_work_is_not_mixed(here, monkeypatch, change, options, words):
     half(monkeypatch)
     if change is not None:
-        change(here)
+        change(monkeypatch)
     with pytest.raises(ConfigurationError, match=words) as refused:
         run(**options)
     assert "--restart" in str(refused.value)

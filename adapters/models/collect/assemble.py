@@ -16,7 +16,7 @@ from demur.adapters.models.collect.signal_reader import SignalReader
 from demur.adapters.models.collect.streamed import Column, Streamed, write
 from demur.monitor.errors import ConfigurationError
 
-OF_INPUTS = ("label", "group_id")  # of an image, not of the boxes in it
+OF_INPUTS = ("label", "target", "group_id")  # of an image, not of the boxes in it
 PREDICTING = ("logits", "probabilities", "log_probabilities")
 PARQUET = (".parquet", ".pq")
 EMPTY = "_empty_groups"
@@ -43,7 +43,7 @@ class Tables:
         self._widths = {name: shape[1] for name, (shape, _) in names.items() if name not in (INPUT, GROUP)}
         self._boxes = GROUP in names
         self._place = GROUP if self._boxes else INPUT
-        self._labelled = "label" in known
+        self._labelled = "label" in known or "target" in known
         self._known = {name: a for name, a in known.items() if not (self._boxes and name in OF_INPUTS)}
 
     def write(

@@ -74,6 +74,8 @@ def open_model(source: str | Path, access: Access, outputs: Sequence[str] | None
         from demur.adapters.models.collect.onnx_model import OnnxModel
 
         return OnnxModel(Path(source), access, outputs)
+    if access.tls_ca is not None and not access.tls_ca.is_file():
+        raise ConfigurationError(f"{access.tls_ca}: no such file; expected the certificates (PEM) of an authority")
     if not access.name:
         raise ConfigurationError(f"{source}: expected --model NAME, the name under which the server knows the model")
     if scheme in ("grpc", "grpcs"):

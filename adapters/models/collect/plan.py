@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demur import __version__
 from demur.adapters.models.collect.dataset import Dataset, bind
 from demur.adapters.models.collect.model import Model
 from demur.adapters.models.collect.pixels import Pixels
@@ -59,6 +60,7 @@ def planned(
     batch = _batch(specs, choice.batch, len(order))
     groups = dataset.known.get("group_id")
     manifest = {
+        "demur": __version__,
         "model": dict(model.identity()),
         "map": _digest({**signals.document, "head": {n: a.tolist() for n, a in signals.head.items()}}),
         "dataset": dataset.digest(np.sort(order)),
