@@ -222,7 +222,7 @@ class Stage:
     ) -> str:
         """The URL of a started proxy: model `digits` judged by monitor `toy`, whose signal `logits` is the output `scores`."""
         loaded = Loaded.open(bundle or row_bundle(version=1))
-        engine = Engine(loaded, conduct=conduct, recorder=recorder, listeners=[self.decisions.append])
+        engine = self.engine = Engine(loaded, conduct=conduct, recorder=recorder, listeners=[self.decisions.append])
         document = {
             "rest": {"listen": "127.0.0.1:0", "upstream": self.direct} | (rest or {}),
             "models": {MODEL: {"monitor": "toy", "signals": {"logits": "scores"}} | (model or {})},
