@@ -111,6 +111,7 @@ def processor(
     limits: LimitsConfig | None = None,
     budget: float | None = None,
     rows: Any = None,
+    streams_of: Any = None,
     chat: dict[str, Any] | None = None,
     digits: dict[str, Any] | None = None,
     **config: Any,
@@ -120,7 +121,7 @@ def processor(
     refusals: list[RefusalEvent] = []
     conduct = Conduct(mode, on_failure, budget)  # type: ignore[arg-type]
     options: dict[str, Any] = {"conduct": conduct, "recorder": recorder, "listeners": [decisions.append]}
-    engine, tokens = Engine(Loaded.open(rows or ROWS), **options), Engine(Loaded.open(TOKENS), **options)
+    engine, tokens = Engine(Loaded.open(rows or ROWS), **options), Engine(Loaded.open(streams_of or TOKENS), **options)
     document = {
         "listen": "127.0.0.1:0",
         "infer": {"digits": {"monitor": "toy", "signals": {"logits": "scores"}, **(digits or {})}},

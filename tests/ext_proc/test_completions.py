@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+import demur
 from demur.adapters.servers.openai.completion import HOLE, NO_LOGPROBS
 from tests.ext_proc.conftest import CHAT, ask, choice, completion
 from tests.ext_proc.simulator import STREAMED, Answer
@@ -198,3 +200,10 @@ class TestAskedForBesideTheClient:
         result = self.made(world).envoy(self.upstream(CALM)).request(CHAT, ask(**more))
         assert result.upstream_saw[1] == ask(**more)
         assert result.status == (503 if "stream" in more else 200)
+
+    def test_alternatives_are_asked_for_where_the_monitor_reads_them(self, world):
+        golden = demur.Bundle.load(Path(__file__).parents[1] / "golden" / "stream.demur")
+        made = self.made(world, streams_of=golden)
+        result = made.envoy(self.upstream(CALM)).request(CHAT, ask(top_logprobs=0))
+        assert json.loads(result.upstream_saw[1]) == json.loads(ask()) | {"logprobs": True, "top_logprobs": 5}
+        assert (result.status, made.decisions[0].verdicts.cause) == (503, "no top_logprobs: ask for top_logprobs: 5")

@@ -139,11 +139,19 @@ def _model(name: str, config: CompletionModelConfig, engines: Mapping[str, Engin
 
 
 def _observations(loaded: Loaded, answer: Answer) -> list[Observation]:
-    cause = answer.cause or answer.completion.cause
+    cause = answer.cause or answer.completion.cause or _bare(loaded, answer.completion)
     about: dict[str, Any] = {"request": answer.request, "model": {"name": answer.model}}
     if cause:
         return [Observation({}, 1, cause=cause, **about)]
     return [_observation(loaded, tokens, about) for tokens in answer.completion.choices]
+
+
+def _bare(loaded: Loaded, completion: Completion) -> str:
+    """Why a monitor that reads alternatives cannot judge an answer without any, or ""."""
+    wanted = loaded.widths.get("topk_logprobs", 0) if "topk_logprobs" not in loaded.unread else 0
+    return (
+        f"no top_logprobs: ask for top_logprobs: {wanted}" if wanted and any(t.bare for t in completion.choices) else ""
+    )
 
 
 def _observation(loaded: Loaded, tokens: Tokens, about: dict[str, Any]) -> Observation:

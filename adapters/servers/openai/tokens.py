@@ -40,6 +40,11 @@ class Tokens:
         """Bytes held."""
         return 4 * (len(self._own) + len(self._top) + len(self._mask))
 
+    @property
+    def bare(self) -> bool:
+        """Whether no token came with alternatives."""
+        return not any(self._mask)
+
     def add(self, own: Any, top: Iterable[Any]) -> None:
         """One more token. Raises: UnreadableAnswerError for what is no number."""
         value = _number(own)
