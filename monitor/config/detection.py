@@ -75,7 +75,7 @@ class DetectionConfig(Section):
         None, ge=0, le=1, description="number of the first class; default 1 for torchvision and tensorflow, else 0"
     )
     image: tuple[Pixels, Pixels] = Field(description="height and width of the model's input, pixels")
-    floor: float = Field(0.25, ge=0, lt=1, description="boxes that score more are judged; at most what clients use")
+    floor: float = Field(0.25, ge=0, lt=1, description="boxes that score as much are judged; at most what clients use")
     iou: float = Field(0.45, gt=0, lt=1, description="overlap above which the lower of two boxes is suppressed")
     class_wise: bool = Field(True, description="suppress within a class only")
     decoded: bool = Field(False, description="of yolox: exported with its grid already decoded to pixels")

@@ -1,5 +1,5 @@
 """What a client does with a detector's tensors by itself: decoding and suppression in plain loops, written from the layouts'
-published shapes, independent of what is tested."""
+published shapes, independent of what is tested. They show boxes of the floor itself, as YOLOX's does and TensorFlow's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def yolov8(output, floor, iou, class_wise=True):
     for place in range(output.shape[1]):
         column = [float(v) for v in output[:, place]]
         score = max(column[4:])
-        if score > floor:
+        if score >= floor:
             found.append((score, column[4:].index(score), around(*column[:4]), place))
     return suppress(found, iou, class_wise)
 
@@ -43,7 +43,7 @@ def yolov5(output, floor, iou):
     found = []
     for place, row in enumerate(output.tolist()):
         best = max(row[5:])
-        if row[4] * best > floor:
+        if row[4] * best >= floor:
             found.append((row[4] * best, row[5:].index(best), around(*row[:4]), place))
     return suppress(found, iou)
 
@@ -56,7 +56,7 @@ def yolox(output, floor, iou, side):
     found = []
     for place, ((x, y, s), row) in enumerate(zip(cells, rows, strict=True)):
         best = max(row[5:])
-        if row[4] * best > floor:
+        if row[4] * best >= floor:
             box = around((row[0] + x) * s, (row[1] + y) * s, math.exp(row[2]) * s, math.exp(row[3]) * s)
             found.append((row[4] * best, row[5:].index(best), box, place))
     return suppress(found, iou)
@@ -72,7 +72,7 @@ def detr(logits, boxes, floor, height, width):
     found = []
     for place, (row, box) in enumerate(zip(logits.tolist(), boxes.tolist(), strict=True)):
         p = softmax(row)[:-1]
-        if max(p) > floor:
+        if max(p) >= floor:
             x1, y1, x2, y2 = around(*box)
             found.append((max(p), p.index(max(p)), (x1 * width, y1 * height, x2 * width, y2 * height), place))
     return sorted(found, key=lambda f: (-f[0], f[3]))
@@ -82,7 +82,7 @@ def rt_detr(logits, boxes, floor, height, width, classes):
     found = []
     for place, (row, box) in enumerate(zip(logits.tolist(), boxes.tolist(), strict=True)):
         p = [1 / (1 + math.exp(-v)) if v > -700 else 0.0 for v in row[:classes]]
-        if max(p) > floor:
+        if max(p) >= floor:
             x1, y1, x2, y2 = around(*box)
             found.append((max(p), p.index(max(p)), (x1 * width, y1 * height, x2 * width, y2 * height), place))
     return sorted(found, key=lambda f: (-f[0], f[3]))

@@ -12,7 +12,7 @@ from demur.adapters.models.detection import Detector
 from demur.monitor.config.detection import DetectionConfig
 from demur.monitor.config.document import parse
 from demur.monitor.config.signal_map import SignalMapConfig
-from demur.monitor.errors import ConfigurationError
+from demur.monitor.errors import ConfigurationError, InvalidObservation
 
 F = np.float32
 POOL = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, -1e30, -2, -1, 0, 0.3, 0.6, 1, 1.0005, 2, 9, 60], F)
@@ -63,7 +63,7 @@ def test_rows_are_boxes_or_say_what_is_not_and_all_can_be_taken_out(layout, dtyp
         size = seen.boxes[is_box, 2:] - seen.boxes[is_box, :2]
         assert np.isfinite(size).all()
         assert (size >= 0).all()
-        assert ((seen.scores[is_box] > 0.25) & (seen.scores[is_box] < 1.01)).all()
+        assert ((seen.scores[is_box] >= 0.25) & (seen.scores[is_box] < 1.01)).all()
         assert np.isnan(seen.signals["logits"][~is_box]).all()
         assert np.isnan(seen.signals["box"][~is_box]).all()
         assert all(((seen.image == i) & ~is_box).sum() <= 1 for i in range(seen.images))
@@ -80,6 +80,28 @@ def test_a_refused_query_is_gone_also_where_no_object_was_less_likely_than_anyth
     made = seeing.without(tensors, np.array([True, False]))
     assert len(seeing(made)) == 1
     np.testing.assert_array_equal(made["logits"][0, 1], tensors["logits"][0, 1])
+
+
+def test_a_probability_that_rounding_raised_above_one_is_one():
+    rows = np.array([[[9, 9, 4, 4, 1.0005, 0.5], [30, 30, 4, 4, 0.6, 1.1]]], F).transpose(0, 2, 1)
+    seen = Detector(DetectionConfig(layout="yolov8", classes=2, image=(64, 64)))({"output0": rows})
+    assert seen.labels.tolist() == [0, -1]
+    np.testing.assert_allclose(seen.signals["logits"][0], [25 * np.log(2), 0], rtol=1e-6, atol=1e-6)
+
+
+def test_more_boxes_than_can_be_held_are_refused_before_anything_is_made():
+    """300 boxes of a map of 2^21 channels: 2.5 GB of features from 34 MB; 400 images of 1,500 classes: 720 MB of logits from 3 MB."""
+    regions = {"maps": {"p5": 32}}
+    wide = DetectionConfig(
+        layout="yolo_end_to_end", classes=1, image=(64, 64), signals=["box_features"], regions=regions
+    )
+    rows = np.tile(np.array([4, 4, 30, 30, 0.9, 0], F), (1, 300, 1))
+    tensors = {"output0": rows, "p5": np.zeros((1, 1 << 21, 2, 2), F)}
+    with pytest.raises(InvalidObservation, match="box_features: expected at most"):
+        Detector(wide)(tensors)
+    many = Detector(DetectionConfig(layout="yolo_end_to_end", classes=1500, image=(64, 64)))
+    with pytest.raises(InvalidObservation, match=r"logits: expected at most .* send fewer images"):
+        many({"output0": np.repeat(rows, 400, axis=0)})
 
 
 def test_a_map_with_two_decoders_is_refused():

@@ -171,11 +171,20 @@ def test_json_lists_are_the_same_tensors():
         ({"name": "x", "shape": [1], "data": ["cat"]}, "numbers"),
         ({"name": "x", "shape": [1]}, "data"),
         ({"name": "x", "shape": [2], "datatype": "INT64", "data": [1, 2**80]}, "numbers"),
+        ({"name": "x", "shape": [1] * 70, "data": [1]}, "at most 8"),
+        ({"name": "x", "shape": [True], "data": [1]}, "whole numbers"),
+        ({"name": "x", "shape": [0, 10**30], "data": []}, "numbers"),
     ],
 )
 def test_json_whose_shape_and_data_disagree_is_refused(output, words):
     with pytest.raises(InvalidObservation, match=words):
         from_oip_json({"outputs": [output]})
+
+
+@pytest.mark.parametrize("answer", [None, [], "x", {"outputs": 5}, {"outputs": {"a": 1}}, {"outputs": ["x"]}])
+def test_json_that_is_no_answer_is_refused(answer):
+    with pytest.raises(InvalidObservation, match="expected an object with `outputs`"):
+        from_oip_json(answer)
 
 
 PUBLISHED = {

@@ -68,6 +68,16 @@ def test_a_client_sees_exactly_the_accepted_boxes(candidates, bits, class_wise):
     assert ((made == tensor) | (made == 0)).all()
 
 
+def test_a_box_of_the_floor_itself_is_judged_because_some_clients_show_it():
+    """0.25 is a float16 too; the client that compares strictly sees the other box alone, whatever was refused."""
+    tensor = tensor_of([(8, 8, 4, 4, 5, 0), (14, 14, 2, 2, 6, 0), (3, 14, 2, 2, 4, 0)])
+    seen = detector()({"output0": tensor})
+    np.testing.assert_allclose(seen.scores, [0.3, 0.25])
+    made = detector().without({"output0": tensor}, np.array([False, True]))["output0"]
+    assert len(clients.yolov8(made[0], 0.25, 0.5)) == 1
+    assert len(detector(floor=0)({"output0": 0 * tensor})) == 0
+
+
 @settings(max_examples=80)
 @given(st.lists(candidate, max_size=14), st.integers(0, 2**14), st.sampled_from([0.3, 0.6, 0.8]))
 def test_a_client_of_another_overlap_never_sees_a_refused_place(candidates, bits, iou):

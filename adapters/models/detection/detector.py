@@ -15,7 +15,7 @@ from demur.adapters.models.detection.queries import Queries
 from demur.adapters.models.detection.regions import box_features
 from demur.adapters.models.detection.selected import Selected
 from demur.adapters.models.detection.suppression import cluster, suppressed
-from demur.adapters.models.detection.tensors import LOGIT_LIMIT, Array, Places, Tensors
+from demur.adapters.models.detection.tensors import LOGIT_LIMIT, Array, Places, Tensors, room
 from demur.adapters.models.output_adapter import Observed
 from demur.monitor.config.detection import SUPPRESSED_BY_US, TENSORS, DetectionConfig
 from demur.monitor.errors import InvalidObservation
@@ -65,16 +65,17 @@ class Detector:
         return (*(self.config.tensor(part) for part in parts), *maps)
 
     def __call__(self, tensors: Tensors) -> Detections:
-        """The boxes of every image: above the floor, suppressed where the layout needs it, at most `max_boxes` an image.
+        """The boxes of every image: of the floor or more, suppressed where the layout needs it, at most `max_boxes` an image.
 
         What cannot be judged is one more row of NaN in its image, which any monitor finds INVALID: a candidate with a
         score that is no number, a box that is none, an unknown class, boxes beyond `max_boxes`.
-        Raises: InvalidObservation when a tensor is absent or not of the layout's shape.
+        Raises: InvalidObservation when a tensor is absent or not of the layout's shape, or holds too many boxes.
         """
         found = self._layout.candidates(tensors)
         chosen = self._choose(found)
         whole = chosen.place != NOWHERE
         image, place = chosen.image[whole], chosen.place[whole]
+        room("logits", len(place), self.config.classes)
         boxes = found.boxes[image, place]
         signals: dict[str, Array] = {
             name: _spread(self._signal(name, tensors, boxes, image, place, len(found.boxes)), whole)
@@ -148,7 +149,7 @@ class Detector:
     def _kept(self, found: Candidates, number: int) -> tuple[Places, Places]:
         """Of one image: the places of the boxes to judge, by falling score; and of all that may lie beyond the most."""
         score, most = found.score[number], self.config.max_boxes
-        live = np.flatnonzero((score > self.config.floor) & ~found.broken[number])
+        live = np.flatnonzero(found.live[number])
         if self.config.layout in SUPPRESSED_BY_US:
             label = found.label[number, live] if self.config.class_wise else np.zeros(len(live), np.int64)
             kept = live[suppressed(found.boxes[number, live], score[live], label, self.config.iou, most + 1)]

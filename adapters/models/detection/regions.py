@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.adapters.models.detection.tensors import Array, Places, Tensors, float32, tensor
+from demur.adapters.models.detection.tensors import Array, Places, Tensors, float32, room, tensor
 from demur.monitor.config.detection import RegionsConfig
 from demur.monitor.errors import InvalidObservation
 from demur.monitor.session import Session
@@ -25,7 +25,8 @@ def box_features(
     as many samples as cells of the map, not aligned by half a pixel: at least one cell of the map is read). D is the sum
     of the maps' channels (times cells^2 unless pooled); with join "level" every map has the same channels and a box reads
     the one whose stride is nearest 2^(4 + floor(log2(sqrt(area) / 224))).
-    Raises: InvalidObservation when a map is absent, or its size does not follow from the image's and its stride.
+    Raises: InvalidObservation when a map is absent, its size does not follow from the image's and its stride, or it has so
+    many channels that the features of these boxes would not fit.
     """
     height, width = size
     limits = np.array([width, height, width, height], np.float32)
@@ -73,6 +74,7 @@ def _width(config: RegionsConfig, values: Array) -> int:
 def _read(config: RegionsConfig, values: Array, boxes: Array, image: Places) -> Array:
     if not len(boxes):
         return np.zeros((0, _width(config, values)), np.float32)
+    room("box_features", len(boxes), values.shape[1] * config.cells**2)
     feed: dict[str, NDArray[Any]] = {"map": values, "boxes": np.ascontiguousarray(boxes, np.float32), "image": image}
     (cells,) = _session(config.cells).run_columns(feed)
     flat = cells.reshape(len(boxes), values.shape[1], -1)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from demur.monitor.errors import InvalidObservation
 
 MOST_CANDIDATES = 1 << 18  # in one image: five times what the largest published layouts have
+MOST_VALUES = 1 << 27  # of one signal, over all boxes: 512 MiB
+MOST_AXES = 8
+ABOVE_ONE = 1.001  # a probability of float16 arithmetic may exceed 1 by its rounding
 LOGIT_LIMIT = 25 * float(np.log(2.0))  # beyond it float32 probabilities round to 1
 
 Tensors = Mapping[str, Any]
@@ -58,33 +61,49 @@ def bounded(name: str, candidates: int) -> None:
         )
 
 
-def from_oip_json(answer: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def room(signal: str, boxes: int, width: int) -> None:
+    """Raises: InvalidObservation when this many boxes of this width are more than is ever held at once."""
+    if boxes * width > MOST_VALUES:
+        raise InvalidObservation(
+            f"{signal}: expected at most {MOST_VALUES} values, got {boxes} boxes of {width}; send fewer images at once"
+        )
+
+
+def from_oip_json(answer: Any) -> dict[str, NDArray[Any]]:
     """The output tensors of an Open Inference Protocol JSON answer: `outputs` with name, shape, datatype and flat data.
 
     Raises: InvalidObservation when shape and data disagree; nothing is allocated by what a shape claims.
     """
-    found = {}
-    for output in answer.get("outputs", ()):
-        name, shape, data = output.get("name"), output.get("shape"), output.get("data")
-        if not isinstance(name, str) or not isinstance(shape, list) or not isinstance(data, list):
-            raise InvalidObservation(f"outputs: expected name, shape and data of each tensor, got {sorted(output)}")
-        if not all(isinstance(s, int) and s >= 0 for s in shape):
-            raise InvalidObservation(f"{name}: expected a shape of whole numbers, got {shape}")
-        dtype = np.int64 if str(output.get("datatype", "")).startswith(("INT", "UINT", "BOOL")) else np.float32
-        try:
+    outputs = answer.get("outputs", []) if isinstance(answer, Mapping) else None
+    if not isinstance(outputs, list) or not all(isinstance(output, Mapping) for output in outputs):
+        raise InvalidObservation("answer: expected an object with `outputs`, a list of tensors; send the whole answer")
+    return dict(map(_of_json, outputs))
+
+
+def _of_json(output: Mapping[str, Any]) -> tuple[str, NDArray[Any]]:
+    name, shape, data = output.get("name"), output.get("shape"), output.get("data")
+    if not isinstance(name, str) or not isinstance(shape, list) or not isinstance(data, list):
+        raise InvalidObservation(f"outputs: expected name, shape and data of each tensor, got {sorted(output)}")
+    if len(shape) > MOST_AXES or not all(type(s) is int and s >= 0 for s in shape):
+        raise InvalidObservation(f"{name}: expected a shape of at most {MOST_AXES} whole numbers, got {shape[:8]}")
+    dtype = np.int64 if str(output.get("datatype", "")).startswith(("INT", "UINT", "BOOL")) else np.float32
+    try:
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite
             flat = np.asarray(data, dtype).reshape(-1)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise InvalidObservation(f"{name}: expected numbers of {dtype.__name__}, got {error}") from None
-        if len(flat) != prod(shape):
-            raise InvalidObservation(f"{name}: expected {prod(shape)} values for shape {shape}, got {len(flat)}")
-        found[name] = flat.reshape(shape)
-    return found
+        shaped = flat.reshape(shape) if len(flat) == prod(shape) else None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidObservation(f"{name}: expected numbers of {dtype.__name__}, got {error}") from None
+    if shaped is None:
+        raise InvalidObservation(f"{name}: expected {prod(shape)} values for shape {shape}, got {len(flat)}")
+    return name, shaped
 
 
 def logit(p: Array) -> Array:
-    """The number whose sigmoid p is, log(p / (1 - p)), clamped to 25 log 2 = 17.33 nats either way; NaN outside [0, 1]."""
+    """The number whose sigmoid p is, log(p / (1 - p)), clamped to 25 log 2 = 17.33 nats either way; NaN outside [0, 1],
+    but for what rounding adds to 1.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        p64 = p.astype(np.float64)
+        p64 = np.where(p <= ABOVE_ONE, np.minimum(p, 1), p).astype(np.float64)
         z = np.log(p64) - np.log1p(-p64)
     return np.asarray(np.clip(z, -LOGIT_LIMIT, LOGIT_LIMIT), np.float32)
 
