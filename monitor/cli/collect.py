@@ -180,7 +180,8 @@ def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not (key and equals and value):
-            raise ConfigurationError(f"{option} {text}: expected NAME=VALUE")
+            given = "" if option == "--header" else f" {text}"  # which may hold a password
+            raise ConfigurationError(f"{option}{given}: expected NAME=VALUE")
         found[key.strip()] = value.strip()
     return found
 

@@ -394,6 +394,23 @@ def test_outputs_without_the_names_of_signals_need_a_map(here):
         collect("model.onnx", dataset(), "table.npz")
 
 
+def test_maps_of_scikit_learn_are_no_signal(here):
+    zipped = onnx.helper.make_node(
+        "ZipMap", ["logits"], ["scores"], domain="ai.onnx.ml", classlabels_int64s=list(range(small.CLASSES))
+    )
+    model = onnx.load_model_from_string(small.graph())
+    model.graph.node.append(zipped)
+    pairs = onnx.helper.make_map_type_proto(
+        TensorProto.INT64, onnx.helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    kind = onnx.helper.make_sequence_type_proto(pairs)
+    model.graph.output.append(onnx.helper.make_value_info("scores", kind))
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    onnx.save(model, "model.onnx")
+    with pytest.raises(InvalidObservation, match=r"expected a tensor in output scores, got a list.*zipmap"):
+        collect("model.onnx", dataset(), "table.npz", map={"signals": {"probabilities": "scores"}})
+
+
 def test_a_spatial_output_is_no_signal(here):
     model = onnx.load_model_from_string(small.graph())
     model.graph.node.append(onnx.helper.make_node("Concat", ["pooled", "pooled"], ["tiled"], axis=3))
@@ -456,7 +473,7 @@ def test_the_command_says_what_was_collected_and_what_comes_next(here):
     ("words", "said"),
     [
         ("--size 3by4", "HEIGHTxWIDTH"), ("--mean a,b", "expected numbers"), ("--input image", "NAME=VALUE"),
-        ("--model digits --provider NoSuch", "NoSuch"),
+        ("--model digits --provider NoSuch", "NoSuch"), ("--header Authorization:s3cret", "--header: expected NAME=VALUE"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_said_plainly(here, words, said):
@@ -464,6 +481,7 @@ def test_wrong_options_are_said_plainly(here, words, said):
     answer = CliRunner().invoke(app, ["collect", "model.onnx", "data.npz", "t.npz", *words.split()])
     assert answer.exit_code != 0
     assert said in f"{answer.output} {answer.exception}"
+    assert "s3cret" not in f"{answer.output} {answer.exception}"
 
 
 def test_from_a_model_and_scans_to_a_monitor(here):

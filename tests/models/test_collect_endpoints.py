@@ -177,6 +177,16 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(here):
         assert "s3cret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Authorization: Basic s3cret": "="}, {"Authorization": "s3cret\n"}, {"a": "s3crét"}]
+)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_headers_that_cannot_be_sent_are_not_repeated(here, transport, headers):
+    with pytest.raises(ConfigurationError, match="header cannot be sent") as refused:
+        collect(f"{transport}://127.0.0.1:1", DATASET, "t.npz", access=Access("digits", headers=headers))
+    assert "s3cr" not in str(refused.value)
+
+
 DESCRIBED = b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 12]}], "outputs": [{"name": "logits"}]}'
 
 

@@ -158,6 +158,20 @@ def test_more_than_8_bits_are_refused_not_clipped(here, dtype):
         read((1, H, W), Pixels())
 
 
+def test_no_program_is_run_for_a_file_that_is_no_image(here, monkeypatch):
+    """PostScript called .png: Pillow would hand it to Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: ran.append(1))
+    Path("images").mkdir()
+    Image.fromarray(picture(0)).save("images/a.eps")
+    Path("images/a.eps").rename("images/a.png")
+    with pytest.raises(DemurError, match=r"a\.png: not a readable image"):
+        read((3, H, W), Pixels())
+    assert ran == []
+
+
 def test_hidden_copies_are_no_images(here):
     folder(["cat/a.png", "dog/b.png", ".ipynb_checkpoints/a.png", "dog/._b.png"])
     (here / "images" / "dog" / "._b.png").write_bytes(b"no image")

@@ -19,6 +19,15 @@ from demur.monitor.errors import ConfigurationError, InvalidObservation
 from demur.monitor.fit.errors import TableError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"))
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "WEBP",
+    "PPM",
+)  # of contents: a .png may hold what Pillow runs a program for
 COLUMN = "images"
 
 
@@ -68,7 +77,7 @@ class ImageFolder:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(file) as image:
+                with Image.open(file, formats=FORMATS) as image:
                     return picture(image, self._how.pixels, form)
         except InvalidObservation as error:
             raise InvalidObservation(f"{file}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,7 @@ def open_model(source: str | Path, access: Access, outputs: Sequence[str] | None
         from demur.adapters.models.collect.onnx_model import OnnxModel
 
         return OnnxModel(Path(source), access, outputs)
+    _check_headers(access.headers)
     if access.tls_ca is not None and not access.tls_ca.is_file():
         raise ConfigurationError(f"{access.tls_ca}: no such file; expected the certificates (PEM) of an authority")
     if not access.name:
@@ -95,6 +97,16 @@ def served_identity(url: str, access: Access, inputs: Sequence[TensorSpec]) -> M
     """Address, name and version, and the inputs as the server describes them: it says nothing of its weights."""
     described = "; ".join(map(str, inputs))
     return {"url": url, "name": access.name, "version": access.version, "inputs": described}
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Raises: ConfigurationError for what no transport carries; their own errors would repeat what may be a password."""
+    for name, value in headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not (value.isascii() and value.isprintable()):
+            raise ConfigurationError(
+                "a header cannot be sent: expected a name of letters, digits, - _ . and a value of printable ASCII, as in "
+                "--header NAME=VALUE"
+            )
 
 
 def _scheme(url: str) -> str:

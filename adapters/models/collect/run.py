@@ -7,7 +7,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from demur.adapters.models.collect.assemble import Tables
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.adapters.models.collect.assemble import Tables, Written
 from demur.adapters.models.collect.calls import Calls, Patience
 from demur.adapters.models.collect.dataset import Reading, open_dataset
 from demur.adapters.models.collect.model import Access, Model, open_model
@@ -64,16 +67,24 @@ def collect(
         plan = planned(opened, signals, source, inputs or {}, Choice(batch, limit, shuffle, seed), looks)
         table_of = assigned(plan.groups, parts_of, seed) if len(targets) > 1 else None
         parts = Parts(targets[0].with_name(f".{targets[0].name}.collect"), plan.manifest, restart=restart)
-        try:
-            resumed = parts.done
-            Calls(opened, signals, source, plan, patience or Patience()).run(parts, tick)
-            written = Tables(parts.parts, source.known, signals).write(targets, plan.order, table_of)
-            parts.remove()
-        finally:
-            parts.close()
+        resumed, calls = parts.done, Calls(opened, signals, source, plan, patience or Patience())
+        written = _written(parts, calls, targets, table_of, tick)
     finally:
         opened.close()
     return Collected(tuple(written), len(plan.order), resumed, monotonic() - began, signals.kinds)
+
+
+def _written(
+    parts: Parts, calls: Calls, targets: Sequence[Path], table_of: NDArray[np.int64] | None, tick: Tick
+) -> list[Written]:
+    """The tables, when every call was answered; the parts stay otherwise."""
+    try:
+        calls.run(parts, tick)
+        found = Tables(parts.parts, calls.dataset.known, calls.signals).write(targets, calls.plan.order, table_of)
+        parts.remove()
+    finally:
+        parts.close()
+    return found
 
 
 def _checked(

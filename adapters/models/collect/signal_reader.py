@@ -101,8 +101,13 @@ def _named_like_signals(outputs: Sequence[str], where: str) -> SignalMapConfig:
     return SignalMapConfig(signals=chosen)
 
 
-def _rows(array: NDArray[Any], inputs: int, name: str, output: str) -> NDArray[np.float32]:
+def _rows(array: Any, inputs: int, name: str, output: str) -> NDArray[np.float32]:
     """(N, width) float32: axes of size 1 behind the first are dropped, one number an input becomes a width of 1."""
+    if not isinstance(array, np.ndarray):
+        raise InvalidObservation(
+            f"{name}: expected a tensor in output {output}, got a {type(array).__name__}; export the model without maps "
+            "(for scikit-learn options={'zipmap': False})"
+        )
     if array.dtype.kind != "f":
         raise InvalidObservation(f"{name}: expected floats in output {output}, got {array.dtype}; map another output")
     if array.ndim == 0 or len(array) != inputs:
