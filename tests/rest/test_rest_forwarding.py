@@ -150,6 +150,20 @@ def test_an_upstream_that_takes_too_long_is_a_504_and_is_told_to_stop(stage, tar
     until(lambda: stage.upstream.left == [target])
 
 
+@pytest.mark.parametrize("target", [INFER, "/v2/other"])
+def test_a_client_that_stops_sending_holds_no_place(stage, target):
+    connection = http.client.HTTPConnection(
+        stage.proxy(rest={"timeout_seconds": 0.3}).removeprefix("http://"), timeout=10
+    )
+    connection.putrequest("POST", target)
+    connection.putheader("Content-Length", "100")
+    connection.endheaders(b"the beginning")
+    answer = connection.getresponse()
+    assert answer.status == 408
+    assert "no more of the body" in json.loads(answer.read())["error"]
+    connection.close()
+
+
 def test_an_upstream_that_breaks_off_is_a_502(stage):
     broken = socket.create_server(("127.0.0.1", 0))
 

@@ -31,17 +31,18 @@ class RestApplication:
         reads_all: bool,
         concurrent: int,
         message_bytes: int,
+        patience_seconds: float,
     ) -> None:
         self._upstream, self._judge, self._inference = upstream, judge, inference
         self._reads_all = reads_all  # unmapped models too: their answers are annotated
-        self._concurrent, self._message_bytes = concurrent, message_bytes
+        self._concurrent, self._message_bytes, self._patience = concurrent, message_bytes, patience_seconds
         self._open = 0
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One exchange."""
         if scope["type"] != "http":
             return
-        client = HttpClient(scope, receive, send, largest_bytes=self._message_bytes)
+        client = HttpClient(scope, receive, send, largest_bytes=self._message_bytes, patience_seconds=self._patience)
         self._open += 1
         try:
             await client.unless_gone(self._answered(client))

@@ -21,8 +21,11 @@ class GoneError(Exception):
 class HttpClient:
     """One request, as ASGI hands it over."""
 
-    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, *, largest_bytes: int) -> None:
-        self._receive, self._send, self._largest = receive, send, largest_bytes
+    def __init__(
+        self, scope: Mapping[str, Any], receive: Receive, send: Send, *, largest_bytes: int, patience_seconds: float
+    ) -> None:
+        self._receive, self._send = receive, send
+        self._largest, self._patience = largest_bytes, patience_seconds
         self.headers: Headers = list(scope["headers"])
         self.method: str = scope["method"]
         self.raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -37,13 +40,13 @@ class HttpClient:
         return any(k.lower() in (b"content-length", b"transfer-encoding") for k, _ in self.headers)
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The body in the parts it comes in. Raises: RefusedError 413 beyond the limit, GoneError."""
+        """The body in the parts it comes in. Raises: RefusedError 413 beyond the limit, 408 when it stops coming, GoneError."""
         length = headers.value(self.headers, b"content-length") or ""
         if length.isdigit() and len(length) < 20 and int(length) > self._largest:
             raise self._too_large(f"Content-Length {length}")
         size, more = 0, True
         while more:
-            event = await self._receive()
+            event = await self._next()
             if event["type"] == "http.disconnect":
                 raise GoneError
             part: bytes = event.get("body", b"")
@@ -86,6 +89,13 @@ class HttpClient:
     async def part(self, content: bytes, *, more: bool) -> None:
         """Send a part of the body."""
         await self._send({"type": "http.response.body", "body": content, "more_body": more})
+
+    async def _next(self) -> Mapping[str, Any]:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._receive()
+        except TimeoutError as error:
+            raise RefusedError(408, f"no more of the body came for {self._patience:g} s", "invalid") from error
 
     async def _gone(self) -> None:
         await self._read.wait()

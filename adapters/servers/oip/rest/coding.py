@@ -64,7 +64,8 @@ def _weighed(part: str) -> tuple[str, str]:
 
 
 def _inflated(content: bytes, framing: int, largest_bytes: int) -> bytes:
-    parts, left = [], largest_bytes
+    parts: list[bytes] = []
+    left = largest_bytes
     while content:
         if len(parts) == MOST_MEMBERS:
             raise zlib.error("it has too many members")

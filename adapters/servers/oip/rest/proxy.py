@@ -121,6 +121,7 @@ class RestProxy:
             reads_all=config.annotate != "off",
             concurrent=limits.concurrent_rpcs,
             message_bytes=limits.message_bytes,
+            patience_seconds=self._rest.timeout_seconds,
         )
         settings = uvicorn.Config(
             application,
