@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import convolve, uniform_filter
 
 from demur.monitor.perturb import CATALOGUE, Context, find
-from demur.monitor.perturb.blur import quantisation
+from demur.monitor.perturb.blur import quantisation, smeared
 from demur.monitor.perturb.degradations import WEIGHT, ramped
 from demur.monitor.perturb.text import CONFUSABLES, INVISIBLE, NEIGHBOURS
 from tests.perturb.material import features, images, series
@@ -68,6 +69,23 @@ def test_blurs_keep_the_light_and_spread_a_point_as_far_as_stated(name, severity
     length = 101 * CATALOGUE["images"][name].values[severity - 1]
     expected = {"defocus_blur": length**2 / 2, "gaussian_blur": 2 * length**2, "motion_blur": length**2 / 12}[name]
     assert second == pytest.approx(expected, rel=0.2, abs=0.4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 1), (1, 300, 3), (32, 48, 3)])
+def test_smearing_is_the_direct_sum_with_repeated_borders(shape):
+    rng = np.random.default_rng(0)
+    for side in (1, 3, 11):
+        image, kernel = rng.random(shape), rng.random((side, side))
+        want = convolve(image, (kernel / kernel.sum())[..., None], mode="nearest")
+        assert smeared(image, kernel) == pytest.approx(want, abs=1e-12)
+
+
+def test_a_large_image_is_smeared_in_bounded_memory():
+    picture = np.random.default_rng(0).random((1, 600, 600))
+    tracemalloc.start()
+    made("images", "defocus_blur", picture, 5)
+    assert tracemalloc.get_traced_memory()[1] < 40 * picture.nbytes
+    tracemalloc.stop()
 
 
 def test_pixelate_is_block_means():
