@@ -75,9 +75,9 @@ class ViewGather:
         def call(images: NDArray[Any], left: float | None) -> NDArray[Any]:
             return again({config.input: images}, left).tensor(config.output).array(self._largest)
 
-        limits = [s for s in (seconds, None if config.budget_ms is None else config.budget_ms / 1e3) if s is not None]
+        limit = config.budget_ms / 1e3
         images = tensor.array(self._largest)
-        found = gathered(self._views, call, images, own=own, seconds=min(limits) if limits else None)
+        found = gathered(self._views, call, images, own=own, seconds=limit if seconds is None else min(seconds, limit))
         return {config.signal: found}
 
 

@@ -10,12 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.monitor.config.views import ViewsConfig
+from demur.monitor.config.views import LARGEST_VALUES, ViewsConfig
 from demur.monitor.errors import ConfigurationError, InvalidObservation
 from demur.monitor.perturb import Perturbation, PerturbationError, find
 
+Tick = Callable[[], object]  # raises when time is up
 Call = Callable[[NDArray[Any], float | None], NDArray[Any]]  # images and the seconds left -> logits (N, C)
 SLACK = 1e-3  # of the pixel range: what standardising and back may cost
+PART_ROWS, PART_VALUES = 64, 1 << 18  # corrupted together, before a budget is looked at again
 
 
 class Views:
@@ -23,7 +25,8 @@ class Views:
 
     corruptions: perturbations of images (`demur.monitor.perturb`), `name` or `name:severity` (default 1). Images are
     (N, C, H, W) or (N, H, W, C) by `layout`, or (N, H, W): uint8, or floats whose white is `white`, standardised by `mean` and
-    `std` of the channels where those are given. A row that is not finite stays as it is.
+    `std` of the channels where those are given. A row that is not finite stays as it is. Images of more than `largest_values`
+    values are refused: what a copy costs grows with the image, and nothing can be asked in between.
     Raises: ConfigurationError for an unknown corruption.
     """
 
@@ -36,9 +39,10 @@ class Views:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         seed: int = 0,
+        largest_values: int = LARGEST_VALUES,
     ) -> None:
         self._changes = [_change(name) for name in corruptions]
-        self._layout, self._white, self._seed = layout, white, seed
+        self._layout, self._white, self._seed, self._largest = layout, white, seed, largest_values
         self._mean, self._std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
 
     @classmethod
@@ -51,6 +55,7 @@ class Views:
             mean=config.mean,
             std=config.std,
             seed=config.seed,
+            largest_values=config.largest_values,
         )
 
     @property
@@ -65,16 +70,24 @@ class Views:
         """
         return list(self.each(images))
 
-    def each(self, images: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """The same one after another: a copy is made when it is asked for. Raises: as `of`."""
+    def each(self, images: NDArray[Any], tick: Tick = lambda: None) -> Iterator[NDArray[Any]]:
+        """The same one after another: a copy is made when it is asked for, a few rows after each `tick`. Raises: as `of`."""
         pixels = self._pixels(images)
         rows = images.transpose(0, 2, 3, 1) if self._turned(images) else images
-        names = [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in rows]
+        step = max(1, min(PART_ROWS, PART_VALUES // max(1, pixels[:1].size)))
+        parts = [slice(start, start + step) for start in range(0, len(rows), step)]
+        names: list[str] = []
+        for part in parts:
+            tick()
+            names += [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in rows[part]]
         for change, level in self._changes:
-            try:
-                made = change(pixels, level, seed=self._seed, ids=names).array
-            except PerturbationError as error:
-                raise InvalidObservation(f"views: {error}") from error
+            made = np.empty_like(pixels)
+            for part in parts:
+                tick()
+                try:
+                    made[part] = change(pixels[part], level, seed=self._seed, ids=names[part]).array
+                except PerturbationError as error:
+                    raise InvalidObservation(f"views: {error}") from error
             yield self._back(made, images)
 
     def _pixels(self, images: NDArray[Any]) -> NDArray[Any]:
@@ -86,6 +99,10 @@ class Views:
         ):
             raise InvalidObservation(
                 f"views: expected images (N, H, W) or {self._layout} of floats or uint8, got {images.shape} {images.dtype}"
+            )
+        if images[:1].size > self._largest:
+            raise InvalidObservation(
+                f"views: an image of shape {images.shape[1:]} exceeds largest_values = {self._largest}; raise it, or send smaller ones"
             )
         rows = images.transpose(0, 2, 3, 1) if self._turned(images) else images
         if images.dtype == np.uint8:
@@ -138,7 +155,7 @@ def gathered(
     """The signal `view_logits` (N, V * C) float32: the images' own logits, then those of each corrupted copy.
 
     `call` gets the images of one view and the seconds left (None: no limit). `own` saves the first call. All together take
-    at most `seconds`, corrupting included, as far as `call` keeps to what it is given.
+    at most `seconds`, corrupting included, as far as `call` keeps to what it is given; one image is always finished.
     Raises: InvalidObservation, with the cause, when the budget does not suffice or an answer has another shape.
     """
     clock = _Clock(seconds, views.count)
@@ -146,9 +163,9 @@ def gathered(
     if own is None:
         own = call(images, clock.left(0))
     found.append(_logits(own, len(images), None))
-    for done, view in enumerate(views.each(images), 1):
-        found.append(_logits(call(view, clock.left(done)), len(images), found[0].shape[1]))
-        clock.left(done + 1)
+    for view in views.each(images, tick=lambda: clock.left(len(found))):
+        found.append(_logits(call(view, clock.left(len(found))), len(images), found[0].shape[1]))
+        clock.left(len(found))
     return np.concatenate(found, axis=1)
 
 

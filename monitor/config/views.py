@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
 
+LARGEST_VALUES = 1 << 22
 Corruption = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(:[1-5])?$")]
 
 
@@ -31,8 +32,13 @@ class ViewsConfig(Section):
     std: list[Annotated[float, Field(gt=0)]] = Field(
         default_factory=list, description="for each channel: what they were divided by"
     )
-    budget_ms: float | None = Field(
-        None, gt=0, description="all further calls together; later the rows are UNAVAILABLE"
+    budget_ms: float = Field(
+        1000.0,
+        gt=0,
+        description="all further calls and the making of the copies together; later the rows are UNAVAILABLE",
+    )
+    largest_values: int = Field(
+        LARGEST_VALUES, ge=1, description="values (H * W * C) of one image; rows of larger ones are UNAVAILABLE"
     )
     seed: int = Field(0, ge=0, description="of corruptions that draw: the same input always gets the same views")
 

@@ -152,6 +152,42 @@ def test_a_budget_that_does_not_suffice_says_how_far_it_came():
         gathered(views, slow, pictures(1), seconds=0.0)
 
 
+def test_many_small_images_do_not_outlast_a_budget():
+    """A client that sends 20,000 of them: copies alone would take a second."""
+    calls = []
+    began = time.perf_counter()
+    with pytest.raises(InvalidObservation, match="views: 1 of 2 views in 50 ms"):
+        gathered(
+            Views(["brightness"]),
+            lambda *_: calls.append(1),
+            np.zeros((20_000, 1, 4, 4)),
+            own=np.zeros((20_000, 2)),
+            seconds=0.05,
+        )
+    assert time.perf_counter() - began < 0.5
+    assert not calls
+
+
+def test_a_large_image_is_refused_before_it_is_corrupted():
+    with pytest.raises(InvalidObservation, match=r"shape \(3, 33, 32\) exceeds largest_values = 3072"):
+        Views(["brightness"], largest_values=3072).of(np.zeros((1, 3, 33, 32), np.uint8))
+    assert Views(["brightness"], largest_values=3072).of(np.zeros((2, 3, 32, 32), np.uint8))
+    assert Views(["brightness"]).of(np.zeros((0, 3, 8, 8), np.uint8))[0].shape == (0, 3, 8, 8)
+
+
+def test_further_calls_have_a_budget_when_nobody_names_one():
+    seen: list[float | None] = []
+
+    def again(inputs, seconds):
+        seen.append(seconds)
+        return Exchange(scores=linear(inputs["images"]))
+
+    images = pictures(1).transpose(0, 3, 1, 2)
+    gather_of(parse(SignalMapConfig, MAP, "map"), 1 << 20)(Exchange(images=images), Exchange(), again, None)
+    assert len(seen) == 2
+    assert max(seen) <= 1
+
+
 @pytest.mark.parametrize(
     "answer", [np.zeros((1, 4), np.float32), np.zeros(2, np.float32), np.zeros((2, 4), np.int64), np.zeros((2, 4, 1))]
 )
