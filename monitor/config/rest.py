@@ -20,5 +20,7 @@ class RestProxyConfig(Section):
         pattern=r"^https?://[^/\s?#]+/?$", description="http(s)://host:port of the inference server, without a path"
     )
     upstream_tls_ca: Path | None = Field(None, description="trust this authority; default: the system's")
-    timeout_seconds: float = Field(60, gt=0, description="upstream may be silent for so long before and amid its answer, a client amid its request")
+    timeout_seconds: float = Field(
+        60, gt=0, description="upstream may be silent for so long before and amid its answer, a client amid its request"
+    )
     connect_seconds: float = Field(5, gt=0, description="upstream may take so long to accept a connection")

@@ -152,12 +152,14 @@ def further_calls(call: Sent, again: Again, largest_bytes: int) -> Callable[...,
         return None
 
     def answer(inputs: Mapping[str, NDArray[Any]], seconds: float | None) -> Answered:
+        if request.of_sequence:
+            raise UnreadableOutputError("a request of a sequence cannot be asked again: the model keeps its state")
         try:
             whole = replace(request, body=request.asking_for(call.plan.asking)) if call.plan.asking else request
             fields, content = _encoded(call.own[0], whole.with_inputs(inputs))
             reply = again(call.target, fields, content, seconds)
         except (RefusedError, MalformedError, TimeoutError) as error:
-            raise UnreadableOutputError(f"a further call of the model failed: {error or 'not in time'}") from error
+            raise UnreadableOutputError(f"a further call of the model failed: {str(error) or 'not in time'}") from error
         found, cause = answered(reply, largest_bytes)
         if found is None or reply.status != 200:
             raise UnreadableOutputError(f"a further call of the model failed: status {reply.status} {cause}".rstrip())

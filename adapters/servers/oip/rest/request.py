@@ -48,6 +48,11 @@ class InferRequest:
         return any(named) if named else whole
 
     @property
+    def of_sequence(self) -> bool:
+        """Whether the model keeps state from this request to the next."""
+        return tensors.parameters_of(self.document_parameters).get("sequence_id") not in (None, 0, "")
+
+    @property
     def document_parameters(self) -> Mapping[str, Any]:
         """The request's own `parameters`, as an element has them."""
         return {"parameters": self.document.get("parameters")}
