@@ -180,6 +180,16 @@ def test_hidden_copies_are_no_images(here):
     assert load_table("table.npz").label.tolist() == [0, 1]
 
 
+def test_a_name_that_is_no_text_is_said(here):
+    folder(["a.png"])
+    try:
+        Path("images/a.png").rename(b"images/\xff.png".decode("utf-8", "surrogateescape"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(DemurError, match=r"udcff\.png' is not UTF-8"):
+        collect("model.onnx", "images", "t.npz")
+
+
 def test_folders_that_hold_no_dataset(here):
     Path("images").mkdir()
     with pytest.raises(DemurError, match="found none"):

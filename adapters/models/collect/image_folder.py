@@ -47,7 +47,10 @@ class ImageFolder:
                 f"{path}: expected images ({', '.join(sorted(SUFFIXES))}) or the files of a table, found none"
             )
         paths = [file.relative_to(path) for file in self._files]
-        self.known: Mapping[str, NDArray[Any]] = {"id": np.array([p.as_posix() for p in paths])}
+        names = [p.as_posix() for p in paths]
+        if odd := next((name for name in names if name.encode(errors="replace").decode() != name), None):
+            raise TableError(f"{path}: the name {odd!r} is not UTF-8; rename the file")
+        self.known: Mapping[str, NDArray[Any]] = {"id": np.array(names)}
         if classes := sorted({p.parts[0] for p in paths if len(p.parts) > 1}):
             if stray := next((p for p in paths if len(p.parts) == 1), None):
                 raise TableError(
