@@ -26,9 +26,10 @@ def build_score(name: str | Mapping[str, Any], hyper: Mapping[str, Any] | None, 
     hyper, known = hyper or {}, {**SCORES, **STREAM_SCORES}
     if "on" in hyper:
         rest = {k: v for k, v in hyper.items() if k != "on"}
-        there = hyper["on"] not in reference.absent
-        filled = _filled(known.get(name), reference, hyper["on"], "features")
-        before = [{"select": {"signal": hyper["on"]}}] if there else filled
+        on = hyper["on"]
+        before = [{"select": {"signal": on}}]
+        if on in reference.absent:
+            before = _filled(known.get(name), reference, on, "features") or [{"impute": {"signal": on}}]
         name, hyper = "shaped", {"transforms": before, "score": {name: rest}}
     elif filled := [t for s in sorted(reference.absent) for t in _filled(known.get(name), reference, s, s)]:
         name, hyper = "shaped", {"transforms": filled, "score": {name: hyper}}
@@ -45,7 +46,10 @@ def _filled(kind: type[Any] | None, reference: Reference, signal: Signal, name: 
     if not isinstance(reads, tuple):
         return []
     made = {output for transform in reference.transforms for output in transform.outputs}
-    held = {"impute": name in reads, "missing": missing_of(name) in set(reads) - made}
+    held = {
+        "missing": missing_of(name) in set(reads) - made,
+        "impute": name in reads,
+    }  # impute may take the cells' place
     return [{how: {"signal": signal, "name": name}} for how, needed in held.items() if needed]
 
 

@@ -129,7 +129,7 @@ class Reference:
     correct (N,) bool, whether the model was right on the row (None: every row counts as right);
     transforms: applied to every batch, in order; sides: further data that some fits need, by name: "outliers" known to
     be foreign, "wild" unlabelled traffic; engine: where passes run (None: here, batch by batch); recover: finds the last
-    layer when it was not given, asked only by scores that need it; target: (N,) numbers that a regression should have given;
+    layer when it was not given, asked only by scores that need it; target: (N,) numbers that a regression should have given, NaN where unknown;
     absent: signals whose NaN cells are missing values.
 
     Raises: ValueError when the arrays do not have the same number of rows or the wrong rank.
@@ -243,9 +243,9 @@ class Reference:
         return np.asarray(weight, np.float64), np.asarray(bias, np.float64)
 
 
-def absent(score: object) -> tuple[Signal, ...]:
-    """The inputs of a score whose NaN cells are missing values to it: it fills them itself."""
-    found: tuple[Signal, ...] = getattr(score, "absent", ())
+def absent(part: object) -> tuple[Signal, ...]:
+    """The inputs of a score or transform whose NaN cells are missing values to it: it fills or marks them itself."""
+    found: tuple[Signal, ...] = getattr(part, "absent", ())
     return found
 
 

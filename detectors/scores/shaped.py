@@ -10,7 +10,7 @@ from demur.detectors.build import build_score, build_transform
 from demur.detectors.score import Reference, Scaling, Score, Transform, absent, k_pass, required
 from demur.detectors.scores.logit import Energy
 from demur.detectors.tensor import Ops, Signal, Signals, T
-from demur.detectors.transforms import Impute, LinearHead, Missing, ReAct
+from demur.detectors.transforms import LinearHead, ReAct
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Shaped:
     @property
     def absent(self) -> tuple[Signal, ...]:
         """Inputs whose missing cells the transforms fill."""
-        return (*(t.signal for t in self.transforms if isinstance(t, Impute | Missing)), *absent(self.score))
+        return tuple(dict.fromkeys(signal for part in (*self.transforms, self.score) for signal in absent(part)))
 
     @property
     def scales(self) -> Scaling:
@@ -60,13 +60,13 @@ class Shaped:
 
 
 def _whole(transform: Transform, reference: Reference) -> Transform:
-    """Raises: ValueError when a transform other than `impute` and `missing` reads a signal whose cells may be missing, or
-    one of these two a signal of which that was not said: its NaN would stop being INVALID.
+    """Raises: ValueError when a transform reads a signal whose cells may be missing and does not fill them, or fills those
+    of a signal of which that was not said: its NaN would stop being INVALID.
     """
-    if isinstance(transform, Impute | Missing) and transform.signal not in reference.absent:
-        raise ValueError(f"shaped: {transform.signal} is no table with missing cells; declare it with `kind: table`")
-    lacking = sorted(reference.absent & set(transform.inputs))
-    if lacking and not isinstance(transform, Impute | Missing):
+    filled = set(absent(transform))
+    if whole := sorted(filled - reference.absent):
+        raise ValueError(f"shaped: {whole[0]} is no table with missing cells; declare it with `kind: table`")
+    if lacking := sorted(reference.absent & set(transform.inputs) - filled):
         raise ValueError(
             f"shaped: a transform reads {', '.join(lacking)}, whose cells may be missing; put impute first"
         )

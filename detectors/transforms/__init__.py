@@ -11,7 +11,7 @@ from demur.detectors.transforms.prune import ASHB, ASHP, ASHS, LTS, Scale
 from demur.detectors.transforms.select import Select
 from demur.detectors.transforms.standardise import Standardise
 
-__all__ = ["TRANSFORMS", "Impute", "LinearHead", "Missing", "ReAct", "Select"]
+__all__ = ["TRANSFORMS", "LinearHead", "ReAct", "Select"]
 
 TRANSFORMS: dict[str, type[Any]] = {
     "react": ReAct,

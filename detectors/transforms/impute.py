@@ -36,6 +36,10 @@ class Impute:
         return (self.signal,)
 
     @property
+    def absent(self) -> tuple[Signal, ...]:
+        return (self.signal,)
+
+    @property
     def outputs(self) -> tuple[Signal, ...]:
         return (self.name,)
 
@@ -73,6 +77,10 @@ class Missing:
 
     @property
     def inputs(self) -> tuple[Signal, ...]:
+        return (self.signal,)
+
+    @property
+    def absent(self) -> tuple[Signal, ...]:
         return (self.signal,)
 
     @property

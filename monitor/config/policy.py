@@ -163,6 +163,14 @@ class PolicyConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _logits_are_whole(self) -> PolicyConfig:
+        if "logits" in self.tables:
+            raise ValueError(
+                "signals: `logits` is no table, NaN in it is never a missing value; name the table otherwise"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tolerance_has_numbers(self) -> PolicyConfig:
         held = self.signals.get("estimate")
         if self.tolerance is not None and (held is None or held.width != 1):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_wine
 
 import demur
+from demur.detectors.build import build_score
+from demur.detectors.evaluate import evaluate
 from demur.detectors.numpy_monitor import evaluate_monitor
 from demur.detectors.policy import Column
+from demur.detectors.score import Reference
+from demur.detectors.scores import SCORES
+from demur.monitor.errors import ConfigurationError
 from demur.monitor.evaluate.counts import Counts
 from demur.monitor.evaluate.roc import auroc
 from demur.monitor.fit.checks import ContractViolation
@@ -139,6 +147,49 @@ def test_what_reads_raw_cells_is_refused():
     config["scores"] = [{"raw": {"type": "shaped", **chain}}]
     with pytest.raises(ValueError, match="a transform reads table, whose cells may be missing; put impute first"):
         demur.fit(config, reference={"table": table(300, 0)}, calibration={"table": table(300, 1)})
+
+
+def test_scores_that_choose_their_signal_get_filled_cells_by_on():
+    """What `on` means for a signal without missing cells: `features`, whatever the score asks for."""
+    config = policy(given={"signal": "features"})
+    monitor = demur.Monitor.of(
+        demur.fit(config, reference={"table": table(300, 0)}, calibration={"table": table(300, 1)})
+    )
+    rows = np.array([[1, np.nan, 9, 2, 3], [1, 2, np.nan, 2, np.inf]], np.float32)
+    verdicts = monitor.assess(table=rows)
+    assert verdicts.scores[0, 0] == 9
+    assert "INVALID" in str(verdicts.reasons[1])
+
+
+@dataclass(frozen=True)
+class Both:
+    """Reads the cells and their mask."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("features", "features_missing")
+
+    @classmethod
+    def fit(cls, reference: Reference) -> Self:
+        next(reference.batches(*cls.inputs))
+        return cls()
+
+    def __call__(self, xp, signals):
+        return xp.sum(signals["features"]) + 100.0 * xp.sum(signals["features_missing"])
+
+
+def test_a_mask_is_taken_before_the_cells_are_filled(monkeypatch):
+    monkeypatch.setitem(SCORES, "both", Both)
+    reference = Reference({"features": np.array([[1.0, 2.0], [np.nan, 4.0]])}, absent=frozenset(["features"]))
+    rows = {"features": np.array([[np.nan, 5.0], [7.0, 8.0], [np.inf, np.nan]], np.float32)}
+    found = evaluate({"both": build_score("both", {}, reference)}, rows)["both"]
+    np.testing.assert_array_equal(found, [106.0, 15.0, np.nan])
+
+
+def test_logits_are_no_table():
+    """Their argmax is the predicted class, which rules are sliced by."""
+    config = policy(ecod={})
+    config["signals"]["logits"] = {"width": 3, "kind": "table"}
+    with pytest.raises(ConfigurationError, match="`logits` is no table"):
+        demur.fit(config, reference={}, calibration={})
 
 
 @pytest.mark.parametrize("how", ["impute", "missing"])
