@@ -99,7 +99,9 @@ def _one(signals: Mapping[str, NDArray[Any]], name: str) -> Float64:
     held = np.asarray(signals[name]) if name in signals else None
     if held is None or held.ndim != 2 or held.shape[1] != 1:
         raise ValueError(f"interval: expected {name} (N, 1), got {'nothing' if held is None else held.shape}")
-    return np.where(np.isfinite(held[:, 0]), held[:, 0], np.nan).astype(np.float64)
+    with np.errstate(over="ignore"):
+        column = held[:, 0].astype(np.float32).astype(np.float64)  # as the graph and the fit read it
+    return np.where(np.isfinite(column), column, np.nan)
 
 
 def _up(value: float) -> Array:
@@ -117,15 +119,15 @@ class _Errors:
 
 
 def _errors(reference: Reference, by: str, seed: int) -> Float64:
-    """Errors (n,) of at most SAMPLE_ROWS rows, drawn without replacement."""
+    """Errors (n,) of at most SAMPLE_ROWS rows, drawn without replacement, and of these only where the target is known."""
     chosen = np.ones(reference.rows, np.bool_)
     if reference.rows > SAMPLE_ROWS:
         drawn = np.random.default_rng(seed).choice(reference.rows, SAMPLE_ROWS, replace=False)
         chosen = np.isin(np.arange(reference.rows), drawn)
 
     def part(batch: Batch) -> _Errors:
-        here = chosen[batch.start : batch.start + len(batch.correct)]
         assert batch.target is not None  # noqa: S101 - the caller looked
+        here = chosen[batch.start : batch.start + len(batch.correct)] & ~np.isnan(batch.target)
         first, second = (_one(batch.signals, name)[here] for name in BY[by])
         y = batch.target[here]
         if by == "spread":

@@ -8,6 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.detectors.promises.clustered import one_row_per_group
 from demur.detectors.score import Reference
 from demur.monitor.config.document import load, parse, read_yaml
 from demur.monitor.config.policy import PolicyConfig
@@ -49,7 +53,8 @@ def as_table(source: Source, policy: PolicyConfig) -> SignalsTable:
 def as_reference(table: SignalsTable, absent: frozenset[str] = frozenset()) -> Reference:
     """A table as scores are fitted on it; a head that nobody exported is recovered when a score asks for it.
 
-    absent: signals whose NaN cells are missing values.
+    absent: signals whose NaN cells are missing values. Of rows that come in groups one row of each group, drawn, keeps its
+    target: what is promised of targets counts independent rows.
     """
 
     @functools.cache
@@ -65,6 +70,14 @@ def as_reference(table: SignalsTable, absent: frozenset[str] = frozenset()) -> R
         table.head_bias,
         correct,
         recover=recover if can else None,
-        target=table.target,
+        target=_independent(table),
         absent=absent,
     )
+
+
+def _independent(table: SignalsTable) -> NDArray[np.float64] | None:
+    if table.target is None or table.grouping is None:
+        return table.target
+    known = np.zeros(len(table), np.bool_)
+    known[one_row_per_group(table.grouping.index, 0)] = True
+    return np.where(known, table.target, np.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.fit.intervals import intervals
 from demur.monitor.fit.pipeline import calibrate as recalibrate
+from demur.monitor.fit.sources import as_config, as_reference, as_table
 from demur.monitor.fit.table import SignalsTable, TableError, load_table
 
 DRAWS, ROWS, COVERAGE = 1500, 20, 0.9
@@ -286,6 +288,60 @@ def test_intervals_on_the_command_line(bundle, tmp_path):
         np.testing.assert_array_equal(written["interval_high"], want.high)
     assert f"{want.held(table['target'])[0]} of 400 targets are inside" in " ".join(answer.output.split())
     assert len(load_table(tmp_path / "rows.npz").target) == 400
+
+
+def test_intervals_read_numbers_as_the_graph_does():
+    """float64 numbers that float32 cannot hold: the reference rows were rounded, so rows asked about are."""
+    score = IntervalWidth.fit(reference(world(np.random.default_rng(0), 200)))
+    exact = {"estimate": np.array([[16_777_217.0]]), "spread": np.array([[1.0 + 2.0**-30]])}
+    rounded = {name: column.astype(np.float32) for name, column in exact.items()}
+    assert [end.tolist() for end in score.interval(exact)] == [end.tolist() for end in score.interval(rounded)]
+    assert np.isnan(score.interval({"estimate": np.array([[1e300]]), "spread": np.ones((1, 1))})[0]).all()
+
+
+def test_rows_of_one_group_count_once():
+    """Groups of one to 40 rows that err alike, large groups more: pooled rows would promise too much of a new group's row."""
+    policy = {
+        "monitor": "grouped",
+        "signals": {"estimate": 1, "spread": 1},
+        "scores": [{"interval_width": {"coverage": 0.9}}],
+        "rules": [{"wide": {"when": "interval_width", "promise": {"refuse_good_at_most": 0.2}}}],
+    }
+    rng = np.random.default_rng(3)
+    parsed = as_config(policy)
+
+    def draw(groups: int) -> SignalsTable:
+        sizes = np.where(rng.random(groups) < 0.5, 1, 40)
+        error = rng.normal(size=groups) * np.where(sizes == 1, 4.0, 1.0)
+        estimate = rng.normal(size=(sizes.sum(), 1)).astype(np.float32)
+        ids = np.repeat(np.arange(groups), sizes)
+        return as_table(
+            {
+                "estimate": estimate,
+                "spread": np.ones_like(estimate),
+                "target": estimate[:, 0] + np.repeat(error, sizes),
+                "group_id": ids,
+            },
+            parsed,
+        )
+
+    def covered(q: float) -> float:
+        """Of a row of a new group, every group as likely."""
+        return float((coverage_of_spread(q / 4) + coverage_of_spread(q)) / 2)
+
+    ours, pooled = [], []
+    for _ in range(200):
+        table = draw(30)
+        score = IntervalWidth.fit(as_reference(table))
+        assert score.rows == 30
+        ours.append(covered(float(score.quantile[0])))
+        alone = replace(table, given={n: a for n, a in table.given.items() if n != "group_id"})
+        pooled.append(covered(float(IntervalWidth.fit(as_reference(alone)).quantile[0])))
+    slack = 3 * np.std(ours) / math.sqrt(len(ours))
+    assert 0.9 - slack <= np.mean(ours) <= 0.9 + 1 / 31 + slack
+    assert np.mean(pooled) < 0.85
+    with pytest.raises(ValueError, match="needs at least 9 rows with targets, got 5"):
+        IntervalWidth.fit(as_reference(draw(5)))
 
 
 def test_numbers_that_come_later():
