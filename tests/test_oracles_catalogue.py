@@ -38,7 +38,7 @@ FAMILIES = (
 ALONE = {  # whose fit is random, foreign or made of parts, or which read other signals: they have tests of their own
     test_oracles_banks: {"cider", "cfood", "contrastive_banks"},
     test_oracles_boxes: {"box"},
-    test_oracles_composed: {"shaped", "gmm", "onnx_score", "fused", "two_sided", "react", "linear_head"},
+    test_oracles_composed: {"shaped", "gmm", "onnx_score", "fused", "two_sided", "flagged", "react", "linear_head"},
     test_oracles_coverage: {"nac", "nac_layers"},
     test_oracles_learned: {"outlier_head", "sal", "flow", "auto_encoder", "failure"},
     test_oracles_modalities: {

@@ -124,8 +124,10 @@ def test_p_values_and_their_fusion_in_the_graph(by: str, seed: int):
     fused = build_score("fused", {"of": list(members), "by": by, **weights}, reference(w))
     widths = {n: a.shape[1] for n, a in given.items()}
     sided = build_score("two_sided", {"of": ["knn"]}, reference(w))
-    composed = [*columns, Column("both", "both"), Column("sided", "sided")]
-    model = compile_monitor({**members, "both": fused, "sided": sided}, composed, [], widths)
+    level = float(rng.integers(1, 98)) / 98  # a p-value that the tables of 97 can give: at the level is flagged
+    flagged = build_score("flagged", {"of": ["energy", "knn"], "level": level}, reference(w))
+    composed = [*columns, Column("both", "both"), Column("sided", "sided"), Column("flagged", "flagged")]
+    model = compile_monitor({**members, "both": fused, "sided": sided, "flagged": flagged}, composed, [], widths)
     session = Session(serialize(model))
     got = session.run({n: given[n] for n in session.inputs})
     ours = got["scores"][:, :3].T  # ties are decided by the graph's own float32 scores
@@ -136,6 +138,7 @@ def test_p_values_and_their_fusion_in_the_graph(by: str, seed: int):
     size = terms.mean(axis=1) if by == "cauchy" else np.abs(fused_want)  # Cauchy's terms cancel
     assert_close(got["scores"][:, 3], fused_want, RTOL * size + 1e-6)
     assert_close(got["scores"][:, 4], fusion.two_sided(want[:, 2]), np.full(len(want), 3e-7))
+    assert got["scores"][:, 5].tolist() == fusion.flagged(want[:, 1:], level).tolist()
 
 
 @pytest.mark.parametrize("n", [5, 1000, 10**6])

@@ -14,7 +14,7 @@ from demur.detectors.scores.coverage import NAC, LayersNAC
 from demur.detectors.scores.failure import Failure
 from demur.detectors.scores.flow import Flow
 from demur.detectors.scores.forest import IsolationForest
-from demur.detectors.scores.fusion import Fused, TwoSided
+from demur.detectors.scores.fusion import Flagged, Fused, TwoSided
 from demur.detectors.scores.given import Given
 from demur.detectors.scores.gmm import GMM
 from demur.detectors.scores.guidance import NNGuide, Relation
@@ -144,11 +144,12 @@ SCORES: dict[str, type[Any]] = {
     "saturation": Saturation,
     "fused": Fused,
     "two_sided": TwoSided,
+    "flagged": Flagged,
     "scod": SCOD,
     "given": Given,
     "onnx_score": OnnxScore,
 }
 
 # They read p-values of the columns that `of` lists, and come after the members are calibrated.
-FUSIONS = frozenset({"failure", "fused", "two_sided"})
+FUSIONS = frozenset({"failure", "flagged", "fused", "two_sided"})
 STREAM_SCORES: dict[str, type[Any]] = {"mean_nll": MeanNLL, "entropy_interval": EntropyInterval}

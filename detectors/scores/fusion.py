@@ -123,3 +123,38 @@ class TwoSided:
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         return xp.abs(2.0 * signals[self.inputs[0]] - 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Flagged:
+    """1 where the smallest of the members' p-values is at most `level`, else 0.
+
+    Its mean over a group is the share of the group's rows that some member finds unlikely: of an image, of its boxes.
+    Shapes: p-values of the member columns, (N,) each -> (N,). Range: 0 or 1. Higher is less trustworthy.
+    Raises: ValueError in fit for `of` that lists no columns, or one twice, and for a level outside (0, 1).
+    Source: own; the level is that of a conformal p-value (Vovk, Gammerman & Shafer 2005, section 2.2).
+    """
+
+    of: tuple[str, ...]
+    level: float
+    scales: ClassVar[Scaling] = EXACT_MERGE
+    source: ClassVar[str] = "own, of conformal p-values (Vovk, Gammerman & Shafer 2005, section 2.2)"
+
+    @property
+    def inputs(self) -> tuple[Signal, ...]:
+        return tuple(f"p:{name}" for name in self.of)
+
+    @classmethod
+    def fit(cls, reference: Reference, *, of: Sequence[str], level: float = 0.05) -> Self:  # noqa: ARG003 - nothing to learn
+        names = tuple(map(str, of)) if isinstance(of, Sequence) and not isinstance(of, str) else ()
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"flagged: `of` must list different columns, at least one, got {of!r}")
+        if between("flagged", "level", level, 0.0, 1.0) == 1.0:
+            raise ValueError("flagged: level 1 flags every row; choose a share below 1")
+        return cls(names, float(level))
+
+    def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
+        smallest, *others = (signals[name] for name in self.inputs)
+        for p in others:
+            smallest = xp.minimum(smallest, p)
+        return xp.where(xp.greater(smallest, self.level), 0.0, 1.0)

@@ -75,7 +75,7 @@ def _members(score: ScoreConfig) -> list[str]:
     if score.type not in FUSIONS:
         return []
     members = score.hyper.get("of")
-    if not isinstance(members, list):
+    if not isinstance(members, list) or not members:
         raise ConfigurationError(f"score {score.name}: `of` must list other scores of this policy, got {members!r}")
     return members
 

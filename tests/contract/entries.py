@@ -202,6 +202,8 @@ def entries() -> dict[str, Entry]:
     found["two_sided"] = Entry(
         "two_sided", "two_sided", build_score("two_sided", {"of": ["energy"]}, reference()), alone
     )
+    flagged = build_score("flagged", {"of": list(members), "level": 0.05}, reference())
+    found["flagged"] = Entry("flagged", "flagged", flagged, needs=members)
     found["failure"] = Entry("failure", "failure", failure_predictor(tuple(members)), members)
     return found
 

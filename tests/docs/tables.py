@@ -129,6 +129,7 @@ COMPOSED = {
     "fused": ("p-values of the scores in `of`", "", ""),
     "failure": ("p-values of the scores in `of`", "", ""),
     "two_sided": ("the p-value of the score in `of`", "", ""),
+    "flagged": ("p-values of the scores in `of`", "", ""),
     "scod": ("`logits` and its score's", "", ""),
     "onnx_score": ("the inputs of the model", "", ""),
     "given": ("the signal that it names", "", ""),

@@ -37,3 +37,8 @@ def weighted_min_p(p: Float, weights: Float) -> Float:
 def two_sided(p: Float) -> Float:
     """1 - 2 min(p, 1 - p): one minus the two-sided p-value."""
     return 1.0 - 2.0 * np.minimum(p, 1.0 - p)
+
+
+def flagged(p: Float, level: float) -> Float:
+    """Row by row, whether any p-value is at or below the level; p-values are float32, and so is the level."""
+    return np.array([float(any(np.float32(x) <= np.float32(level) for x in row)) for row in p])
