@@ -14,6 +14,7 @@ from scipy import ndimage
 import demur
 from demur.adapters.models.adapters_of import output_adapter
 from demur.adapters.models.segmentation import Segmenter
+from demur.adapters.models.segmentation.blanking import blanked
 from demur.adapters.models.segmentation.stored import PEAKS, SETTINGS
 from demur.detectors.reason import Reason
 from demur.monitor.config.document import parse
@@ -226,6 +227,17 @@ def test_labels_of_another_size_are_blanked_where_the_map_stands():
     tensors["labels"] = np.zeros((24, 32), np.int64)
     with pytest.raises(InvalidObservation, match=r"labels: expected class numbers \(B, H, W\)"):
         segmenter.without(tensors, np.array([True]))
+
+
+def test_what_a_pixel_of_a_downscaled_map_stands_for_is_blanked_whatever_the_size():
+    """10 rows by every fourth: the map's three rows stand for 0-3, 4-7 and 8-9, not for a third of 10 each."""
+    config = SegmentationConfig(logits="z", labels="labels", score="max_logit", downscale=4)
+    tensors = {"z": np.zeros((1, 3, 10, 11), np.float32), "labels": np.zeros((1, 10, 11), np.int64)}
+    mask = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
+    after = blanked(config, tensors, {0: mask})["labels"][0]
+    want = np.zeros((10, 11), np.int64)
+    want[4:8, 4:8] = 255
+    assert (after == want).all()
 
 
 @pytest.mark.parametrize("channels", ["first", "last"])

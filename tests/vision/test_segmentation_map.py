@@ -162,6 +162,17 @@ def test_boundaries_are_overwritten_from_beside_as_in_the_paper():
     assert (got != plain).any()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_boundaries_overwrite_no_pixel_that_is_not_finite(value):
+    """It lies in a boundary of its own: another class than its neighbours, which would lend it their mean."""
+    z = logits((1, 3, 7, 8), 5, 1.0)
+    z[0, 1] += 20
+    z[0, :, 3, 4] = [30, value, 0]
+    seen = Segmenter(dense("max_logit", boundary=2, signals=["peak", "mean_risk"]))({"z": z})
+    assert (3, 4) in {tuple(p) for p in np.argwhere(seen.only.invalid).tolist()}
+    assert all(np.isnan(v).all() for v in seen.signals.values())
+
+
 def test_smoothing_is_the_dilated_gaussian_of_the_paper():
     z = logits((1, 3, 10, 13), 4)
     plain = Segmenter(dense("max_logit")).maps({"z": z})[0].astype(np.float64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -83,6 +85,19 @@ def test_of_many_regions_the_largest_are_listed():
     assert max(r.area for r in listed) == found.largest == 11
 
 
+def test_listing_the_largest_of_very_many_parts_takes_no_memory_for_the_others():
+    risk = np.zeros((600, 600), np.float32)
+    risk[::2, ::2] = 1
+    found = Components.above(risk, 0.5, 1)
+    tracemalloc.start()
+    listed = found.listed(risk, 1, lambda _: None)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.areas) == 90_001
+    assert [r.box for r in listed[:2]] == [(0, 0, 1, 1), (0, 2, 1, 3)]
+    assert taken < 8 * risk.size  # 90,000 boxes would take 25 MB
+
+
 def level_of(peaks, share):
     return Level.of(np.asarray(peaks, np.float32), share)
 
@@ -129,6 +144,21 @@ def test_a_frame_shows_a_region_exactly_when_its_peak_is_above_the_level(risk, l
     if not np.isneginf(risk).all() and max(map(len, frame.parts(surface > -np.inf)), default=0) >= least_area:
         assert shown == (seen.signals["peak"] > level.value)
     assert all(r.p_value <= 0.4 and r.p_value == level.p_value(r.peak) for r in seen.regions)
+
+
+@given(risk=MAPS, least_area=st.integers(1, 6), radius=st.integers(0, 2))
+def test_at_every_level_below_the_peak_a_region_shows_and_at_none_from_it_on(risk, least_area, radius):
+    """Regions by loops over the opened mask of each level, beside one number of the grey map."""
+    seen = seen_of(risk, radius=radius, least_area=least_area, signals=["peak"])
+    levels = np.arange(-2.5, 3.5, 0.5)
+    masks = [frame.opened((risk > level).astype(np.float32), radius) > 0 for level in levels]
+    shown = [any(len(p) >= least_area for p in frame.parts(mask)) for mask in masks]
+    assert [bool(seen.regions_above(level)) for level in levels] == shown
+    if shown[0]:
+        assert shown == [level < seen.signals["peak"] for level in levels]
+    else:  # no region at any level: the lowest judged risk, so that no good frame stands above it for nothing
+        judged = risk[risk > -np.inf]
+        assert not judged.size or judged.min() <= seen.signals["peak"] <= judged.max()
 
 
 def test_too_few_frames_or_corrupt_ones_carry_no_level():

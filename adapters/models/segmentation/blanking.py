@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.adapters.models.segmentation.layout import frame_size
 from demur.monitor.config.segmentation import SegmentationConfig
 from demur.monitor.errors import ConfigurationError, InvalidObservation
 
@@ -26,6 +27,8 @@ def blanked(
     found = dict(tensors)
     if not masks:
         return found
+    size = frame_size(config, tensors)
+    masks = {number: _enlarged(mask, config.downscale, size) for number, mask in masks.items()}
     if config.labels is not None and config.labels in tensors:
         found[config.labels] = _labels(config, tensors[config.labels], masks)
     elif config.kind == "dense" and config.void is None:
@@ -67,6 +70,12 @@ def _filled(tensor: NDArray[Any], masks: Mapping[int, NDArray[np.bool_]], value:
     for number, mask in masks.items():
         found[number][:, _stretched(mask, tensor.shape[2:])] = value
     return found
+
+
+def _enlarged(mask: NDArray[np.bool_], step: int, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask of every step-th row and column for all of them: each stands for itself and those up to the next."""
+    rows, columns = (np.arange(new) // step for new in size)
+    return mask if step == 1 else np.asarray(mask[rows[:, None], columns])
 
 
 def _stretched(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:

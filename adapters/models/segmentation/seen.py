@@ -34,6 +34,7 @@ class SeenFrame:
         risk = scored.risk
         if config.boundary and scored.predicted is not None:
             risk = suppressed(risk, scored.predicted, config.boundary)
+            risk = np.where(np.isnan(scored.risk), np.float32(np.nan), risk)  # neighbours do not make it valid
         if config.smooth:
             risk = smoothed(risk)
         if scored.void is not None:
