@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from demur.monitor.errors import InvalidObservation
 
 Float64 = NDArray[np.float64]
+SLACK = 0.1  # of the range: what noise and resampling may cost
 EDGE = 1e-6  # of a pixel: what rounding moves a point at the frame's edge
 
 
@@ -30,7 +31,7 @@ def photometric_error(
     compared where the point is behind the other camera or outside its frame: the error is 0 there, and `seen` says so.
     Shapes: frame, other (N, H, W) or (N, H, W, C), floats in [0, 1] or uint8; depth (N, H, W) above 0; pose (N, 4, 4);
     intrinsics K (3, 3) or (N, 3, 3). A row with numbers that are not finite, or depth not above 0, gets NaN: INVALID.
-    Raises: InvalidObservation for other shapes, or a K without inverse.
+    Raises: InvalidObservation for other shapes, pixels outside the range, or a K without inverse.
     Source: Zhou et al. 2017, arXiv:1704.07813, eq. 2 and 3 (view synthesis); L1 only, without DiPE's SSIM term.
     """
     here, there = _pixels(frame, "frame"), _pixels(other, "other")
@@ -61,6 +62,9 @@ def _pixels(images: NDArray[Any], name: str) -> Float64:
             f"{name}: expected (N, H, W) or (N, H, W, C) floats in [0, 1] or uint8, got {images.shape} {images.dtype}"
         )
     pixels = images.astype(np.float64) / (255 if images.dtype == np.uint8 else 1)
+    stray = pixels[np.isfinite(pixels) & ((pixels < -SLACK) | (pixels > 1 + SLACK))]
+    if stray.size:
+        raise InvalidObservation(f"{name}: expected floats in [0, 1], got {stray[0]:g}; divide them by their white")
     return pixels[..., None] if images.ndim == 3 else pixels
 
 
@@ -73,6 +77,7 @@ def _inverse(camera: Float64, row: int) -> Float64:
         ) from error
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a point too far away for a number is not inside
 def _places(depth: Float64, pose: Float64, inverse: Float64, camera: Float64) -> tuple[Float64, NDArray[np.bool_]]:
     """Where each pixel lies in the other frame, (H, W, 2) as x, y, and whether that is inside it and before its camera."""
     height, width = depth.shape
@@ -84,7 +89,8 @@ def _places(depth: Float64, pose: Float64, inverse: Float64, camera: Float64) ->
     places = projected[..., :2] / np.where(before, projected[..., 2], 1.0)[..., None]
     x, y = places[..., 0], places[..., 1]
     inside = (x >= -EDGE) & (x <= width - 1 + EDGE) & (y >= -EDGE) & (y <= height - 1 + EDGE)
-    return places, before & inside
+    seen = before & inside
+    return np.where(seen[..., None], places, 0.0), seen
 
 
 def _sampled(image: Float64, places: Float64) -> Float64:

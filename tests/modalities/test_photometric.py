@@ -131,6 +131,26 @@ def scene(count: int, seed: int, moving: float) -> np.ndarray:
     return photometric_error(frame, other, np.full((count, HEIGHT, WIDTH), 5.0), pose, CAMERA).error
 
 
+@pytest.mark.parametrize("depth", [2.0, 1e-300])
+@pytest.mark.parametrize("far", [1e308, -1e308, 1e39])
+def test_a_motion_beyond_all_numbers_sees_nothing(far, depth):
+    pose = np.eye(4)[None].copy()
+    pose[0, 0, 3] = far
+    frame = np.random.default_rng(0).random((1, 6, 7, 3))
+    found = photometric_error(
+        frame, frame, np.full((1, 6, 7), depth), pose, np.array([[5.0, 0, 3], [0, 5, 2.5], [0, 0, 1]])
+    )
+    assert not found.seen.any()
+    assert not found.error.any()
+
+
+def test_floats_up_to_255_are_not_compared_with_floats_up_to_1():
+    frame = np.random.default_rng(0).random((1, 6, 7, 3))
+    pose, camera = np.eye(4)[None], np.array([[5.0, 0, 3], [0, 5, 2.5], [0, 0, 1]])
+    with pytest.raises(InvalidObservation, match=r"other: expected floats in \[0, 1\], got"):
+        photometric_error(frame, 255 * frame, np.ones((1, 6, 7)), pose, camera)
+
+
 def test_moving_things_raise_the_share_and_a_broken_depth_is_invalid():
     config = {
         "monitor": "depth",
