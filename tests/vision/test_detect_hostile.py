@@ -89,6 +89,18 @@ def test_a_probability_that_rounding_raised_above_one_is_one():
     np.testing.assert_allclose(seen.signals["logits"][0], [25 * np.log(2), 0], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("objectness", "best"), [(-1, -1), (2, 0.4), (0.4, 2), (-0.1, 0.5), (np.inf, 0.3), (1, np.nan)]
+)
+def test_two_numbers_whose_product_looks_like_a_probability_are_none(objectness, best):
+    """Seen by their features alone, such a box would be judged as if its score were one."""
+    rows = np.array([[[9, 9, 4, 4, objectness, best], [30, 30, 4, 4, 0.6, 0.9]]], F)
+    seeing = Detector(DetectionConfig(layout="yolov5", classes=1, image=(64, 64), signals=["box"]))
+    seen = seeing({"output0": rows})
+    assert seen.labels.tolist() == [0, -1]
+    assert len(seeing(seeing.without({"output0": rows}, np.array([True, True])))) == 0
+
+
 def test_more_boxes_than_can_be_held_are_refused_before_anything_is_made():
     """300 boxes of a map of 2^21 channels: 2.5 GB of features from 34 MB; 400 images of 1,500 classes: 720 MB of logits from 3 MB."""
     regions = {"maps": {"p5": 32}}

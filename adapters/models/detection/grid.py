@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from demur.adapters.models.detection.candidates import Candidates
 from demur.adapters.models.detection.tensors import (
+    ABOVE_ONE,
     Array,
     Places,
     Tensors,
@@ -39,7 +40,7 @@ class Grid:
         rows = self._rows(tensors)
         with np.errstate(invalid="ignore", over="ignore"):
             score = rows[..., self._first :].max(axis=-1)
-            score = score * rows[..., 4] if self._objectness else score
+            score = _probability(score) * _probability(rows[..., 4]) if self._objectness else score
         label = rows[..., self._first :].argmax(axis=-1)
         boxes = corners(self._centred(rows[..., :4]))
         return Candidates.of(boxes, score, label, self.config.floor, self.config.classes)
@@ -96,6 +97,11 @@ class Grid:
             f"{self.config.tensor('predictions')}: {candidates} candidates are no yolox grid of image {height} x {width} "
             "with strides 8, 16, 32; set detection.image to the model's input, or decoded: true"
         )
+
+
+def _probability(p: Array) -> Array:
+    """NaN for what is none: of two, the product could look like one."""
+    return np.where((p >= 0) & (p <= ABOVE_ONE), p, np.float32(np.nan))
 
 
 @dataclass(frozen=True)
