@@ -125,6 +125,8 @@ def test_what_cannot_be_read_is_unavailable_and_passes(stage, output, cause):
         b'{"outputs":{}}',
         b'{"outputs":[1]}',
         b'{"outputs":[],"outputs":[]}',
+        b'{"outputs":[{"name":"x","name":"scores","shape":[1,4],"datatype":"FP32","data":[5,0,0,0]}]}',
+        b'{"outputs":[{"name":"scores","shape":[1,4],"datatype":"FP32","data":[0,0,0,0],"data":[5,0,0,0]}]}',
         b"[" * 100_000,
         b"\xff\xfe{\x00}\x00",
         b'{"outputs":' + b"[" * 50_000,
