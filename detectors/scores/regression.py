@@ -20,6 +20,7 @@ from demur.detectors.score import Batch, Reference, Scaling, sample
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
 SAMPLE_ROWS = 100_000
+LARGEST = 1e38
 BY = {"spread": ("estimate", "spread"), "quantiles": ("low", "high")}
 
 
@@ -34,7 +35,8 @@ class IntervalWidth:
     interval holds the target with at least that probability, over all rows and draws: not among the accepted rows alone.
     A spread that is not positive makes its row INVALID.
     Shapes: spread (N, 1), or low and high (N, 1) -> (N,). Range: [0, inf), the target's unit. Higher is less trustworthy.
-    Raises: ValueError in fit without targets, with too few rows for the coverage, or a spread that is not positive.
+    Raises: ValueError in fit without targets, with too few rows for the coverage, or a spread that is not positive or so
+    small that the quantile is no float32.
     Source: Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173, section 5.2; Romano et al. 2019, arXiv:1905.03222, eq. 6 to 8.
     """
 
@@ -56,7 +58,12 @@ class IntervalWidth:
         if reference.target is None:
             raise ValueError("interval_width: expected `target` (N,) in the reference set, the right numbers; add it")
         errors = _errors(reference, by, seed)
-        return cls(_up(conformal_quantile(errors, coverage)), by, float(coverage), len(errors))
+        quantile = conformal_quantile(errors, coverage)
+        if quantile > LARGEST:
+            raise ValueError(
+                f"interval_width: no interval of {quantile:g} spreads can be computed; check the spread's unit"
+            )
+        return cls(_up(quantile), by, float(coverage), len(errors))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         if self.by == "spread":

@@ -94,6 +94,7 @@ def test_too_few_rows_cannot_carry_a_coverage(coverage, rows, least):
         (lambda t: t.pop("target"), "expected `target`"),
         (lambda t: t["spread"].__setitem__(3, 0.0), "expected spread above 0 in every reference row"),
         (lambda t: t["estimate"].__setitem__(3, np.inf), "1 reference rows are not finite"),
+        (lambda t: t.update(spread=np.full((50, 1), 1e-45, np.float32)), "check the spread's unit"),
         (lambda t: t.update(spread=np.ones((50, 2), np.float32)), r"expected spread \(N, 1\), got \(50, 2\)"),
     ],
 )
