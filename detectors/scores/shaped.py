@@ -18,6 +18,7 @@ class Shaped:
     """A score of transformed signals; every part is fitted on what the transforms before it give.
 
     Shapes: those of the first transform's signals -> (N,). Range: the inner score's. Higher is less trustworthy.
+    Raises: ValueError in fit for a score of streams, and as the parts do.
     Source: that of the inner score; the transforms cite theirs.
     """
 
@@ -51,7 +52,12 @@ class Shaped:
         for entry in transforms:
             fitted.append(_whole(build_transform(entry, reference), reference))
             reference = reference.shaped(fitted[-1])
-        return cls(tuple(fitted), build_score(score, None, reference))
+        inner = build_score(score, None, reference)
+        if hasattr(inner, "state_width"):
+            raise ValueError(
+                f"shaped: {score} is a score of streams, which reads its signals as they come; leave transforms, `on` and `kind: table` out"
+            )
+        return cls(tuple(fitted), inner)
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         for transform in self.transforms:

@@ -184,6 +184,20 @@ def test_a_mask_is_taken_before_the_cells_are_filled(monkeypatch):
     np.testing.assert_array_equal(found, [106.0, 15.0, np.nan])
 
 
+@pytest.mark.parametrize("on", [{}, {"on": "token_logprob"}])
+def test_streams_read_no_tables(on):
+    config = {
+        "monitor": "cells",
+        "signals": {"token_logprob": {"width": 1, "kind": "features" if on else "table"}},
+        "scores": [{"mean_nll": on}],
+        "rules": [{"r": {"when": "mean_nll", "unit": "stream", "promise": {"refuse_good_at_most": 0.1}}}],
+    }
+    steps = [-np.random.default_rng(s).random((400, 1)) for s in (0, 1)]
+    sets = [{"token_logprob": s, "group_id": np.repeat(np.arange(100), 4)} for s in steps]
+    with pytest.raises(ValueError, match="is a score of streams, which reads its signals as they come"):
+        demur.fit(config, reference=sets[0], calibration=sets[1])
+
+
 def test_logits_are_no_table():
     """Their argmax is the predicted class, which rules are sliced by."""
     config = policy(ecod={})
