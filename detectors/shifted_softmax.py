@@ -23,8 +23,8 @@ def shifted_softmax(model: bytes) -> bytes:
     for node in loaded.graph.node:
         if _over_last_axis(node):
             x, largest, small = node.input[0], f"{node.output[0]}/largest", f"{node.output[0]}/shifted"
-            nodes.append(helper.make_node("ReduceMax", [x, AXES], [largest], keepdims=1))
-            nodes.append(helper.make_node("Sub", [x, largest], [small]))
+            nodes.append(helper.make_node("ReduceMax", [x, AXES], [largest], name=largest, keepdims=1))
+            nodes.append(helper.make_node("Sub", [x, largest], [small], name=small))
             node.input[0] = small
         nodes.append(node)
     del loaded.graph.node[:]

@@ -17,7 +17,7 @@ from demur.adapters.models.fuse.wiring import Wire, wires
 from demur.adapters.models.graph import Graph, domains, opset
 from demur.adapters.models.graph_file import ModelFile, ModelSource
 from demur.adapters.models.instrument.check import ORIGIN
-from demur.adapters.models.instrument.probe import Probe, Shapes, difference, same_bits
+from demur.adapters.models.instrument.probe import Probe, Shapes, difference, same_bits, same_numbers
 from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import OPSET
 from demur.monitor.config.document import parse, read_yaml
@@ -203,7 +203,8 @@ def _prove(fused: Fused, probe: Probe) -> None:
         found = session.run({**feed, **{f"{fused.prefix}.{n}": a for n, a in groups.items()}})
         expected = {f"{fused.prefix}.{n}": a for n, a in alone.run({**signals, **groups}).items()}
         for name, want in {**own, **{n: a for n, a in expected.items() if n in found}}.items():
-            if not same_bits(want, found[name]):
+            same = same_bits if name in own else same_numbers
+            if not same(want, found[name]):
                 raise SelfTestFailed(
                     f"{fused.file.name}: fused, {name} moves by {difference(want, found[name]):.2g}; do not use the fused graph "
                     "here, serve the monitor beside the model, and report the model's operators"

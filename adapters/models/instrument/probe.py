@@ -129,6 +129,13 @@ def same_bits(left: Any, right: Any) -> bool:
     return repr(left) == repr(right)  # NaN is equal to itself here
 
 
+def same_numbers(left: NDArray[Any], right: NDArray[Any]) -> bool:
+    """Equal to the last bit, where one NaN is as good as another: which one comes out depends on the order of operations."""
+    return same_bits(
+        *(np.where(np.isnan(a), a.dtype.type(np.nan), a) if a.dtype.kind == "f" else a for a in (left, right))
+    )
+
+
 def difference(left: Any, right: Any) -> float:
     """The largest absolute difference between two outputs; infinite when they cannot be compared."""
     if not (isinstance(left, np.ndarray) and isinstance(right, np.ndarray)) or left.shape != right.shape:
