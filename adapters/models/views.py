@@ -115,14 +115,14 @@ class Views:
         if self._mean.size:
             pixels = pixels * self._std + self._mean
         pixels = pixels / self._white
-        stray = pixels[np.isfinite(pixels) & ((pixels < -SLACK) | (pixels > 1 + SLACK))]
+        finite = np.isfinite(pixels)
+        stray = pixels[finite & ((pixels < -SLACK) | (pixels > 1 + SLACK))]
         if stray.size:
             raise InvalidObservation(
                 f"views: expected pixels from 0 to {self._white:g}, got {stray[0] * self._white:g}; set `white`, or the "
                 "`mean` and `std` that were taken off"
             )
-        clipped: NDArray[np.float64] = np.clip(pixels, 0.0, 1.0)  # NaN stays
-        return clipped
+        return np.clip(pixels, 0.0, 1.0, out=pixels, where=finite)
 
     def _turned(self, images: NDArray[Any]) -> bool:
         return images.ndim == 4 and self._layout == "NCHW"

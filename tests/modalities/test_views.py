@@ -74,9 +74,10 @@ def test_an_image_gets_the_same_views_whatever_stands_beside_it():
     assert (other != whole[0]).any()
 
 
-def test_what_is_not_finite_stays():
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays(broken):
     images = pictures(2).astype(np.float32) / 255
-    images[1, 0, 0, 0] = np.nan
+    images[1, 0, 0, 0] = broken
     (view,) = Views(["brightness"], layout="NHWC").of(images)
     np.testing.assert_array_equal(view[1], images[1])
     assert (view[0] >= images[0]).all()
