@@ -17,6 +17,9 @@ from demur.monitor.bundle.archive import install
 from demur.monitor.errors import ConfigurationError
 
 NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+BATCHED = (
+    "dynamic_batching { }\n"  # without it Triton runs each request alone; rows are independent, so it may join them
+)
 SCALAR = "\n  reshape { shape: [ ] }"
 TYPES = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
@@ -34,12 +37,13 @@ def write_repository(fused: Fused, folder: str | Path, name: str, *, max_batch_s
 
     `NAME_guarded`: model and monitor fused in one graph. `NAME`, `NAME_monitor`: the two apart, and `NAME_ensemble`, which
     runs one after the other. All are version 1. `max_batch_size` 0 leaves batching to the client: the batch is an axis
-    like others; more lets Triton batch, for models whose every input and output begins with the batch.
-    Raises: ConfigurationError for a name Triton would not take, outputs that are no tensors, or an axis that cannot be
-    the batch; BundleError when the folder cannot be written.
+    like others; more lets Triton join requests, for models whose every input and output begins with the batch.
+    Raises: ConfigurationError for a name Triton would not take, outputs that are no tensors, an axis that cannot be the
+    batch, or requests of a policy that judges groups to be joined; BundleError when the folder cannot be written.
     """
     if not NAME.match(name):
         raise ConfigurationError(f"--name {name!r}: expected letters, digits and _.- for the name of a model in Triton")
+    _refuse_groups(fused, max_batch_size)
     model, guarded = fused.instrumented, fused.file
     outputs = {o.name: o for o in model.model.graph.output}
     read = [outputs[t] for t in dict.fromkeys(w.tensor for w in fused.wires)]
@@ -59,12 +63,22 @@ def write_repository(fused: Fused, folder: str | Path, name: str, *, max_batch_s
     return names
 
 
+def _refuse_groups(fused: Fused, max_batch_size: int) -> None:
+    if max_batch_size and f"{fused.prefix}.group_id" in {i.name for i in fused.model.graph.input}:
+        raise ConfigurationError(
+            f"monitor {fused.bundle.manifest.monitor} judges groups, whose numbers begin anew in each request, so Triton must not "
+            "join requests; take max_batch_size 0"
+        )
+
+
 def _config(name: str, file: ModelFile, max_batch_size: int, platform: str) -> str:
     graph = Graph(file)
     ensemble = platform == "ensemble"
     inputs = "".join(_tensor("input", v, max_batch_size, ensemble=ensemble) for v in graph.inputs.values())
     outputs = "".join(_tensor("output", v, max_batch_size, ensemble=ensemble) for v in file.model.graph.output)
-    return f"name: {_text(name)}\nplatform: {_text(platform)}\nmax_batch_size: {max_batch_size}\n{inputs}{outputs}"
+    batched = BATCHED if max_batch_size > 1 and not ensemble else ""  # an ensemble's steps are batched, not itself
+    head = f"name: {_text(name)}\nplatform: {_text(platform)}\nmax_batch_size: {max_batch_size}\n"
+    return f"{head}{inputs}{outputs}{batched}"
 
 
 def _tensor(what: str, value: onnx.ValueInfoProto, max_batch_size: int, *, ensemble: bool) -> str:

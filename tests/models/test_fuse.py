@@ -290,7 +290,8 @@ def test_axes_of_size_one_are_dropped():
     assert found["demur.scores"].tobytes() == beside["scores"].tobytes()
 
 
-def test_group_policies_bring_their_inputs_and_outputs():
+def grouped():
+    """A small MLP and a policy that judges groups of its rows."""
     policy = {
         "monitor": "grouped",
         "scores": ["energy"],
@@ -302,7 +303,13 @@ def test_group_policies_bring_their_inputs_and_outputs():
     tables = [signals(made, rows_of()(rows, seed)) for rows, seed in ((400, 1), (600, 2))]
     for table in tables:
         table["group_id"] = np.arange(len(table["label"])) // 3
-    bundle = demur.fit({**policy, "signals": {"logits": C, "features": H}}, reference=tables[0], calibration=tables[1])
+    return made, demur.fit(
+        {**policy, "signals": {"logits": C, "features": H}}, reference=tables[0], calibration=tables[1]
+    )
+
+
+def test_group_policies_bring_their_inputs_and_outputs():
+    made, bundle = grouped()
     guarded = fuse(made.file, bundle, map=made.signals)
     assert [i.name for i in guarded.model.graph.input] == ["x", "demur.group_id", "demur.group_count"]
     groups = {"group_id": np.array([0, 0, 1, 1, 3], np.int64), "group_count": np.array([4], np.int64)}

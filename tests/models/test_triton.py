@@ -14,7 +14,7 @@ from demur.monitor.errors import ConfigurationError
 from demur.monitor.session import Session
 from tests.models.graphs import mlp, model
 from tests.models.pbtxt import read
-from tests.models.test_fuse import EXPORTS, OUTPUTS, POLICY, fitted, pictures, rows_of
+from tests.models.test_fuse import EXPORTS, OUTPUTS, POLICY, fitted, grouped, pictures, rows_of
 
 TYPES = {
     "TYPE_FP32": TensorProto.FLOAT,
@@ -52,6 +52,7 @@ def test_configurations_say_what_the_graphs_have(repository):
         assert config["name"] == [name]
         assert config["max_batch_size"] == [batch]
         assert (folder / name / "1").is_dir()
+        assert ("dynamic_batching" in config) == (batch > 0 and name != "digits_ensemble")
         if name == "digits_ensemble":
             assert config["platform"] == ["ensemble"]
             continue
@@ -134,6 +135,22 @@ def test_what_triton_cannot_take_is_refused(fused, tmp_path):
     write_repository(still, tmp_path, "still")
     with pytest.raises(ConfigurationError, match="not a dynamic batch"):
         write_repository(still, tmp_path, "still", max_batch_size=8)
+
+
+def test_requests_with_groups_are_not_joined(tmp_path):
+    """Group 0 of one request is another group than group 0 of the next."""
+    made, bundle = grouped()
+    guarded = fuse(made.file, bundle, map=made.signals)
+    with pytest.raises(ConfigurationError, match=r"judges groups, .* max_batch_size 0"):
+        write_repository(guarded, tmp_path, "grouped", max_batch_size=8)
+    assert list(tmp_path.iterdir()) == []
+    write_repository(guarded, tmp_path, "grouped")
+    config = read((tmp_path / "grouped_ensemble" / "config.pbtxt").read_text())
+    dims = {t["name"][0]: (t["data_type"], t["dims"]) for t in config["input"]}
+    assert dims["demur.group_id"] == (["TYPE_INT64"], [-1])
+    assert dims["demur.group_count"] == (["TYPE_INT64"], [1])
+    last = config["ensemble_scheduling"][0]["step"][1]
+    assert {m["value"][0] for m in last["input_map"]} == {"logits", "demur.group_id", "demur.group_count"}
 
 
 @pytest.mark.parametrize("text", ["name", "name: [", 'name: "open', "a: 1 }", "a { b: 1"])
