@@ -190,6 +190,29 @@ def test_an_answer_whose_entries_cannot_be_told_apart_is_asked_for_again(stage):
     assert "cannot be told" in stage.verdicts.cause
 
 
+@pytest.mark.parametrize("name", ["sequence_id", "priority"])
+def test_a_sequence_is_not_run_a_second_time(honest, name):
+    """Triton's stateful models: an error that may have come after the model ran is passed on, and nothing is added next time."""
+    honest.upstream.fails["scores"] = grpc.StatusCode.INTERNAL, "scores: buffer"
+    proxy, asked = honest.proxy(), image(("label",), **{name: 7})
+    if name == "sequence_id":
+        assert honest.refused(proxy, asked).code() is grpc.StatusCode.INTERNAL
+        assert len(honest.upstream.seen) == 1
+    assert same(honest.infer(proxy, asked), honest.direct(asked))
+    assert "scores: buffer" in honest.verdicts.cause
+    honest.upstream.fails["scores"] = grpc.StatusCode.INVALID_ARGUMENT, "unexpected inference output 'scores'"
+    assert same(honest.infer(honest.proxy(), asked), honest.direct(asked))
+
+
+def test_a_sequences_answer_that_cannot_be_taken_apart_goes_out_whole(stage):
+    broken = FakeServer().answer(ModelInferRequest.FromString(image(("label", "scores"))))
+    broken.raw_output_contents.append(b"")
+    said = stage.upstream.says(broken)
+    assert stage.infer(stage.proxy(), image(("label",), sequence_id=7)) == said
+    assert len(stage.upstream.seen) == 1
+    assert "cannot be told" in stage.verdicts.cause
+
+
 def test_default_outputs_are_named_and_kept_where_no_names_do_not_mean_all(honest):
     proxy = honest.proxy(model={"default_outputs": ["label"]})
     assert same(honest.infer(proxy, image()), honest.direct(image(("label",))))
@@ -217,6 +240,8 @@ def test_a_request_is_extended_by_appending():
         ("no output features.", "features", True),
         ("no output features.1", "features", False),
         ("a+b is unknown", "a+b", True),
+        ("features: no such output", "features", True),
+        ("x.features", "features", False),
     ],
 )
 def test_names_are_words_of_their_own(text, name, found):

@@ -199,6 +199,13 @@ def test_signals_may_come_from_further_calls(honest, monkeypatch, outputs, typed
     assert honest.verdicts.scores[:, 0].tolist() == [-3.0, -3.0]
 
 
+def test_a_request_of_a_sequence_is_not_asked_again(honest, monkeypatch):
+    monkeypatch.setattr(mapping, "further_views", lambda *_: TwiceLooked())
+    honest.infer(honest.proxy(model={"map": {}}), image(sequence_id=3))
+    assert len(honest.upstream.seen) == 1
+    assert "the model keeps its state" in honest.verdicts.cause
+
+
 def test_a_further_call_that_fails_abstains(honest, monkeypatch):
     monkeypatch.setattr(mapping, "further_views", lambda *_: TwiceLooked())
     calls = []

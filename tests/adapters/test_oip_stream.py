@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from demur.adapters.servers.oip import messages
 from demur.adapters.servers.oip.part import part
 from demur.adapters.servers.oip.pending import Pending, Waiting
 from demur.adapters.servers.oip.plan import Plan
@@ -357,6 +359,44 @@ def test_what_awaits_answers_is_bounded():
     assert few.answered("", final=True) is None
     assert len(few) == 0
     assert few.add(waiting("d", 10))
+
+
+def holds_a_large_message(*functions: Any) -> bool:
+    """Whether bytes of more than 1 MB can be reached from what these functions close over."""
+    found = list(functions)
+    for _ in range(4):
+        found = [r for o in found for r in gc.get_referents(o) if not isinstance(r, dict | type)]
+        if any(isinstance(o, bytes) and len(o) > 1 << 20 for o in found):
+            return True
+    return False
+
+
+def test_requests_that_await_answers_do_not_keep_their_tensors(scripted):
+    server = FakeServer()
+
+    def script(requests, _context):
+        for raw in requests:
+            yield wrapped(
+                server.answer(ModelInferRequest(model_name="digits", id=ModelInferRequest.FromString(raw).id))
+            )
+
+    scripted.upstream.script = script
+    large = [image((), ident=str(n), rows=[1.0] * 350_000) for n in range(3)]
+    whole = messages.asked(large[0])
+    assert holds_a_large_message(whole.shapes, whole.inputs)
+    kept = []
+
+    class Watched(Pending):
+        def add(self, waiting):
+            kept.append(waiting)
+            return super().add(waiting)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("demur.adapters.servers.oip.stream.Pending", Watched)
+        scripted.streamed(scripted.proxy().address, large)
+    assert [w.request for w in kept] == [b""] * 3
+    assert not any(holds_a_large_message(w.asked.shapes, w.asked.inputs) for w in kept)
+    assert [list(map(list, w.asked.shapes())) for w in kept] == [[[350_000, 3]]] * 3
 
 
 def test_a_crowd_of_requests_is_not_added_to(scripted, monkeypatch):

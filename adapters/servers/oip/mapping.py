@@ -28,7 +28,7 @@ Decoders = Callable[[SignalMapConfig, Path], OutputAdapter | None]
 
 
 class Gather(Protocol):
-    """Signals that need further calls of the model, beside those its answer shows (adapters/models/views.py)."""
+    """Signals that an answer does not show: the request's own inputs, or what further calls give (adapters/models/views.py)."""
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ class ProxiedModel:
         if self.gather is None or not self._gathers(loaded):
             return {}
         if again is None:
-            raise UnreadableOutputError("this monitor calls the model again, which is not possible for this exchange")
+            again = _never
         budget = self.engine.conduct.budget_seconds
         limits = [s for s in (seconds, budget) if s is not None]
         return dict(self.gather(asked, answered, again, min(limits) if limits else None))
@@ -245,6 +245,10 @@ def _proxied(
     mapped = {**(signal_map.signals if signal_map is not None else {}), **config.signals}
     gather = None if signal_map is None else further_views(signal_map, limits)
     return ProxiedModel(engine, mapped, limits, config, decoder, gather)
+
+
+def _never(inputs: Mapping[str, NDArray[Any]], seconds: float | None) -> Answered:  # noqa: ARG001
+    raise UnreadableOutputError("this monitor calls the model again, which is not possible for this exchange")
 
 
 def _readable(answered: Answered | None, cause: str) -> Answered:

@@ -43,6 +43,21 @@ def asked(raw: bytes) -> Asked | None:
         return None
 
 
+def in_sequence(raw: bytes) -> bool:
+    """Whether a ModelInferRequest belongs to a sequence, whose state the model keeps: asking twice would advance it twice.
+
+    `sequence_id` is a number or a string; 0 and "" mean none.
+    """
+    fields = wire.scan(raw)
+    parameters = ModelInferRequest.FromString(
+        b"".join(raw[f.at : f.end] for f in fields if _is(f, PARAMETERS))
+    ).parameters
+    if "sequence_id" not in parameters:
+        return False
+    said = parameters["sequence_id"]
+    return bool(said.int64_param or said.uint64_param or said.string_param)
+
+
 def answered(raw: bytes) -> InferAnswer | None:
     """A ModelInferResponse, its raw tensors where they are; None when the bytes are no such message."""
     try:

@@ -15,7 +15,9 @@ MOST = 16384  # requests remembered in one stream
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request under way. `request` holds its bytes while upstream may yet reject the outputs added to it."""
+    """A request under way. `request` holds its bytes where they may be needed: while upstream may yet reject the outputs added
+    to it, and where signals are the request's own inputs.
+    """
 
     asked: Asked | None
     plan: Plan

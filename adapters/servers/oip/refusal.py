@@ -34,7 +34,7 @@ def rejected(code: grpc.StatusCode, details: str, asking: Iterable[str]) -> str:
 
 def names(text: str, output: str) -> bool:
     """Whether the text has this name as a word of its own, not as part of a longer one."""
-    return bool(re.search(rf"(?<![\w./:-]){re.escape(output)}(?![\w/:-]|\.\w)", text))
+    return bool(re.search(rf"(?<!\w)(?<!\w[./:-]){re.escape(output)}(?!\w|[./:-]\w)", text))
 
 
 def explained(code: grpc.StatusCode, details: str, target: str, message_bytes: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -83,13 +84,15 @@ class InferStream:
     def _planned(self, request: bytes) -> bytes:
         asked = messages.asked(request)
         plan = self._judge.plan(asked)
-        if not plan.asking or asked is None:
-            self._pending.add(Waiting(asked, plan))
+        if asked is None:
+            self._pending.add(Waiting(None, plan))
             return request
-        unsure = (asked.model, asked.version) not in self._proven
-        if self._pending.add(Waiting(asked, plan, request if unsure else b"")):
-            return splice.asking_for(request, plan.asking)
-        self._pending.add(Waiting(asked, Plan(plan.model, cause=CROWDED)))
+        light = _without_message(asked)
+        read = plan.model is not None and plan.model.gather is not None  # signals may be the request's own inputs
+        unsure = plan.asking and (asked.model, asked.version) not in self._proven
+        if self._pending.add(Waiting(asked if read else light, plan, request if read or unsure else b"")):
+            return splice.asking_for(request, plan.asking) if plan.asking else request
+        self._pending.add(Waiting(light, Plan(plan.model, cause=CROWDED)))
         return request
 
     def _answer(self, raw: bytes) -> Iterator[bytes]:
@@ -169,6 +172,12 @@ class InferStream:
             self._context.abort(withheld.status, withheld.details)
         verdicts = judgement.verdicts
         return refusal(found, withheld.details, {} if verdicts is None else annotation.parameters(verdicts))
+
+
+def _without_message(asked: Asked) -> Asked:
+    """What is remembered of a request: it must not keep the tensors alive that came with it."""
+    shapes = [tuple(shape) for shape in asked.shapes()]
+    return replace(asked, shapes=lambda: shapes, inputs=dict)
 
 
 class _Hands:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import grpc
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import messages, splice
@@ -20,6 +21,8 @@ from demur.monitor.errors import DemurError
 
 UNALIGNED = "the outputs that the monitor needs cannot be told from the client's in upstream's answer"
 REPEATED = "yes"
+# A server says so before the model runs; anything else may come after it ran, and a sequence must not advance twice.
+BEFORE_RUNNING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 
 @dataclass
@@ -43,19 +46,11 @@ class Inference:
         self.asked = messages.asked(self.request)
         self.plan = self.judge.plan(self.asked)
         outcome = self._called()
+        if outcome.ok:
+            outcome = self._read(outcome)
         if not outcome.ok:
             return outcome, None
-        seen = self.seen = self.kept = messages.answered(outcome.answer)
-        if seen is not None and self.plan.extras and self.asked is not None:
-            bare = kept_whole(self.plan, self.asked, seen) or splice.without(seen, self.plan.extras)
-            if bare is None:
-                outcome = self._plainly(UNALIGNED)
-                if not outcome.ok:
-                    return outcome, None
-                seen = self.seen = self.kept = messages.answered(outcome.answer)
-            else:
-                outcome, self.kept = replace(outcome, answer=bare), messages.answered(bare)
-        judgement = self.judge.judge(self._exchange(seen))
+        judgement = self.judge.judge(self._exchange(self.seen))
         return self._substituted(outcome, judgement), judgement
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
@@ -78,6 +73,8 @@ class Inference:
 
     def again(self, inputs: Mapping[str, NDArray[Any]], seconds: float | None) -> InferAnswer:
         """See Again."""
+        if messages.in_sequence(self.request):
+            raise UnreadableOutputError("a request of a sequence cannot be asked again: the model keeps its state")
         model = self.plan.model
         needed = () if model is None else model.contract(model.engine.loaded).needed
         request = splice.with_inputs(self.request, inputs, needed if self.asked and self.asked.outputs else ())
@@ -90,17 +87,44 @@ class Inference:
     def _called(self) -> Outcome:
         if not self.plan.asking:
             return self.upstream.forward(self.method, self.request, self.context)
-        outcome = self.upstream.forward(self.method, splice.asking_for(self.request, self.plan.asking), self.context)
+        request = splice.asking_for(self.request, self.plan.asking)
+        outcome = self.upstream.forward(self.method, request, self.context)
         why = "" if outcome.ok else rejected(outcome.code, outcome.details, self.plan.asking)
-        return self._plainly(why) if why else outcome
+        if not why:
+            return outcome
+        if outcome.code not in BEFORE_RUNNING and messages.in_sequence(self.request):
+            self._learn(why)
+            return outcome
+        return self._plainly(why)
+
+    def _read(self, outcome: Outcome) -> Outcome:
+        """The answer as the client gets it."""
+        seen = self.seen = self.kept = messages.answered(outcome.answer)
+        if seen is None or self.asked is None or not self.plan.extras:
+            return outcome
+        bare = kept_whole(self.plan, self.asked, seen) or splice.without(seen, self.plan.extras)
+        if bare is not None:
+            self.kept = seen if bare is seen.raw else messages.answered(bare)
+            return replace(outcome, answer=bare)
+        if messages.in_sequence(self.request):
+            self._learn(UNALIGNED)
+            self.plan = Plan(self.plan.model, cause=UNALIGNED)
+            return outcome  # whole: the model must not run a second time
+        outcome = self._plainly(UNALIGNED)
+        self.seen = self.kept = messages.answered(outcome.answer)
+        return outcome
 
     def _plainly(self, why: str) -> Outcome:
         """The client's own request, after the one with more outputs failed; remembered when that is what helped."""
         outcome = self.upstream.forward(self.method, self.request, self.context)
-        if outcome.ok and self.plan.model is not None and self.asked is not None:
-            self.plan.model.rejections.learn(self.asked.version, why)
+        if outcome.ok:
+            self._learn(why)
         self.plan = Plan(self.plan.model, cause=why)
         return outcome
+
+    def _learn(self, why: str) -> None:
+        if self.plan.model is not None and self.asked is not None:
+            self.plan.model.rejections.learn(self.asked.version, why)
 
     def _exchange(self, seen: InferAnswer | None) -> Exchange:
         return Exchange(
