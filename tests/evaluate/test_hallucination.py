@@ -64,6 +64,13 @@ def test_overlaps_by_hand():
     np.testing.assert_allclose(overlaps(a, b), [[1 / 7, 1, 0], [0, 0, 0]])
 
 
+def test_an_overlap_of_exactly_the_least_is_enough_and_less_is_not():
+    half = Objects(np.array([[0, 0, 2, 1]], np.float64), np.zeros(1, np.int64))
+    box, one = np.array([[0, 0, 1, 1]], np.float32), np.zeros(1)
+    assert matched(box, one, half.labels, half, 0.5).tolist() == [0]
+    assert matched(box, one, half.labels, half, 0.501).tolist() == [-1]
+
+
 def test_objects_of_another_shape_are_refused():
     with pytest.raises(EvaluationError, match=r"\(M, 4\)"):
         Objects(np.zeros((2, 5)), np.zeros(2, np.int64))

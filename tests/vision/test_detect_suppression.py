@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from demur.adapters.models.detection import Detector
-from demur.adapters.models.detection.suppression import suppressed
+from demur.adapters.models.detection.suppression import cluster, suppressed
 from demur.monitor.config.detection import DetectionConfig
 from demur.monitor.errors import InvalidObservation
 from tests.vision import clients
@@ -209,6 +209,33 @@ WORLDS = {
     "torchvision": torchvision_world,
     "tensorflow": tensorflow_world,
 }
+
+
+def test_tensorflows_scores_of_all_classes_go_with_the_box_and_its_background_score_of_raw_tensors_stays():
+    given, client = tensorflow_world(np.random.default_rng(1))
+    every = np.random.default_rng(2).uniform(0.1, 0.9, (1, 20, 4)).astype(F)
+    given["detection_multiclass_scores"] = every
+    seeing = detector("tensorflow", classes=3, outputs={"class_scores": "detection_multiclass_scores"})
+    seen = seeing(given)
+    made = seeing.without(given, np.arange(len(seen)) == 0)
+    assert decoded_near(seen.take(np.arange(len(seen)) > 0), client(made))
+    gone = int(given["detection_scores"][0].argmax())
+    assert not made["detection_multiclass_scores"][0, gone].any()
+    np.testing.assert_array_equal(np.delete(made["detection_multiclass_scores"], gone, 1), np.delete(every, gone, 1))
+    boxes = np.array([[[0.1, 0.1, 0.3, 0.3], [0.1, 0.1, 0.3, 0.31], [0.6, 0.6, 0.8, 0.9]]], F)
+    scores = np.array([[[0.05, 0.9, 0.1], [0.2, 0.8, 0.1], [0.3, 0.1, 0.6]]], F)
+    raw = {"raw_detection_boxes": boxes, "raw_detection_scores": scores}
+    made = detector("tensorflow_raw").without(raw, np.array([True, False]))["raw_detection_scores"]
+    np.testing.assert_array_equal(made, np.array([[[0.05, 0, 0], [0.2, 0, 0], [0.3, 0.1, 0.6]]], F))
+
+
+def test_an_overlap_that_rounding_puts_on_either_side_of_the_limit_goes_with_the_refused_box():
+    """A client whose arithmetic finds 0.50001 where ours finds 0.49999 suppresses it; without the refused box it would show it."""
+    boxes = np.array([[0, 0, 30000, 1], [10000.2, 0, 40000.2, 1], [10010, 0, 40010, 1]], F)
+    overlaps = [clients.overlap(boxes[0].tolist(), b.tolist()) for b in boxes[1:]]
+    assert 0.5 - 1e-4 < overlaps[0] < 0.5
+    assert overlaps[1] < 0.5 - 1e-4
+    assert cluster(boxes, np.zeros(3, np.int64), 0, 0.5, True).tolist() == [True, True, False]
 
 
 def test_of_equal_scores_the_first_remains():
