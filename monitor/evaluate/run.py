@@ -25,6 +25,7 @@ from demur.monitor.evaluate.ranking import Ranking, open_set_of, rank
 from demur.monitor.evaluate.selection import selection_of
 from demur.monitor.evaluate.severities import Severity, severities_of
 from demur.monitor.fit.assemble import ROWS
+from demur.monitor.fit.known_rows import seen
 from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable, load_table
 from demur.monitor.fit.taught import MEMBER as TAUGHT
@@ -199,7 +200,7 @@ def known_rows(table: SignalsTable, bundle: Bundle) -> list[str]:
         "reference": "were in the reference set that the scores were fitted on",
         TAUGHT: "taught a fusion where the model errs",
     }
-    shared = {n: int(np.isin(table.row_hashes(), held[n]).sum()) for n in where if n in held}
+    shared = {n: int(seen(table, held[n]).sum()) for n in where if n in held}
     return [f"{count} of {len(table)} rows {where[n]}; figures are optimistic" for n, count in shared.items() if count]
 
 

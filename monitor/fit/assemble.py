@@ -28,10 +28,10 @@ from demur.monitor.fit import vectors
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.plan import Plan, PlannedColumn
 from demur.monitor.fit.taught import MEMBER as TAUGHT
+from demur.monitor.fit.taught import NO_ROWS
 from demur.monitor.session import Session, environment
 
 MODELS, ROWS = "models", "rows"
-NO_ROWS = np.zeros(0, np.uint64)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.fit.finding import ContractViolation, Finding, error, listed, warning
+from demur.monitor.fit.known_rows import marks, seen
 from demur.monitor.fit.order import check_order
 from demur.monitor.fit.profile import SignalProfile, profiles
 from demur.monitor.fit.table import SignalsTable
@@ -47,8 +48,7 @@ def check_apart(side: SignalsTable, other: SignalsTable, role: str, other_role: 
     Raises: ContractViolation naming `role`.
     """
     findings = kept_for_evaluation(side, role)
-    known = side.target is not None and other.target is not None
-    shared = int(np.isin(side.row_hashes(target=known), other.row_hashes(target=known)).sum())
+    shared = int(seen(side, marks(other)).sum())
     if shared:
         findings.append(error("shared_rows", f"{role}: {shared} rows are in the {other_role} set too; remove them"))
     if findings:
@@ -225,9 +225,7 @@ def _shared(reference: SignalsTable, calibration: SignalsTable) -> list[Finding]
     names = sorted(set(reference.signals) & set(calibration.signals))
     findings = []
     if names:
-        known = calibration.target is not None and reference.target is not None
-        hashes = calibration.row_hashes(names, target=known)
-        rows = np.flatnonzero(np.isin(hashes, reference.row_hashes(names, target=known)))
+        rows = np.flatnonzero(seen(calibration, marks(reference, names), names))
         if len(rows):
             message = f"calibration: {len(rows)} rows are also in the reference set (calibration rows {listed(rows)})"
             findings.append(error("shared_rows", f"{message}; a promise needs rows the scores were not fitted on"))

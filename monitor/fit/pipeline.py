@@ -23,18 +23,19 @@ from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig, ScoreConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import vectors, weights
-from demur.monitor.fit.assemble import MODELS, NO_ROWS, ROWS, Fitted, assemble
+from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
 from demur.monitor.fit.gathering import gather, score_members, with_outliers
+from demur.monitor.fit.known_rows import marks, seen
 from demur.monitor.fit.plan import Plan, plan
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
 from demur.monitor.fit.sources import Config, Source, as_config, as_reference, as_table
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.taught import MEMBER as TAUGHT
-from demur.monitor.fit.taught import check_untaught, taught_rows
+from demur.monitor.fit.taught import NO_ROWS, check_untaught, taught_rows
 from demur.monitor.fit.units import split_units
 from demur.monitor.session import Session
 
@@ -109,7 +110,7 @@ def _fitted(
         ranges=_ranges(tables["calibration"]),
         digests={n: t.digest() for n, t in tables.items()},
         counts={n: len(t) for n, t in tables.items()},
-        reference_rows=np.unique(np.concatenate([t.row_hashes() for n, t in tables.items() if n != "calibration"])),
+        reference_rows=np.unique(np.concatenate([marks(t) for n, t in tables.items() if n != "calibration"])),
         findings=findings,
         files=files,
         taught=taught,
@@ -166,7 +167,7 @@ def _check_calibration(bundle: Bundle, policy: PolicyConfig, table: SignalsTable
     """Raises: ContractViolation for tables that break the contract or share rows with the bundle's reference set."""
     kinds = {n: policy.kind(n) for n in policy.signals}
     findings = kept_for_evaluation(table, "calibration") + inspect_table(table, "calibration", kinds)
-    shared = int(np.isin(table.row_hashes(), bundle.arrays(ROWS)["reference"]).sum())
+    shared = int(seen(table, bundle.arrays(ROWS)["reference"]).sum())
     if shared:
         findings.append(
             error(

@@ -13,17 +13,19 @@ from demur.detectors.scores import FUSIONS, SCORES
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.fit.finding import error
+from demur.monitor.fit.known_rows import marks, seen
 from demur.monitor.fit.table import SignalsTable
 
 MEMBER = "taught"
+NO_ROWS = np.zeros(0, np.uint64)
 LEARNING = frozenset(n for n in FUSIONS if SCORES[n].scales != EXACT_MERGE)  # the others fit nothing
 
 
 def taught_rows(policy: PolicyConfig, first: SignalsTable | None) -> NDArray[np.uint64]:
     """Sorted hashes of the rows of fold A, when some fusion of the policy learns from them; else none."""
     if first is None or not any(s.type in LEARNING for s in policy.scores):
-        return np.zeros(0, np.uint64)
-    return np.unique(first.row_hashes())
+        return NO_ROWS
+    return np.unique(marks(first))
 
 
 def check_untaught(promised: SignalsTable, rows: Mapping[str, NDArray[Any]]) -> None:
@@ -31,7 +33,7 @@ def check_untaught(promised: SignalsTable, rows: Mapping[str, NDArray[Any]]) -> 
 
     `rows` are the hashes that the bundle holds; the table it was fitted with passes as long as the seed stays.
     """
-    shared = int(np.isin(promised.row_hashes(), rows.get(MEMBER, ())).sum())
+    shared = int(seen(promised, rows.get(MEMBER, NO_ROWS)).sum())
     if shared:
         raise ContractViolation(
             [

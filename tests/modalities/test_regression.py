@@ -19,6 +19,7 @@ from demur.detectors.score import Reference
 from demur.detectors.scores.regression import IntervalWidth, conformal_quantile
 from demur.monitor.cli.main import app
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.evaluate.run import known_rows
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.fit.intervals import intervals
 from demur.monitor.fit.pipeline import calibrate as recalibrate
@@ -242,6 +243,34 @@ def test_equal_numbers_with_other_targets_are_other_rows():
             reference={n: a for n, a in ours.items() if n != "target"} | {"loss": np.zeros(300)},
             calibration=theirs,
         )
+
+
+@pytest.mark.parametrize("reference_knows", [True, False])
+@pytest.mark.parametrize("calibration_knows", [True, False])
+def test_rows_fitted_on_never_return_as_calibration(reference_knows, calibration_knows):
+    """Whichever side knows the targets: nor at once, nor when a bundle is calibrated again, nor unsaid in an evaluation."""
+    policy = {
+        "monitor": "plain",
+        "signals": {"estimate": 1, "spread": 1},
+        "scores": [{"given": {"signal": "spread"}}],
+        "rules": [{"novel": {"when": "given", "promise": {"refuse_good_at_most": 0.1}}}],
+    }
+
+    def known(seed: int, knows: bool) -> dict[str, np.ndarray]:
+        table = world(np.random.default_rng(seed), 200)
+        return {n: a for n, a in table.items() if n in ("estimate", "spread", *(["target"] if knows else []))}
+
+    first = known(0, reference_knows)
+    with pytest.raises(ContractViolation, match="200 rows are also in the reference set"):
+        demur.fit(policy, reference=first, calibration=known(0, calibration_knows))
+    made = demur.fit(policy, reference=first, calibration=known(1, calibration_knows))
+    with pytest.raises(ContractViolation, match="200 rows were in the reference set"):
+        recalibrate(made, calibration=known(0, calibration_knows))
+    assert recalibrate(made, calibration=known(2, calibration_knows))
+    table = as_table(known(0, calibration_knows), as_config(policy))
+    assert known_rows(table, made) == [
+        "200 of 200 rows were in the reference set that the scores were fitted on; figures are optimistic"
+    ]
 
 
 def test_a_table_without_targets_cannot_carry_the_promise():
