@@ -179,6 +179,19 @@ def test_a_rejected_extra_is_tried_once_more_within_the_stream(honest):
     assert len(honest.decisions) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "again"), [("scores: out of memory", False), ("unexpected inference output 'scores'", True)]
+)
+def test_a_sequence_in_a_stream_is_not_run_a_second_time(honest, text, again):
+    honest.upstream.fails["scores"] = grpc.StatusCode.INTERNAL, text
+    requests = [image(("label",), ident=str(n), sequence_id=5) for n in range(2)]
+    proxy = honest.proxy()
+    first = part(honest.streamed(proxy.address, requests[:1])[0])
+    assert (first.answer is not None) is again
+    assert len(honest.upstream.seen) == 1 + again
+    assert same_part(honest.streamed(proxy.address, requests[1:])[0], honest.streamed(honest.target, requests[1:])[0])
+
+
 def test_a_blocked_part_becomes_an_error_that_names_its_request(honest):
     requests = [image((), ident="1"), image((), ident="2", rows=[1.0])]
     through = honest.streamed(honest.proxy(conduct=BLOCK).address, requests)

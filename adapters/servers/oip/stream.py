@@ -24,6 +24,7 @@ from demur.adapters.servers.oip.upstream import Upstream, deadline, passed_on, t
 from demur.adapters.servers.oip.withheld import Withheld
 
 LOG = logging.getLogger("demur.oip")
+NOT_RUN = "unexpected inference output"  # Triton's words, before the model runs
 CROWDED = "too many requests of this stream await answers for their outputs to be added to"
 
 
@@ -119,6 +120,8 @@ class InferStream:
         if not why:
             return None
         waiting.plan.model.rejections.learn(waiting.asked.version, why)
+        if messages.in_sequence(waiting.request) and NOT_RUN not in found.error:
+            return None  # the model may have run, and a sequence must not advance twice
         return Waiting(waiting.asked, Plan(waiting.plan.model, cause=why), waiting.request)
 
     def _once_more(self, waiting: Waiting) -> Iterator[bytes]:
