@@ -345,6 +345,68 @@ def test_two_heads_are_not_chosen_between():
     assert made.signals.signals["logits"] == "v"
 
 
+GEMM = ("Gemm", "h weight bias", "z", {})
+
+
+def test_of_logits_and_their_mean_behind_one_output_the_logits_are_meant():
+    mean = [("ReduceMean", "z", "m", {"axes": [1], "keepdims": 1}), ("Sub", "z m", "q", {}), ("Softmax", "q", "y", {"axis": 1})]  # fmt: skip
+    made = instrument(model([*HIDDEN, GEMM, *mean], FLOATS))
+    np.testing.assert_allclose(shown(made, {"x": X})["logits"], Y, atol=1e-4)
+    np.testing.assert_allclose(made.head_weight, WEIGHT.T)
+
+
+@pytest.mark.parametrize("end", [("Softmax", "a", "y", {"axis": 1}), ("Identity", "a", "y", {})])
+def test_a_layer_whose_answers_are_divided_is_not_taken_whole(end):
+    """Two classes and two coordinates from one layer: its four numbers are no logits of four classes."""
+    nodes = [*HIDDEN, GEMM, ("Split", "z", "a box", {"axis": 1}), end]
+    proto = model(nodes, FLOATS, outputs={"y": ["N", 2], "box": ["N", 2]})
+    with pytest.raises(ConfigurationError, match=r"'z', is divided \(Split\).*--logits TENSOR, and --features h"):
+        instrument(proto)
+    found = shown(instrument(proto, logits="a", features="h"), {"x": X})
+    np.testing.assert_allclose(found["logits"], Y[:, :2], atol=1e-4)
+    np.testing.assert_allclose(found["features"], hidden(), atol=1e-5)
+    assert set(shown(instrument(proto, features="h"), {"x": X})) == {"features"}
+
+
+def test_probabilities_that_are_divided_come_from_all_of_the_logits():
+    nodes = [*HIDDEN, GEMM, ("Softmax", "z", "p", {"axis": 1}), ("Split", "p", "y v", {"axis": 1})]
+    made = instrument(model(nodes, FLOATS, outputs={"y": ["N", 2], "v": ["N", 2]}))
+    np.testing.assert_allclose(made.head_weight, WEIGHT.T)
+
+
+def test_one_number_is_said_to_be_no_classes():
+    proto = model(
+        [*HIDDEN, ("Gemm", "h one", "y", {})], {**FLOATS, "one": WEIGHT[:, :1].copy()}, outputs={"y": ["N", 1]}
+    )
+    assert "one number" in instrument(proto).notes[0]
+    assert instrument(CASES["matmul_add"][0]).notes == ()
+
+
+PIXEL = np.random.default_rng(4).normal(size=(4, 3, 1, 1)).astype(np.float32)
+PICTURE = {"x": np.random.default_rng(5).normal(size=(2, 3, 8, 8)).astype(np.float32)}
+
+
+def test_one_logit_a_pixel_stays_one():
+    nodes = [("Relu", "x", "h", {}), ("Conv", "h w", "z", {}), ("Sigmoid", "z", "y", {})]
+    proto = model(nodes, {"w": PIXEL[:1]}, inputs={"x": ["N", 3, 8, 8]}, outputs={"y": ["N", 1, 8, 8]})
+    made = instrument(proto)
+    want = np.einsum("nchw,kc->nkhw", np.maximum(PICTURE["x"], 0), PIXEL[:1, :, 0, 0])
+    np.testing.assert_allclose(shown(made, PICTURE)["logits"], want, atol=1e-5)
+
+
+def test_pictures_turned_to_channels_last_at_the_end_keep_their_head():
+    nodes = [("Relu", "x", "h", {}), ("Conv", "h w", "z", {}), ("Transpose", "z", "q", {"perm": [0, 2, 3, 1]}), ("Softmax", "q", "y", {"axis": 3})]  # fmt: skip
+    proto = model(nodes, {"w": PIXEL}, inputs={"x": ["N", 3, 8, 8]}, outputs={"y": ["N", 8, 8, 4]})
+    made = instrument(proto)
+    found = shown(made, PICTURE)
+    np.testing.assert_allclose(found["features"], np.maximum(PICTURE["x"], 0).transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(found["features"] @ made.head_weight.T + made.head_bias, found["logits"], atol=1e-5)
+    with pytest.raises(ConfigurationError, match=r"\(N, H, W, C\) at the end.*--logits z --features h"):
+        instrument(proto, pool="mean")
+    rows = shown(instrument(proto, pool="mean", logits="z", features="h"), PICTURE)
+    np.testing.assert_allclose(rows["features"], np.maximum(PICTURE["x"], 0).mean(axis=(2, 3)), atol=1e-6)
+
+
 def test_an_output_named_logits_is_taken_among_several():
     nodes = [*HIDDEN, ("Gemm", "h weight bias", "logits", {}), ("Gemm", "h other", "v", {})]
     proto = model(nodes, {**FLOATS, "other": WEIGHT[:, :2].copy()}, outputs={"logits": ["N", C], "v": ["N", 2]})

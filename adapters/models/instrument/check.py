@@ -148,14 +148,17 @@ def head_error(head: Head, features: Sequence[NDArray[Any]], logits: Sequence[ND
     Features and logits (N, D) and (N, C), or with further axes: tokens, or pixels of a convolution. Infinite when the
     shapes do not belong together or the logits are not finite.
     """
-    worst = 0.0
-    for x, y in zip(features, logits, strict=True):
-        if head.weight is None or head.bias is None or x.ndim != y.ndim or x.ndim < 2:
-            return np.inf
-        axis = 1 if head.convolution else -1
-        x, y = np.moveaxis(x, axis, -1).astype(np.float64), np.moveaxis(y, axis, -1).astype(np.float64)  # noqa: PLW2901
-        if x.shape[-1] != head.weight.shape[1] or y.shape != (*x.shape[:-1], len(head.weight)) or not y.size:
-            return np.inf
-        apart = np.abs(x @ head.weight.T.astype(np.float64) + head.bias - y).max() / max(1.0, np.abs(y).max())
-        worst = max(worst, float(np.nan_to_num(apart, nan=np.inf)))
-    return worst if features else np.inf
+    if head.weight is None or not features:
+        return np.inf
+    axes = (1, -1) if head.convolution else (-1,)  # -1 too: a model may turn its pictures to (N, H, W, C) at the end
+    return min(max(_apart(head, x, y, a) for x, y in zip(features, logits, strict=True)) for a in axes)
+
+
+def _apart(head: Head, x: NDArray[Any], y: NDArray[Any], axis: int) -> float:
+    if head.weight is None or head.bias is None or x.ndim != y.ndim or x.ndim < 2:
+        return np.inf
+    x, y = np.moveaxis(x, axis, -1).astype(np.float64), np.moveaxis(y, axis, -1).astype(np.float64)
+    if x.shape[-1] != head.weight.shape[1] or y.shape != (*x.shape[:-1], len(head.weight)) or not y.size:
+        return np.inf
+    apart = np.abs(x @ head.weight.T.astype(np.float64) + head.bias - y).max() / max(1.0, np.abs(y).max())
+    return float(np.nan_to_num(apart, nan=np.inf))

@@ -10,7 +10,7 @@ from demur.adapters.models.instrument.candidates import SHOWN, undecided
 from demur.adapters.models.instrument.head import Search, affine
 from demur.adapters.models.instrument.layer import Head
 from demur.adapters.models.instrument.probe import Probe
-from demur.adapters.models.instrument.tap import Pool
+from demur.adapters.models.instrument.tap import Pool, Tap
 from demur.monitor.errors import ConfigurationError
 
 ENSEMBLES = frozenset(
@@ -48,7 +48,14 @@ def decided(graph: Graph, probe: Probe, wishes: Wishes, found: Search) -> Head |
         )
     if not heads and not wishes.features and not is_ensemble(found):
         raise ConfigurationError(undecided(graph, probe, found))
-    return heads[0] if heads else None
+    if not heads or not heads[0].divided:
+        return heads[0] if heads else None
+    if wishes.features:
+        return None
+    raise ConfigurationError(
+        f"{graph.file.name}: what {why(heads[0])} gives, {heads[0].logits!r}, is divided (Split) before the outputs; say which "
+        f"part is the class logits: --logits TENSOR, and --features {heads[0].reads}"
+    )
 
 
 def _last(graph: Graph, heads: Sequence[Head]) -> tuple[Head, ...]:
@@ -62,12 +69,30 @@ def is_ensemble(found: Search) -> bool:
     return any(s.maker in ENSEMBLES for s in found.stops.values())
 
 
-def remarks(head: Head) -> list[str]:
-    """What a person should know about a head."""
+def votes(graph: Graph, found: Search) -> tuple[list[Tap], str]:
+    """Trees and kernel machines have no last linear layer: their votes and what they read are all there is; and a note."""
+    stop = next(s for s in found.stops.values() if s.maker in ENSEMBLES)
+    assert stop.node is not None  # noqa: S101 - it has a maker
+    tensor = next((n.input[0] for n in graph.proto.node if n.op_type == "ZipMap"), stop.node.output[-1])
+    taps = [
+        Tap("probabilities", tensor, f"what {stop.maker} votes", "probabilities"),
+        Tap("features", stop.node.input[0], f"the rows {stop.maker} reads", "features"),
+    ]
+    note = (
+        f"{stop.maker} has no linear head: no logits, no head weights. Declare its votes as "
+        "`probabilities: {width: C, kind: probabilities}`; features are the rows it reads"
+    )
+    return taps, note
+
+
+def remarks(head: Head, *, sided: bool) -> list[str]:
+    """What a person should know about a head; `sided`: its one logit was made two."""
     said = []
     if head.problem:
         said.append(f"no head weights are written: {head.problem}; scores that need the head do not apply")
-    if head.final == "Sigmoid" and not head.single:
+    if head.weight is not None and len(head.weight) == 1 and head.final != "Sigmoid":
+        said.append("the layer gives one number: scores that compare classes do not apply, those of features do")
+    if head.final == "Sigmoid" and not sided:
         said.append(
             "classes end in sigmoids, each on its own: scores that assume one class per input (msp, energy) read them "
             "as if they excluded each other"

@@ -59,11 +59,16 @@ def search(graph: Graph) -> Search:
         for head in _behind(graph, output, stops):
             met = True
             known = found.get(id(head.node))
-            if known is None or len(head.tail) < len(known.tail):
+            if known is None or _length(head) < _length(known):
                 found[id(head.node)] = head
         if met:
             stops.pop(output, None)
     return Search(tuple(found.values()), stops)
+
+
+def _length(head: Head) -> tuple[int, int]:
+    """How far the logits are from the output, and then from the layer: of z and mean(z) behind z - mean(z), z is meant."""
+    return len(head.tail), len(head.steps)
 
 
 def _behind(graph: Graph, output: str, stops: dict[str, Stop]) -> Iterator[Head]:

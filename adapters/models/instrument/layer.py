@@ -48,6 +48,12 @@ class Head:
         return self.final == "Sigmoid" and self.weight is not None and len(self.weight) == 1
 
     @property
+    def divided(self) -> bool:
+        """Whether the model divides the layer's answers before a softmax, or without any: only a part are class logits."""
+        before = self.tail[: self.tail.index(self.final)] if self.final else self.tail
+        return "Split" in before
+
+    @property
     def final(self) -> str:
         """What the model makes of its logits: Softmax, LogSoftmax, Sigmoid, or "" when it returns them."""
         return next((op for op in self.tail if op in ("Softmax", "LogSoftmax", "Sigmoid")), "")

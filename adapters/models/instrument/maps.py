@@ -8,6 +8,7 @@ from typing import TypeAlias
 from demur.adapters.models.graph import Graph
 from demur.adapters.models.instrument.layer import Head
 from demur.adapters.models.instrument.probe import Probe
+from demur.adapters.models.instrument.tap import Tap
 
 Side: TypeAlias = tuple[int, int]
 NEAREST = 32  # tensors looked at: all of them at once may be more than memory has
@@ -27,6 +28,22 @@ def predictors(graph: Graph, heads: Sequence[Head]) -> list[Head]:
 def is_detector(heads: Sequence[Head], sides: Mapping[str, Side]) -> bool:
     """Several 1x1 convolutions on pictures of different sizes, all behind the outputs."""
     return len({sides[h.reads] for h in heads if h.reads in sides}) > 1
+
+
+def shown(
+    graph: Graph, probe: Probe, scales: Sequence[Head], sides: Mapping[str, Side]
+) -> tuple[list[Tap], dict[str, int], str]:
+    """A tap for each feature map, finest first, their strides in pixels, and a note."""
+    maps = feature_maps(graph, probe, scales, sides)
+    names = [f"feature_map_{i}" for i in range(1, 1 + len(maps))]
+    why = "where the prediction layers of this scale part"
+    height = max((f.shape[2] for f in probe.feeds[0].values() if f.ndim == 4), default=0)
+    strides = {n: max(round(height / side[0]), 1) for n, side in zip(names, maps.values(), strict=True)}
+    note = (
+        f"{len(scales)} prediction layers on {len(maps)} scales: a detector. Its boxes are decoded by `detection:` in the "
+        f"signal map, and box features read from its feature maps: regions: {{maps: {strides}}}"
+    )
+    return [Tap(n, t, why, mapped=False) for n, t in zip(names, maps, strict=True)], strides, note
 
 
 def feature_maps(graph: Graph, probe: Probe, heads: Sequence[Head], sides: Mapping[str, Side]) -> dict[str, Side]:

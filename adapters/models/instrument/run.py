@@ -13,7 +13,7 @@ from demur.adapters.models.graph_file import ModelFile, ModelSource
 from demur.adapters.models.instrument import maps as detector
 from demur.adapters.models.instrument.candidates import listed
 from demur.adapters.models.instrument.check import checked, is_quiet, verified
-from demur.adapters.models.instrument.choice import ENSEMBLES, Wishes, decided, is_ensemble, remarks, why
+from demur.adapters.models.instrument.choice import Wishes, decided, is_ensemble, remarks, votes, why
 from demur.adapters.models.instrument.head import Search, search
 from demur.adapters.models.instrument.instrumented import Found, Instrumented
 from demur.adapters.models.instrument.layer import Head
@@ -79,7 +79,9 @@ class _Work:
         scales = detector.predictors(self.graph, found.heads) if len(found.heads) > 1 else []
         sides = detector.sides_of(self.probe, [h.reads for h in scales])
         if not (self.wishes.features or self.wishes.logits) and detector.is_detector(scales, sides):
-            self._detector(scales, sides)
+            taps, self.maps, note = detector.shown(self.graph, self.probe, scales, sides)
+            self.taps += taps
+            self.notes.append(note)
         else:
             self.head = decided(self.graph, self.probe, self.wishes, found)
             self.said = why(self.head) if self.head else ""
@@ -90,9 +92,12 @@ class _Work:
 
     def _logits(self, found: Search) -> None:
         head, name = self.head, self.wishes.logits
+        sided = (
+            head is not None and head.single and (not head.convolution or self._ranks(head.logits)[head.logits] == 2)
+        )
         if head is not None and not head.logits:
             self.taps.append(linear_scores(self.graph, head))
-        elif head is not None and head.single:
+        elif head is not None and sided:
             tap, self.head = two_sided(self.graph, head, self.said)
             self.taps.append(tap)
         elif head is not None:
@@ -101,23 +106,13 @@ class _Work:
         elif name:
             self._tap("logits", name, "named by --logits", "logits")
         elif is_ensemble(found):
-            self._probabilities(found)
+            taps, note = votes(self.graph, found)
+            self.taps += taps
+            self.notes.append(note)
         else:
             self._before_softmax(found)
         if head is not None:
-            self.notes += remarks(head)
-
-    def _probabilities(self, found: Search) -> None:
-        """Trees and kernel machines have no last linear layer: their votes and what they read are all there is."""
-        stop = next(s for s in found.stops.values() if s.maker in ENSEMBLES)
-        assert stop.node is not None  # noqa: S101 - it has a maker
-        tensor = next((n.input[0] for n in self.graph.proto.node if n.op_type == "ZipMap"), stop.node.output[-1])
-        self._tap("probabilities", tensor, f"what {stop.maker} votes", "probabilities")
-        self._tap("features", stop.node.input[0], f"the rows {stop.maker} reads", "features")
-        self.notes.append(
-            f"{stop.maker} has no linear head: no logits, no head weights. Declare its votes as "
-            "`probabilities: {width: C, kind: probabilities}`; features are the rows it reads"
-        )
+            self.notes += remarks(head, sided=sided)
 
     def _before_softmax(self, found: Search) -> None:
         tensor = next(filter(None, (s.before_softmax for s in found.stops.values())), "")
@@ -157,6 +152,11 @@ class _Work:
 
     def _pooled(self, head: Head, chain: Chain, ranks: dict[str, int]) -> None:
         assert self.wishes.pool is not None  # noqa: S101 - the caller looked
+        if head.convolution and any(n.op_type == "Transpose" for n in head.steps):
+            raise ConfigurationError(
+                f"{self.graph.file.name}: its pictures are (N, H, W, C) at the end, --pool averages over the last axes; name the "
+                f"tensors before that: --logits {head.node.output[0]} --features {head.reads}"
+            )
         pool(chain, ranks[head.reads], self.wishes.pool, channels_first=head.convolution)
         logits = Chain(self.graph, "logits", head.logits)
         pool(logits, ranks[head.logits], self.wishes.pool, channels_first=head.convolution)
@@ -181,17 +181,6 @@ class _Work:
             pool(chain, rank, how)
             reason += f", {how} over {'pixels' if rank > 3 else 'positions'}"
         return chain.tap(reason, "features")
-
-    def _detector(self, scales: list[Head], sides: dict[str, detector.Side]) -> None:
-        maps = detector.feature_maps(self.graph, self.probe, scales, sides)
-        height = max((f.shape[2] for f in self.probe.feeds[0].values() if f.ndim == 4), default=0)
-        for i, (tensor, side) in enumerate(maps.items(), 1):
-            self._tap(f"feature_map_{i}", tensor, "where the prediction layers of this scale part", mapped=False)
-            self.maps[f"feature_map_{i}"] = max(round(height / side[0]), 1)
-        self.notes.append(
-            f"{len(scales)} prediction layers on {len(maps)} scales: a detector. Its boxes are decoded by `detection:` in the "
-            f"signal map, and box features read from its feature maps: regions: {{maps: {self.maps}}}"
-        )
 
     def _further(self) -> None:
         if self.wishes.layers:
