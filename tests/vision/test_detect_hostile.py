@@ -101,6 +101,15 @@ def test_two_numbers_whose_product_looks_like_a_probability_are_none(objectness,
     assert len(seeing(seeing.without({"output0": rows}, np.array([True, True])))) == 0
 
 
+def test_a_refused_query_shows_none_of_its_classes():
+    """RT-DETR's post-processing takes the best of all queries and classes, so that one query may be shown twice."""
+    seeing = Detector(DetectionConfig(layout="rt_detr", classes=3, image=(64, 64)))
+    tensors = {"logits": np.array([[[2, 1, -5], [-5, 2, 1]]], F), "pred_boxes": np.full((1, 2, 4), 0.5, F)}
+    made = seeing.without(tensors, np.array([True, False]))["logits"][0]
+    shown = 1 / (1 + np.exp(-made.astype(np.float64).clip(-700))) > 0.25
+    assert shown.tolist() == [[False] * 3, [False, True, True]]
+
+
 def test_more_boxes_than_can_be_held_are_refused_before_anything_is_made():
     """300 boxes of a map of 2^21 channels: 2.5 GB of features from 34 MB; 400 images of 1,500 classes: 720 MB of logits from 3 MB."""
     regions = {"maps": {"p5": 32}}
