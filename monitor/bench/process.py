@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, thread_time
 
 import numpy as np
 
-TICKS = os.sysconf("SC_CLK_TCK")
+CPUCLOCK_SCHED = 2  # of the clock ids that the kernel makes of process ids (linux/posix-timers.h)
 
 
 def microseconds(call: Callable[[], object], repeats: int, rounds: int = 5) -> dict[str, float]:
@@ -33,9 +34,8 @@ def microseconds(call: Callable[[], object], repeats: int, rounds: int = 5) -> d
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system CPU seconds that a process has used (Linux)."""
-    after_name = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(after_name[11]) + int(after_name[12])) / TICKS
+    """User and system CPU seconds that a process has used, its ended threads included (Linux), to the nanosecond."""
+    return time.clock_gettime(~pid << 3 | CPUCLOCK_SCHED)
 
 
 def resident_bytes(pid: int) -> int:

@@ -25,7 +25,7 @@ MODEL = "resnet"
 CLASSES, FEATURES, ROWS_A_CLASS = (100, 1000), 512, 16
 SCORES = ("msp", "energy", "vim", "mahalanobis")
 IMAGE = (3, 224, 224)
-CALLS = {1: 200, 32: 25}
+CALLS = {1: 100, 32: 10}
 # What the chart sets and `demur doctor` advises: messages beyond 128 kB do not go back to the kernel each time.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 
@@ -79,7 +79,9 @@ def answer(rows: int, table: dict[str, Any]) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def compare(judged: Bundle, rows: int, *, calls: int, rounds: int = 7, outputs: tuple[str, ...] = ()) -> dict[str, Any]:
+def compare(
+    judged: Bundle, rows: int, *, calls: int, rounds: int = 15, outputs: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The proxy's p50 and CPU beside the pass-through's: medians over rounds taken in turns."""
     body = request(rows, outputs)
     with peers(judged, rows) as (plain, proxy):

@@ -47,7 +47,7 @@ def run(*, quick: bool, note: Note) -> dict[str, Any]:
         for metrics, audit in _combinations(n, quick=quick)
     ]
     between = [
-        _proxy(m, n, outputs, calls=max(n_calls // (10 if quick else 1), 5), rounds=2 if quick else 7, note=note)
+        _proxy(m, n, outputs, calls=max(n_calls // (10 if quick else 1), 5), rounds=2 if quick else 15, note=note)
         for m in _judged(note, quick=quick)
         for n, n_calls in proxy.CALLS.items()
         for outputs in ((), ("logits",))
