@@ -119,12 +119,16 @@ def test_codings_are_bounded_and_named():
         (b"/v2/models/a%20b/infer/", Target("a b", "", infer=True)),
         (b"/v2/models/m/generate", Target("m", "", infer=False)),
         (b"/v1/models/m:predict", Target("m", "", infer=False)),
+        (b"/v1/models/m/versions/3:regress", Target("m", "3", infer=False)),
+        ("/v2/models/\xfc/infer".encode(), Target("\xfc", "", infer=True)),
+        (b"/v2/models/%C3%BC/infer#/ready?a", Target("\xfc", "", infer=True)),
+        (b"/v2/models/m/infer%23x", None),
         (b"/v2/models/m", None),
         (b"/v2/models/m/ready", None),
         (b"/v2/repository/models/m/load", None),
         (b"/V2/models/m/infer", None),
         (b"*", None),
-        (b"/v2/models/\xff/infer", Target("\xff", "", infer=True)),
+        (b"/v2/models/\xff/infer", Target("\ufffd", "", infer=True)),
     ],
 )
 def test_paths(path, found):

@@ -262,6 +262,39 @@ def test_a_target_that_is_no_path_is_refused(stage):
     connection.close()
 
 
+@pytest.mark.parametrize("target", [INFER, "/v2/other"])
+@pytest.mark.parametrize("length", [5, 1000])
+def test_a_body_whose_end_is_told_in_two_ways_is_refused_and_the_connection_closed(stage, target, length):
+    body = json.dumps(request()).encode()
+    head = f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection = socket.create_connection(tuple(stage.proxy().removeprefix("http://").split(":")), timeout=10)
+    connection.sendall(head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    heard = b"".join(iter(lambda: connection.recv(65536), b""))  # until it is closed
+    connection.close()
+    assert heard.startswith(b"HTTP/1.1 400")
+    assert b"got both" in heard
+    assert not stage.upstream.seen
+
+
+def test_an_answer_whose_end_is_told_in_two_ways_goes_on_in_one(stage):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy = stage.proxy(rest={"upstream": f"http://127.0.0.1:{server.getsockname()[1]}"})
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.recv(65536)
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n"
+            )
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        found = stage.client.get(proxy + "/v2/other")
+        thread.join()
+    assert (found.content, found.headers.get("content-length")) == (b"whole", None)
+
+
 def test_a_port_that_is_taken_is_refused_with_the_address(stage):
     held = stage.proxy().removeprefix("http://")
     with pytest.raises(ConfigurationError, match=held):

@@ -258,16 +258,20 @@ def test_a_server_that_sends_everything_whatever_is_asked_is_left_alone(stage):
         "/v2/models/%64igits/infer",
         f"/v2/models/{MODEL}%2Finfer",
         f"/v2/./models/x/../{MODEL}/infer",
+        f"/v2/models/{MODEL}/infer#",
+        f"/v2/models/{MODEL}/infer#x?y",
+        f"/v2/models/{MODEL}/infer/#/../ready",
     ],
 )
-def test_no_spelling_of_the_path_leads_past_the_monitor(stage, target):
+@pytest.mark.parametrize("method", ["POST", "post", "PoSt"])  # httpx sends them all as POST
+def test_no_spelling_of_path_and_method_leads_past_the_monitor(stage, method, target):
     connection = __import__("http.client", fromlist=["HTTPConnection"]).HTTPConnection(
         stage.proxy().removeprefix("http://")
     )
-    connection.request("POST", target, json.dumps(request()), {"Content-Type": "application/json"})
+    connection.request(method, target, json.dumps(request()), {"Content-Type": "application/json"})
     assert connection.getresponse().status == 200
     connection.close()
-    assert stage.upstream.seen[0].target == target
+    assert (stage.upstream.seen[0].method, stage.upstream.seen[0].target) == ("POST", target)
     assert stage.verdicts.accept.tolist() == [True, False]
 
 
@@ -278,7 +282,14 @@ def test_unmapped_models_pass_and_are_counted(stage):
 
 
 @pytest.mark.parametrize(
-    "target", [f"/v2/models/{MODEL}/generate", f"/v2/models/{MODEL}/infer_stream", f"/v1/models/{MODEL}:predict"]
+    "target",
+    [
+        f"/v2/models/{MODEL}/generate",
+        f"/v2/models/{MODEL}/infer_stream",
+        f"/v1/models/{MODEL}:predict",
+        f"/v1/models/{MODEL}/versions/1:predict",
+        f"/v1/models/{MODEL}/labels/stable:classify",
+    ],
 )
 def test_other_ways_to_a_mapped_models_outputs_are_unavailable(stage, target):
     same(*stage.both(stage.proxy(), target, json=request()))

@@ -16,11 +16,11 @@ PREFIX = "demur-"
 
 
 def read(headers: HeaderMap) -> Mapping[str, str]:
-    """By lower-case name; several of one name are joined by commas, as HTTP allows."""
+    """By lower-case name, a character for each byte; several of one name are joined by commas, as HTTP allows."""
     found: dict[str, str] = {}
     for header in headers.headers:
         name = header.key.lower()
-        value = header.raw_value.decode("latin-1") if header.raw_value else header.value
+        value = (header.raw_value or header.value.encode()).decode("latin-1")
         found[name] = f"{found[name]}, {value}" if name in found and not name.startswith(":") else value
     return MappingProxyType(found)
 

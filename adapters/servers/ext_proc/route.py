@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote
 
 from demur.adapters.servers.oip.rest import path as oip
 
@@ -26,18 +24,16 @@ class Route:
 
 
 def route(method: str, path: str) -> Route | None:
-    """The route of a request, None for one that nothing judges.
-
-    Escapes, doubled and trailing slashes and dot segments are resolved first, so that no spelling that some server accepts
-    leads past the monitor. The path may stand behind any prefix, which Envoy may take off later.
+    """The route of a request, None for one that nothing judges. The path may stand behind any prefix, which Envoy may take
+    off later.
     """
     if method.upper() != "POST":
         return None
-    plain = posixpath.normpath("/" + unquote(re.split(r"[?#]", path, maxsplit=1)[0], errors="replace").lstrip("/"))
+    plain = oip.plain(path.encode("latin-1", "replace"))
     if found := INFER.search(plain):
         return Route("infer", found[1], found[2] or "")
     if found := BESIDE.search(plain):
-        return Route("beside", found[1] or found[3], found[2] or "")
+        return Route("beside", found[1] or found[3], found[2] or found[4] or "")
     if found := COMPLETIONS.search(plain):
         return Route("chat" if found[1] else "text")
     return None

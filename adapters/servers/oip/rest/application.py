@@ -17,6 +17,7 @@ from demur.adapters.servers.oip.rest.reply import RefusedError, error
 from demur.adapters.servers.oip.rest.upstream import HttpUpstream
 
 LOG = logging.getLogger("demur.oip")
+UNREAD = (400, 408, 413)  # statuses of demur's own for requests that were not read to their end
 
 
 class RestApplication:
@@ -67,6 +68,8 @@ class RestApplication:
             )
         if not client.raw_path.startswith(b"/") and client.raw_path != b"*":
             raise RefusedError(400, "expected a path as the request's target", "invalid")
+        if client.framed_twice:
+            raise RefusedError(400, "expected Content-Length or Transfer-Encoding, got both", "invalid")
         found = target(client.raw_path) if client.method == "POST" else None
         if found is not None and found.infer and (self._reads_all or self._mapped(found)):
             await client.answer(await self._inference.reply(client, found))
@@ -97,4 +100,6 @@ class RestApplication:
         if refused.kind:
             self._judge.tell("", refused.kind, PROTOCOL)
         if not client.started:
-            await client.answer(error(refused.status, f"demur: {refused}"))
+            # Where a body may still be under way, the next request must not be looked for behind it.
+            last = [(b"connection", b"close")] if refused.status in UNREAD else []
+            await client.answer(error(refused.status, f"demur: {refused}", last))

@@ -27,7 +27,7 @@ class HttpClient:
         self._receive, self._send = receive, send
         self._largest, self._patience = largest_bytes, patience_seconds
         self.headers: Headers = list(scope["headers"])
-        self.method: str = scope["method"]
+        self.method: str = scope["method"].upper()  # as httpx sends it: `post` is judged as the POST that it becomes
         self.raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         query: bytes = scope.get("query_string", b"")
         self.target = self.raw_path + (b"?" + query if query else b"")
@@ -38,6 +38,11 @@ class HttpClient:
     def carries_body(self) -> bool:
         """Whether a body was announced."""
         return any(k.lower() in (b"content-length", b"transfer-encoding") for k, _ in self.headers)
+
+    @property
+    def framed_twice(self) -> bool:
+        """Whether the head says in two ways where the body ends: other servers on the way may have believed the other one."""
+        return {b"content-length", b"transfer-encoding"} <= {k.lower() for k, _ in self.headers}
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body in the parts it comes in. Raises: RefusedError 413 beyond the limit, 408 when it stops coming, GoneError."""

@@ -16,10 +16,13 @@ BODYS_OWN = frozenset(b"content-md5 digest content-digest repr-digest etag".spli
 
 
 def passed_on(headers: Iterable[tuple[bytes, bytes]], but: frozenset[bytes] = frozenset()) -> Headers:
-    """End-to-end headers in their order and spelling, those that `Connection` names left out too."""
+    """End-to-end headers in their order and spelling, those that `Connection` names left out too, and a Content-Length that
+    counts for nothing because Transfer-Encoding is there (RFC 9112 section 6.3).
+    """
     listed = list(headers)
     named = {part.strip().lower() for k, v in listed if k.lower() == b"connection" for part in v.split(b",")}
-    gone = HOP_BY_HOP | named | but
+    chunked = any(k.lower() == b"transfer-encoding" for k, _ in listed)
+    gone = HOP_BY_HOP | named | but | ({b"content-length"} if chunked else frozenset())
     return [(key, value) for key, value in listed if key.lower() not in gone]
 
 
