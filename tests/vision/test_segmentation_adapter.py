@@ -74,6 +74,13 @@ def test_the_same_frames_give_the_same_bytes(tmp_path):
     assert files[0] == files[1]
 
 
+def test_frames_that_the_score_was_fitted_on_set_no_level():
+    both = answers(40, 2)
+    with pytest.raises(ConfigurationError, match="level: frame 3 is one that the score was fitted on"):
+        Segmenter.fit(config(score="standardised_max_logit"), reference=both[:5], level=answers(3, 3) + both[4:])
+    assert Segmenter.fit(config(), reference=both, level=both).level is not None  # energy is not fitted on any
+
+
 def test_class_statistics_are_readable_in_the_file(tmp_path):
     segmenter = fitted(score="standardised_max_logit")
     segmenter.save(tmp_path / "street.onnx")
@@ -97,11 +104,15 @@ def changed(model, how):
         model.metadata_props[0].value = "[1]"
     elif how == "input":
         model.graph.input[0].name = "other"
+    elif how == "output":
+        model.graph.output[0].name = "other"
+        for node in model.graph.node:
+            node.output[:] = ["other" if o == "risk" else o for o in node.output]
     assert model.metadata_props[:1] == [] or model.metadata_props[0].key == SETTINGS
     return model
 
 
-@pytest.mark.parametrize("how", ["settings", "not json", "peaks", "operator", "list", "input"])
+@pytest.mark.parametrize("how", ["settings", "not json", "peaks", "operator", "list", "input", "output"])
 def test_a_file_of_somebody_else_is_refused(tmp_path, how):
     path = tmp_path / "street.onnx"
     placed = fitted().save(path).model_copy(update={"digest": None})

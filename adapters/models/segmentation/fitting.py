@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -23,9 +24,14 @@ MOST_BYTES = 1 << 30  # of the pixels that a score is fitted on
 
 
 def fitted_scorer(
-    config: SegmentationConfig, reference: Iterable[Tensors] | None, pixels: int, seed: int, threads: int
+    config: SegmentationConfig,
+    reference: Iterable[Tensors] | None,
+    pixels: int,
+    seed: int,
+    threads: int,
+    known: set[bytes],
 ) -> PixelScorer | None:
-    """The pixel score fitted on a sample of each frame's pixels; None when it needs no fit.
+    """The pixel score fitted on a sample of each frame's pixels; None when it needs no fit. `known` takes the frames' marks.
 
     Raises: ConfigurationError without reference frames, for values that are not finite, or more pixels than 1 GiB.
     """
@@ -36,6 +42,7 @@ def fitted_scorer(
     rng, parts, held, channels = np.random.default_rng(seed), [], 0, 0
     for number, frame in enumerate(_frames(config, reference)):
         rows, channels = _sampled(frame, pixels, rng), channels_of(frame)
+        known.add(_mark(frame))
         if not np.isfinite(rows).all():
             raise ConfigurationError(f"reference: frame {number} holds values that are not finite; leave it out")
         parts.append(rows if config.void is None else _judged(rows, config.void))
@@ -49,15 +56,24 @@ def fitted_scorer(
 
 
 def fitted_level(
-    config: SegmentationConfig, frames: Iterable[Tensors], scorer: PixelScorer | None, threads: int
+    config: SegmentationConfig,
+    frames: Iterable[Tensors],
+    scorer: PixelScorer | None,
+    threads: int,
+    known: set[bytes],
 ) -> tuple[PixelScorer, Level]:
     """The level from the peaks of frames that the score was not fitted on, and the scorer that found them.
 
-    Raises: ConfigurationError for no or too few frames, or values that are not finite.
+    Raises: ConfigurationError for no or too few frames, one of those in `known`, or values that are not finite.
     """
     bare = config.model_copy(update={"signals": ["peak"]})
     peaks = []
-    for frame in _frames(config, frames):
+    for number, frame in enumerate(_frames(config, frames)):
+        if known and _mark(frame) in known:
+            raise ConfigurationError(
+                f"level: frame {number} is one that the score was fitted on, so it looks calmer than a fresh one; "
+                "take other frames for `level`"
+            )
         scorer = scorer or PixelScorer.plain(config, channels_of(frame), threads)
         peaks.append(SeenFrame.of(scorer(frame), frame.shape, bare, None).signals["peak"])
     if scorer is None:
@@ -68,6 +84,13 @@ def fitted_level(
 def _frames(config: SegmentationConfig, answers: Iterable[Tensors]) -> Iterator[Frame]:
     for answer in answers:
         yield from frames_of(config, answer)
+
+
+def _mark(frame: Frame) -> bytes:
+    """Tells frames apart by all values of the middle row and of the middle column."""
+    height, width = frame.shape
+    lines = frame.channels[:, height // 2, :], frame.channels[:, :, width // 2]
+    return hashlib.blake2b(b"".join(line.tobytes() for line in lines), digest_size=16).digest()
 
 
 def _sampled(frame: Frame, pixels: int, rng: np.random.Generator) -> NDArray[np.float32]:

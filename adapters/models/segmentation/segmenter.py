@@ -76,10 +76,12 @@ class Segmenter:
         level on the peaks of other good frames, `level`. Calibrate the monitor on a third set, which neither saw.
 
         Each set is an iterable of answers, name -> tensor; one answer may hold several frames.
-        Raises: ConfigurationError for too few frames, values that are not finite, or a missing reference.
+        Raises: ConfigurationError for too few frames, the same frame in both sets, values that are not finite, or a missing
+        reference.
         """
-        scorer = fitted_scorer(config, reference, pixels, seed, threads)
-        scorer, found = fitted_level(config, level, scorer, threads)
+        known: set[bytes] = set()
+        scorer = fitted_scorer(config, reference, pixels, seed, threads, known)
+        scorer, found = fitted_level(config, level, scorer, threads, known)
         return cls(config, scorer, found, threads)
 
     def save(self, path: str | Path) -> SegmentationConfig:

@@ -55,6 +55,9 @@ def load(path: Path, config: SegmentationConfig, threads: int = 1) -> tuple[Pixe
             f"{path}: expected a file that Segmenter.save wrote, but its graph, peaks or settings cannot be read; fit again"
         ) from error
     _compare(path, settings, config)
+    gives = {"risk"} | ({"void"} if config.void is not None else set()) | ({"predicted"} if config.boundary else set())
+    if {o.name for o in model.graph.output} != gives:
+        raise ConfigurationError(f"{path}: expected a graph that gives {', '.join(sorted(gives))}; fit again")
     if peaks.dtype != np.float32 or peaks.ndim != 1:
         raise ConfigurationError(f"{path}: expected peaks (n,) float32, got {peaks.shape} {peaks.dtype}; fit again")
     return PixelScorer(raw, channels.dim_value, threads), Level.of(peaks, config.share)
