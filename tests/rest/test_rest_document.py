@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zlib
+from time import process_time
 
 import numpy as np
 import pytest
@@ -107,8 +109,20 @@ def test_codings_are_bounded_and_named():
     assert coding.decoded(coding.encoded(b"a", "gzip") * 3, "gzip", 3) == b"aaa"
     with pytest.raises(CodingError, match="too many members"):
         coding.decoded(coding.encoded(b"", "gzip") * 100_000, "gzip", 1000)
+    bare = zlib.compressobj(wbits=-15)
+    assert coding.decoded(bare.compress(b"aaa") + bare.flush(), "deflate", 3) == b"aaa"
+    with pytest.raises(CodingError, match="behind its end"):
+        coding.decoded(coding.encoded(b"a", "deflate") + b"more", "deflate", 10)
     with pytest.raises(CodingError, match="gzip, br"):
         coding.coding("gzip, br")
+
+
+def test_members_in_front_of_a_large_body_cost_no_copies_of_it():
+    large = np.random.default_rng(1).bytes(48 << 20)
+    packed = coding.encoded(b"", "gzip") * 60 + zlib.compress(large, 0, wbits=31)
+    began = process_time()
+    assert coding.decoded(packed, "gzip", 64 << 20) == large
+    assert process_time() - began < 2.0  # one copy for each member took 6
 
 
 @pytest.mark.parametrize(

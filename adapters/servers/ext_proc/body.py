@@ -6,8 +6,7 @@ import threading
 import zlib
 from dataclasses import dataclass
 
-from demur.adapters.servers.ext_proc.unpacking import Unpacker
-from demur.adapters.servers.oip.rest.coding import CodingError
+from demur.adapters.servers.oip.rest.coding import CodingError, Unpacker
 
 TRUNCATED = "body truncated"
 
