@@ -51,3 +51,8 @@ def test_a_provider_that_is_not_to_be_had_is_refused_by_name():
     raw = serialize(entries()["energy"].model)
     with pytest.raises(ConfigurationError, match="NoSuchProvider is not in this ONNX Runtime, which has"):
         Session(raw, providers=["NoSuchProvider"])
+
+
+def test_a_graph_is_shifted_once():
+    once = shifted_softmax(serialize(entries()["msp"].model))
+    assert shifted_softmax(once) == once

@@ -325,6 +325,8 @@ def test_a_second_monitor_needs_a_prefix_of_its_own(plain):
     first = fuse(made.file, bundle, map=made.signals)
     with pytest.raises(ConfigurationError, match=r"already has 'demur\.accept'.*--prefix"):
         fuse(first.file, bundle, map=made.signals)
+    with pytest.raises(ConfigurationError, match="prefix: expected at least one character"):
+        fuse(made.file, bundle, map=made.signals, prefix="")
     second = fuse(first.file, bundle, map=made.signals, prefix="again").file.session().run({"x": X})
     for name in OUTPUTS:
         assert second[f"demur.{name}"].tobytes() == second[f"again.{name}"].tobytes()

@@ -75,6 +75,10 @@ def fuse(
     names, over outputs of the same name. Outputs may be float16 to float64, and have axes of size 1.
     Raises: ConfigurationError, BundleError, SelfTestFailed when something does not fit, or a bit would differ.
     """
+    if not prefix:
+        raise ConfigurationError(
+            "prefix: expected at least one character, so that the monitor's names are no one else's"
+        )
     file = ModelFile.read(model)
     held = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     _check_model(file, held)
