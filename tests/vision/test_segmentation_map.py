@@ -182,6 +182,15 @@ def test_smoothing_is_the_dilated_gaussian_of_the_paper():
     np.testing.assert_allclose(got, frame.smoothed(plain), rtol=1e-5, atol=1e-5)
 
 
+def test_strips_of_many_channels_have_few_pixels():
+    for channels, classes in ((19, None), (4096, None), (3, 4096)):
+        held = None if classes is None else np.zeros((channels, classes), np.float32)
+        parts = layout.Frame(broadcast((channels, 40, 3000)), held).strips()
+        sizes = [np.empty((40, 3000), bool)[part].size for part in parts]
+        assert sum(sizes) == 40 * 3000
+        assert max(sizes) * max(channels, classes or 0) <= 1 << 20
+
+
 def broadcast(shape):
     """A tensor that claims a size without having it."""
     return np.broadcast_to(np.float32(0), shape)
