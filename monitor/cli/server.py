@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from time import monotonic
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from demur.monitor.audit import AuditLog
@@ -85,24 +85,30 @@ class Running:
         }
 
     def wait(self) -> None:
-        """Until asked to stop; then drain."""
+        """Until asked to stop; then drain: every listener takes no new work and ends what is under way, all at once."""
         self._server.wait()
-        until = monotonic() + self._config.drain_seconds
+        self._server.health.drain()
+        grace = self._config.drain_seconds
+        ending = [Thread(target=front.stop, args=(grace,), name="demur-drain") for front in self._fronts]
+        for thread in ending:
+            thread.start()
         self._server.drain()
-        if self._ext_proc is not None:
-            self._ext_proc.stop(max(0.0, until - monotonic()))
+        for thread in ending:
+            thread.join()
 
     def stop(self) -> None:
         """End calls first, then flush the log, then telemetry."""
-        if self._ext_proc is not None:
-            self._ext_proc.stop()
-        for proxy in (self._proxy, self._rest):
-            if proxy is not None:
-                proxy.stop()
+        for front in self._fronts:
+            front.stop()
         self._server.stop()
         if self._log is not None:
             self._log.close()
         self._telemetry.close()
+
+    @property
+    def _fronts(self) -> list[OipProxy | RestProxy | ExtProcServer]:
+        """What listens beside the monitors' own service."""
+        return [front for front in (self._ext_proc, self._proxy, self._rest) if front is not None]
 
     def _recorder(self, monitor: ServedMonitorConfig) -> AuditRecorder | None:
         return None if self._log is None else AuditRecorder(self._log, monitor.audit)
@@ -110,7 +116,7 @@ class Running:
     def _start_proxies(self, config: ProxyConfig) -> None:
         """A proxy judges from its first request on, so its monitors' bundles must be good at start."""
         engines = {s.name: s.working() for s in self._server.registry}
-        limits, tls, on_refusal = self._config.limits, self._config.tls, self._telemetry.on_refusal
+        limits, tls, on_refusal = self._config.limits, self._config.tls, self._refused
         if config.listen:
             from demur.adapters.servers.oip import OipProxy
             from demur.monitor.service.tls import credentials

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
 
 from demur.monitor.audit.verify import verify_log
 from demur.monitor.config.server import ProxyConfig
 from demur.monitor.demo.proxy_board import Line, ProxyBoard
-from tests.rest.conftest import INFER, MODEL, request
+from tests.rest.conftest import INFER, MODEL, inferred, request
 from tests.service.bundles import GOOD, row_bundle
 from tests.test_serve import configuration, serving
 
@@ -28,6 +32,31 @@ def test_a_server_of_rest_alone_judges_records_and_drains(stage, tmp_path):
     report = verify_log(tmp_path / "audit")
     assert report.ok
     assert report.size >= 3  # the three calls, and what the server says of itself
+
+
+def test_a_request_under_way_is_answered_when_the_server_is_asked_to_stop(stage, tmp_path):
+    row_bundle().save(tmp_path / "toy.demur")
+    came, slow = threading.Event(), 2.0  # longer than anything that is ended at once
+
+    async def script(asked):
+        came.set()
+        await asyncio.sleep(slow)
+        return inferred(asked)
+
+    stage.upstream.script = script
+    rest = {"listen": "127.0.0.1:0", "upstream": stage.direct}
+    with serving(configuration(tmp_path, proxy={"rest": rest, "models": MAPPED})) as (process, addresses):
+        with ThreadPoolExecutor(1) as pool:
+            url = f"http://{addresses['proxy_rest']}{INFER}"
+            under_way = pool.submit(httpx.post, url, json=request([GOOD]), timeout=20)
+            assert came.wait(20)
+            process.terminate()
+            assert under_way.result(20).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.post(url, json=request([GOOD]), timeout=20)
+        assert process.wait(20) == 0
+    report = verify_log(tmp_path / "audit")
+    assert report.ok
 
 
 def test_both_sides_stand_beside_each_other(stage, tmp_path):
