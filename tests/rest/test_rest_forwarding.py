@@ -150,6 +150,75 @@ def test_an_upstream_that_takes_too_long_is_a_504_and_is_told_to_stop(stage, tar
     until(lambda: stage.upstream.left == [target])
 
 
+def closed_after(connection: socket.socket, drip: bytes = b"", seconds: float = 10.0) -> float:
+    """How long the other side keeps the connection open while it gets a byte of `drip` now and then, and nobody reads."""
+    began = monotonic()
+    connection.settimeout(0.05)
+    while monotonic() - began < seconds:
+        try:
+            connection.sendall(drip)
+            if not connection.recv(65536):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return monotonic() - began
+
+
+@pytest.mark.parametrize("target", [INFER, "/v2/other"])
+def test_a_body_that_drips_holds_no_place(stage, target):
+    proxy = stage.proxy(rest={"timeout_seconds": 0.5}).removeprefix("http://")
+    with socket.create_connection(tuple(proxy.split(":"))) as connection:
+        connection.sendall(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+        assert 0.4 < closed_after(connection, b"x") < 5
+    assert [e.kind for e in stage.refusals] == ["invalid"]
+
+
+@pytest.mark.parametrize("drip", [b"", b"x"])
+@pytest.mark.parametrize("before", [b"", b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_head_that_never_ends_holds_no_connection(stage, before, drip):
+    proxy = stage.proxy(rest={"timeout_seconds": 0.5}).removeprefix("http://")
+    with socket.create_connection(tuple(proxy.split(":"))) as connection:
+        if before:
+            connection.sendall(before)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+        connection.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nX-Long: ")
+        assert 0.4 < closed_after(connection, drip) < 5
+
+
+def test_a_client_that_waits_between_requests_is_kept(stage):
+    with httpx.Client(timeout=20) as client:
+        proxy = stage.proxy(rest={"timeout_seconds": 0.3})
+        ports = []
+        for _ in range(2):
+            answer = client.post(proxy + INFER, json=request([GOOD]))
+            ports.append(answer.extensions["network_stream"].get_extra_info("client_addr"))
+            sleep(0.7)
+    assert ports[0] == ports[1]
+
+
+def test_a_client_that_reads_no_more_holds_no_place(stage):
+    stage.upstream.says(Said(200, b"x" * (16 << 20)))
+    proxy = stage.proxy(rest={"timeout_seconds": 0.5}, limits=LimitsConfig(concurrent_rpcs=1))
+    with socket.create_connection(tuple(proxy.removeprefix("http://").split(":"))) as connection:
+        connection.sendall(b"GET /v2/large HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(lambda: stage.client.get(proxy + "/v2").status_code == 503)
+        until(lambda: stage.client.get(proxy + "/v2").status_code == 200)
+
+
+def test_a_client_that_reads_slowly_gets_it_all(stage):
+    stage.upstream.says(Said(200, b"x" * (8 << 20)))
+    proxy = stage.proxy(rest={"timeout_seconds": 0.4}).removeprefix("http://")
+    with socket.create_connection(tuple(proxy.split(":"))) as connection:
+        connection.sendall(b"GET /v2/large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        found = 0
+        while part := connection.recv(1 << 18):
+            found += len(part)
+            sleep(0.04)
+    assert found > 8 << 20
+
+
 @pytest.mark.parametrize("target", [INFER, "/v2/other"])
 def test_a_client_that_stops_sending_holds_no_place(stage, target):
     connection = http.client.HTTPConnection(

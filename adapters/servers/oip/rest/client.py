@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from time import monotonic
 from typing import Any
 
 from demur.adapters.servers.oip.rest import headers
+from demur.adapters.servers.oip.rest.connection import SLOWEST
 from demur.adapters.servers.oip.rest.headers import Headers
 from demur.adapters.servers.oip.rest.reply import RefusedError, Reply
 
@@ -45,13 +47,17 @@ class HttpClient:
         return {b"content-length", b"transfer-encoding"} <= {k.lower() for k, _ in self.headers}
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The body in the parts it comes in. Raises: RefusedError 413 beyond the limit, 408 when it stops coming, GoneError."""
+        """The body in the parts it comes in. Raises: RefusedError 413 beyond the limit, 408 when it stops coming or comes slower
+        than SLOWEST, GoneError.
+        """
         length = headers.value(self.headers, b"content-length") or ""
         if length.isdigit() and len(length) < 20 and int(length) > self._largest:
             raise self._too_large(f"Content-Length {length}")
-        size, more = 0, True
+        size, more, waited = 0, True, 0.0
         while more:
-            event = await self._next()
+            began = monotonic()
+            event = await self._next(self._patience + min(0.0, size / SLOWEST - waited))
+            waited += monotonic() - began
             if event["type"] == "http.disconnect":
                 raise GoneError
             part: bytes = event.get("body", b"")
@@ -95,12 +101,14 @@ class HttpClient:
         """Send a part of the body."""
         await self._send({"type": "http.response.body", "body": content, "more_body": more})
 
-    async def _next(self) -> Mapping[str, Any]:
+    async def _next(self, seconds: float) -> Mapping[str, Any]:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(seconds):
                 return await self._receive()
         except TimeoutError as error:
-            raise RefusedError(408, f"no more of the body came for {self._patience:g} s", "invalid") from error
+            raise RefusedError(
+                408, f"no more of the body came for {self._patience:g} s, or too slowly", "invalid"
+            ) from error
 
     async def _gone(self) -> None:
         await self._read.wait()

@@ -9,15 +9,17 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
 from demur.adapters.servers.oip.judge import Judge
 from demur.adapters.servers.oip.mapping import proxied
 from demur.adapters.servers.oip.rest.application import RestApplication
+from demur.adapters.servers.oip.rest.connection import Connection
 from demur.adapters.servers.oip.rest.inference import Inference
 from demur.adapters.servers.oip.rest.upstream import HttpUpstream
 from demur.monitor.config.server import LimitsConfig, ProxyConfig, TlsConfig
@@ -73,7 +75,7 @@ class RestProxy:
         """Listen and serve; returns the address. Raises: ConfigurationError when the address cannot be listened on."""
         try:
             found = _bound(self._listen)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # OverflowError: a port beyond 65535
             raise ConfigurationError(
                 f"proxy.rest: cannot listen on {self._listen} ({error}); choose a free address or stop what holds it"
             ) from error
@@ -125,7 +127,7 @@ class RestProxy:
         )
         settings = uvicorn.Config(
             application,
-            http="h11",  # keeps the spelling of header names
+            http=cast("Any", partial(Connection, patience_seconds=self._rest.timeout_seconds)),
             ws="none",
             lifespan="off",
             log_config=None,
