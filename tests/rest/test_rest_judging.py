@@ -203,6 +203,22 @@ def test_upstream_is_not_asked_for_a_coding_that_could_not_be_read(stage):
     assert stage.upstream.seen[0].header("accept-encoding") == "gzip"
 
 
+@pytest.mark.parametrize(("status", "sequence", "calls"), [(500, 7, 1), (500, 0, 2), (400, 7, 2)])
+def test_a_sequence_is_not_advanced_twice_for_an_output_that_was_rejected(stage, status, sequence, calls):
+    async def script(asked):
+        if len(asked.json["outputs"]) > 1:
+            return said({"error": "no output 'scores' here"}, status)
+        return inferred(asked)
+
+    stage.upstream.script = script
+    proxy, body = stage.proxy(), request([GOOD], outputs=["label"], parameters={"sequence_id": sequence})
+    answer = stage.client.post(proxy + INFER, json=body)
+    assert (len(stage.upstream.seen), answer.status_code) == (calls, status if calls == 1 else 200)
+    assert stage.client.post(proxy + INFER, json=body).status_code == 200  # remembered: asked as the client wrote it
+    assert len(stage.upstream.seen) == calls + 1
+    assert not any(e.verdicts.accept.any() for e in stage.decisions)
+
+
 def test_a_rejected_extra_output_costs_one_retry_and_is_remembered(stage):
     async def script(asked):
         names = [o["name"] for o in asked.json.get("outputs", [])]

@@ -28,6 +28,7 @@ PROTOCOL = "oip-rest"
 # A server that knows no such output says so with one of these: MLServer and KServe 400, FastAPI's own checks 422,
 # Triton 400 or 404, runtimes that raise on their own 500.
 NAMING = frozenset((400, 404, 422, 500))
+AFTER_RUNNING = 500  # may come after the model ran, and a sequence must not advance twice
 SMALL_BYTES = 16 << 10  # a request so small is read on the spot, in less time than a thread takes to begin
 T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
@@ -65,11 +66,14 @@ class Inference:
         """Upstream's answer; when it refused an output that the client did not name, its answer to the client's own request."""
         reply = await self._sent(method, call)
         why = _rejected(reply, call, self._largest) if call.plan.asking else ""
-        if why:
+        if not why:
+            return call, reply
+        ran = reply.status == AFTER_RUNNING and call.request is not None and call.request.of_sequence
+        if not ran:
             call = call.unchanged(why)
             reply = await self._sent(method, call)
-            if reply.status == 200 and call.plan.model is not None:
-                call.plan.model.rejections.learn(call.asked.version, why)
+        if (ran or reply.status == 200) and call.plan.model is not None:
+            call.plan.model.rejections.learn(call.asked.version, why)
         return call, reply
 
     async def _sent(self, method: str, call: Sent) -> Reply:
