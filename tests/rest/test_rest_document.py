@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zlib
 from time import process_time
 
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from demur.adapters.servers.oip.reading import UnreadableOutputError
 from demur.adapters.servers.oip.rest import coding, headers
 from demur.adapters.servers.oip.rest.body import chunks
 from demur.adapters.servers.oip.rest.coding import CodingError, TooLargeError
 from demur.adapters.servers.oip.rest.document import Document, MalformedError
 from demur.adapters.servers.oip.rest.path import Target, target
-from demur.adapters.servers.oip.rest.tensor import listed, tensor
+from demur.adapters.servers.oip.rest.tensor import listed, rewritten, tensor
 
 SPACE = st.text(" \t\n\r", max_size=3)
 ELEMENT = st.sampled_from(['{"a":1}', "[1.50, 2e3]", '"x,]}"', "NaN", "-0.0", "null", '{"b":{"c":["]"]}}', "true"])
@@ -97,6 +99,34 @@ def test_tensors_go_to_json_and_back(datatype, nested):
     if datatype == "FP16":
         array = array.astype(np.float16)
     np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "INT64"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_long_word_among_numbers_takes_no_more_memory_than_itself(datatype, nested):
+    data = ["x" * (1 << 14), *[""] * 4095]
+    element = {"name": "o", "datatype": datatype, "shape": [4096], "data": [data] if nested else data}
+    tracemalloc.start()
+    with pytest.raises(UnreadableOutputError, match=f"not of {datatype}"):
+        tensor(element, None).flat()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20  # NumPy would take 256 MiB
+
+
+def test_lists_nested_too_deep_for_a_tensor_are_refused():
+    deep = json.loads("[" * 800 + '"a"' + "]" * 800)
+    for datatype in ("FP32", "BYTES"):
+        with pytest.raises(UnreadableOutputError, match="output o"):
+            tensor({"name": "o", "datatype": datatype, "shape": [2], "data": deep}, None).flat()
+
+
+@pytest.mark.parametrize("name", ["\ud800", "\xfc"])
+def test_an_element_of_any_name_can_be_written_again(name):
+    element = json.loads(json.dumps({"name": name, "datatype": "FP32", "shape": [1], "data": [1.0]}))
+    text, _ = rewritten(element, np.array([2.0], np.float32), binary=False)
+    found = json.loads(text.encode("utf-8", "surrogateescape"))
+    assert found == element | {"data": [2.0]}
 
 
 def test_codings_are_bounded_and_named():

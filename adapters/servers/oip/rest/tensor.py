@@ -76,7 +76,7 @@ def listed(values: NDArray[Any], datatype: str, *, nested: bool) -> str:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> NDArray[Any]:
@@ -84,7 +84,7 @@ def _from_list(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> N
         raise UnreadableOutputError(f"output {name}: expected a list of data, got {type(data).__name__}")
     try:
         values = _array(datatype, data)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UnreadableOutputError(f"output {name}: its data is not of {datatype} ({error})") from error
     if values.size != datatypes.elements(shape):
         raise UnreadableOutputError(f"output {name}: expected {datatypes.elements(shape)} values, got {values.size}")
@@ -97,7 +97,8 @@ def _array(datatype: str, data: list[Any]) -> NDArray[Any]:
     if datatype not in datatypes.DTYPES:
         raise ValueError(f"expected one of {', '.join(datatypes.DTYPES)}, BYTES")
     dtype = np.dtype(np.float32) if datatype == "BF16" else datatypes.DTYPES[datatype]
-    values = np.asarray(data)
+    # NumPy would make room for the longest string in every place.
+    values = np.asarray(data, object if _worded(data) else None)
     if datatype in FLOATS:
         if values.size and values.dtype.kind not in "iuf":
             values = _spelled(data)
@@ -109,6 +110,12 @@ def _array(datatype: str, data: list[Any]) -> NDArray[Any]:
     if not np.array_equal(cast, values):
         raise ValueError("a value does not fit")
     return cast
+
+
+def _worded(data: list[Any]) -> bool:
+    return str in (kinds := set(map(type, data))) or (
+        list in kinds and any(_worded(v) for v in data if type(v) is list)
+    )
 
 
 def _spelled(data: list[Any]) -> NDArray[np.float64]:
