@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from demur.monitor.config.document import Section
 
@@ -17,10 +17,16 @@ class RestProxyConfig(Section):
 
     listen: HttpAddress = Field(description="host:port (port 0: any free one) or unix:/path")
     upstream: str = Field(
-        pattern=r"^https?://[^/\s?#]+/?$", description="http(s)://host:port of the inference server, without a path"
+        pattern=r"^https?://[^/\s?#@]+/?$", description="http(s)://host:port of the inference server, without a path"
     )
     upstream_tls_ca: Path | None = Field(None, description="trust this authority; default: the system's")
     timeout_seconds: float = Field(
         60, gt=0, description="upstream may be silent for so long before and amid its answer, a client amid its request"
     )
     connect_seconds: float = Field(5, gt=0, description="upstream may take so long to accept a connection")
+
+    @model_validator(mode="after")
+    def _trusted(self) -> RestProxyConfig:
+        if self.upstream_tls_ca is not None and not self.upstream.startswith("https:"):
+            raise ValueError("upstream_tls_ca speaks of TLS and upstream of none; write https:// or leave it out")
+        return self

@@ -77,6 +77,8 @@ def test_both_sides_stand_beside_each_other(stage, tmp_path):
         ({"upstream": "127.0.0.1:1"}, "give `listen` and `upstream`"),
         ({"rest": {"listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"}}, "rest.upstream"),
         ({"rest": {"listen": "127.0.0.1:0", "upstream": "http://h:1/path"}}, "rest.upstream"),
+        ({"rest": {"listen": "127.0.0.1:0", "upstream": "http://user:secret@h:1"}}, "rest.upstream"),
+        ({"rest": {"listen": "127.0.0.1:0", "upstream": "http://h:1", "upstream_tls_ca": "ca.pem"}}, "write https://"),
         ({"rest": {"listen": "nowhere", "upstream": "http://h:1"}}, "rest.listen"),
     ],
 )

@@ -172,7 +172,7 @@ def _taken(found: socket.socket, address: str | tuple[str, int]) -> socket.socke
     try:
         found.bind(address)
         found.listen(BACKLOG)  # now: binding alone lets another process listen on the same port
-    except OSError:
+    except (OSError, OverflowError):
         found.close()
         raise
     return found

@@ -21,7 +21,12 @@ class HttpUpstream:
     """Connections to the server. No redirects, cookies or proxies of the environment: this is a proxy, not a browser."""
 
     def __init__(self, config: RestProxyConfig, *, message_bytes: int) -> None:
-        self._url = httpx.URL(config.upstream)
+        try:
+            self._url = httpx.URL(config.upstream)
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(
+                f"proxy.rest.upstream: expected http(s)://host:port, got {config.upstream} ({error})"
+            ) from error
         self._message_bytes = message_bytes
         self._transport = httpx.AsyncHTTPTransport(
             verify=_trust(config), limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
