@@ -145,7 +145,9 @@ class ServerConfig(Section):
     health_listen: Address | None = Field(None, description="health alone, in plain text, for probes that speak no TLS")
     metrics_listen: Address | None = Field(None, description="Prometheus endpoint")
     tls: TlsConfig | None = None
-    token_file: Path | None = Field(None, description="bearer token that clients must send")
+    token_file: Path | None = Field(
+        None, description="bearer token that clients of `listen` must send; `proxy` and `ext_proc` ask for none"
+    )
     monitors: list[ServedMonitorConfig] = Field(min_length=1, description="what is served")
     audit: AuditConfig | None = None
     telemetry: TelemetryConfig = TelemetryConfig()

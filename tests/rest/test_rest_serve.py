@@ -59,6 +59,18 @@ def test_a_request_under_way_is_answered_when_the_server_is_asked_to_stop(stage,
     assert report.ok
 
 
+def test_the_services_token_does_not_guard_the_proxy_and_the_clients_own_goes_upstream(stage, tmp_path):
+    row_bundle().save(tmp_path / "toy.demur")
+    (tmp_path / "token").write_text("ours\n")
+    proxy = {"rest": {"listen": "127.0.0.1:0", "upstream": stage.direct}, "models": MAPPED}
+    document = configuration(tmp_path, proxy=proxy, token_file=str(tmp_path / "token"))
+    with serving(document) as (_, addresses):
+        url = f"http://{addresses['proxy_rest']}{INFER}"
+        answer = httpx.post(url, json=request([GOOD]), headers={"Authorization": "Bearer theirs"}, timeout=20)
+    assert answer.status_code == 200
+    assert stage.upstream.seen[0].header("authorization") == "Bearer theirs"
+
+
 def test_both_sides_stand_beside_each_other(stage, tmp_path):
     row_bundle().save(tmp_path / "toy.demur")
     rest = {"listen": "127.0.0.1:0", "upstream": stage.direct}
