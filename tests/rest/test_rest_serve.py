@@ -61,7 +61,7 @@ def test_a_request_under_way_is_answered_when_the_server_is_asked_to_stop(stage,
 
 def test_the_services_token_does_not_guard_the_proxy_and_the_clients_own_goes_upstream(stage, tmp_path):
     row_bundle().save(tmp_path / "toy.demur")
-    (tmp_path / "token").write_text("ours\n")
+    (tmp_path / "token").write_text("ours" * 8)
     proxy = {"rest": {"listen": "127.0.0.1:0", "upstream": stage.direct}, "models": MAPPED}
     document = configuration(tmp_path, proxy=proxy, token_file=str(tmp_path / "token"))
     with serving(document) as (_, addresses):
