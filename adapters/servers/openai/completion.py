@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from demur.adapters.servers.oip.rest import document
+from demur.adapters.servers.oip.rest.document import MalformedError
 from demur.adapters.servers.openai.tokens import Tokens, UnreadableAnswerError
 
 NO_LOGPROBS = "no logprobs: ask for logprobs: true"
@@ -71,23 +72,23 @@ class Completion:
 
     def _read(self, raw: bytes, part: str) -> None:
         try:
-            document = json.loads(raw)
-        except (ValueError, RecursionError):
+            read = document.value(raw)
+        except MalformedError:
             self._problem = self._problem or "the answer is not readable JSON"
             return
         try:
-            self._document(document, part)
+            self._document(read, part)
         except UnreadableAnswerError as error:
             self._problem = self._problem or str(error)
 
-    def _document(self, document: Any, part: str) -> None:
-        if not isinstance(document, dict):
+    def _document(self, read: Any, part: str) -> None:
+        if not isinstance(read, dict):
             raise UnreadableAnswerError("the answer is not a JSON object")
-        if document.get("error"):
+        if read.get("error"):
             raise UnreadableAnswerError("the answer is an error")
-        if isinstance(document.get("model"), str):
-            self.model = self.model or document["model"]
-        choices = document.get("choices")
+        if isinstance(read.get("model"), str):
+            self.model = self.model or read["model"]
+        choices = read.get("choices")
         if not isinstance(choices, list):
             raise UnreadableAnswerError("the answer has no list of choices")
         for place, choice in enumerate(choices):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 MOST_CONTAINERS = 1 << 20  # an empty list takes 2 bytes of text and 64 of memory; tensors nested by rows have thousands
@@ -23,6 +24,26 @@ class Value(NamedTuple):
     end: int
 
 
+@contextmanager
+def readable(text: str) -> Iterator[None]:
+    """For reading JSON of somebody else's. Raises: MalformedError for whatever is wrong with it."""
+    if text.count("[") + text.count("{") > MOST_CONTAINERS:
+        raise MalformedError(f"more than {MOST_CONTAINERS} lists and objects")
+    try:
+        yield
+    except MalformedError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(str(error) or "nested too deep") from error
+
+
+def value(raw: bytes) -> Any:
+    """Any JSON text, under the rules of Document. Raises: MalformedError."""
+    text = raw.decode("utf-8", "surrogateescape")
+    with readable(text):
+        return DECODER.decode(text)
+
+
 class Document:
     """The members of a JSON object by key; those named in `listed` are arrays, taken apart into their elements.
 
@@ -34,14 +55,8 @@ class Document:
         self.text = text
         self.members: dict[str, Value] = {}
         self.elements: dict[str, list[Value]] = {}
-        if text.count("[") + text.count("{") > MOST_CONTAINERS:
-            raise MalformedError(f"more than {MOST_CONTAINERS} lists and objects")
-        try:
+        with readable(text):
             self._read(listed)
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, MalformedError):
-                raise
-            raise MalformedError(str(error) or "nested too deep") from error
 
     def get(self, key: str) -> Any:
         """The member's value, None when there is none."""
