@@ -38,7 +38,7 @@ def _bind_unix(server: grpc.Server, path: Path, mode: int) -> str:
         raise ConfigurationError(
             f"unix:{path}: a socket's path has at most {LONGEST_SOCKET_PATH} bytes; choose a shorter one"
         )
-    _refuse_live(path)
+    refuse_live(path)
     before = os.umask(0o777 & ~mode)  # the socket must not be open to others even for a moment
     try:
         server.add_insecure_port(f"{UNIX}{path}")
@@ -49,8 +49,8 @@ def _bind_unix(server: grpc.Server, path: Path, mode: int) -> str:
     return f"{UNIX}{path}"
 
 
-def _refuse_live(path: Path) -> None:
-    """Because gRPC replaces whatever socket is there, even one that another server answers on."""
+def refuse_live(path: Path) -> None:
+    """Because gRPC replaces whatever socket is there, even one that another server answers on. Raises: ConfigurationError."""
     if not path.exists():
         return
     if not stat.S_ISSOCK(path.stat().st_mode):

@@ -31,12 +31,12 @@ class CertificateFiles:
     """Certificate, key and client authorities of one server."""
 
     def __init__(self, config: TlsConfig) -> None:
-        self._config = config
+        self.config = config
         self._seen: list[tuple[int, int]] = []
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         """Raises: ConfigurationError."""
-        config = self._config
+        config = self.config
         self._seen = self._stamps()
         certificate, key = _read(config.certificate), _read(config.key)
         authorities = None if config.client_ca is None else _read(config.client_ca)
@@ -54,7 +54,7 @@ class CertificateFiles:
             return None
 
     def _stamps(self) -> list[tuple[int, int]]:
-        paths = (self._config.certificate, self._config.key, self._config.client_ca)
+        paths = (self.config.certificate, self.config.key, self.config.client_ca)
         try:
             return [(p.stat().st_ino, p.stat().st_mtime_ns) for p in paths if p is not None]
         except OSError:

@@ -387,6 +387,15 @@ def test_a_unix_socket_for_clients(stage, tmp_path):
     assert stage.verdicts.accept.tolist() == [True, False]
 
 
+def test_a_unix_socket_that_another_server_answers_on_is_refused_and_a_dead_one_replaced(stage, tmp_path):
+    stage.proxy(rest={"listen": f"unix:{tmp_path}/r.sock"})
+    with pytest.raises(ConfigurationError, match="another server answers there"):
+        stage.proxy(rest={"listen": f"unix:{tmp_path}/r.sock"})
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(f"{tmp_path}/dead.sock")
+    assert stage.proxy(rest={"listen": f"unix:{tmp_path}/dead.sock"}) == f"unix:{tmp_path}/dead.sock"
+
+
 def test_a_body_that_waits_for_a_word_first_is_asked_on(stage):
     connection = socket.create_connection(tuple(stage.proxy().removeprefix("http://").split(":")))
     body = json.dumps(request()).encode()

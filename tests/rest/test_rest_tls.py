@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from time import monotonic, sleep
 
 import httpx
 import pytest
 
+from demur.adapters.servers.oip.rest import proxy as proxies
 from demur.monitor.config.server import TlsConfig
 from demur.monitor.errors import ConfigurationError
 from tests.adapters.test_oip_proxy import certificate
@@ -45,6 +47,26 @@ def test_a_client_certificate_can_be_required(stage, files):
         httpx.post(proxy + INFER, json=request(), verify=trusting)
     trusting.load_cert_chain(str(files.certificate), str(files.key))
     assert httpx.post(proxy + INFER, json=request(), verify=trusting).status_code == 200
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(stage, files, monkeypatch):
+    monkeypatch.setattr(proxies, "RENEWAL_SECONDS", 0.05)
+    proxy = stage.proxy(tls=files).replace("127.0.0.1", "localhost")
+    key, cert = certificate()
+    files.key.write_bytes(b"half of a file")
+    sleep(0.2)  # the last good one is kept
+    old = ssl.create_default_context(cafile=str(files.certificate))
+    assert httpx.get(proxy + "/v2", verify=old, timeout=20).status_code == 400
+    files.certificate.write_bytes(cert)
+    files.key.write_bytes(key)
+    new, ends = ssl.create_default_context(cafile=str(files.certificate)), monotonic() + 10
+    while True:
+        try:
+            assert httpx.get(proxy + "/v2", verify=new, timeout=20).status_code == 400
+            break
+        except httpx.ConnectError:
+            assert monotonic() < ends
+            sleep(0.05)
 
 
 def test_files_that_are_not_there_are_named(stage, files, tmp_path):

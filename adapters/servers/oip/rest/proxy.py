@@ -26,10 +26,14 @@ from demur.monitor.config.server import LimitsConfig, ProxyConfig, TlsConfig
 from demur.monitor.engine import Engine
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.event import RefusalEvent
+from demur.monitor.service.listening import refuse_live
+from demur.monitor.service.tls import CertificateFiles
 
+LOG = logging.getLogger("demur.oip")
 WORKERS = 32  # threads that parse and judge; those that ask upstream again wait for it
 IDLE_SECONDS = 75  # a client's connection without a request; clients that pool connections keep them for a minute
 START_SECONDS = 30.0
+RENEWAL_SECONDS = 10.0  # between two looks at the certificate's files
 BACKLOG = 2048  # connections not yet accepted, as uvicorn has it
 
 
@@ -60,7 +64,11 @@ class RestProxy:
         )
         self._upstream = HttpUpstream(config.rest, message_bytes=self._limits.message_bytes)
         self._pool = ThreadPoolExecutor(WORKERS, "demur-oip-rest")
-        self._server = uvicorn.Server(self._settings(None if config.rest.listen.startswith("unix:") else tls))
+        tls = None if config.rest.listen.startswith("unix:") else tls
+        self._server = uvicorn.Server(self._settings(tls))
+        self._certificate = None if tls is None else CertificateFiles(tls)
+        if self._certificate is not None:
+            self._certificate.read()
         self._thread = threading.Thread(target=self._run, name="demur-oip-rest", daemon=True)
         self._sockets: list[socket.socket] = []
         self._failure: BaseException | None = None
@@ -105,11 +113,25 @@ class RestProxy:
             asyncio.run(self._serve())
         except BaseException as error:  # also SystemExit, which uvicorn raises when it cannot start
             self._failure = error
-            logging.getLogger("demur.oip").exception("the REST proxy stopped")
+            LOG.exception("the REST proxy stopped")
 
     async def _serve(self) -> None:
+        renewing = asyncio.create_task(self._renewing())
         await self._server.serve(sockets=self._sockets)
+        renewing.cancel()
         await self._upstream.close()
+
+    async def _renewing(self) -> None:
+        """New connections get a renewed certificate without a restart, as those of gRPC do."""
+        context, files = self._server.config.ssl, self._certificate
+        while context is not None and files is not None:
+            await asyncio.sleep(RENEWAL_SECONDS)
+            if files.renewed() is None:
+                continue
+            try:
+                context.load_cert_chain(files.config.certificate, files.config.key)
+            except OSError:  # changed again since it was looked at; SSLError is one too
+                LOG.warning("keeping the last good certificate", exc_info=True)
 
     def _settings(self, tls: TlsConfig | None) -> uvicorn.Config:
         config, limits = self._config, self._limits
@@ -156,8 +178,8 @@ def _tls(config: TlsConfig | None) -> dict[str, Any]:
 def _bound(listen: str) -> socket.socket:
     if listen.startswith("unix:"):
         path = Path(listen.removeprefix("unix:"))
-        if path.is_socket():
-            path.unlink()  # left behind by a process that was killed
+        refuse_live(path)
+        path.unlink(missing_ok=True)  # left behind by a process that was killed
         return _taken(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(path))
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
