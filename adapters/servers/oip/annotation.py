@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from numpy.typing import NDArray
+
 from demur.detectors.reason import Reason
 from demur.monitor.verdicts import Action, PolicyView, Verdicts, unavailable
 
@@ -34,6 +36,18 @@ def parameters(verdicts: Verdicts, *, per_row: bool = True) -> dict[str, str]:
         "demur.sequence": str(verdicts.sequence),
         "demur.audited": "true" if verdicts.audited else "false",
     }
+
+
+def columns(verdicts: Verdicts) -> list[tuple[str, str, NDArray[Any]]]:
+    """The annotation as tensors: short name, datatype, values."""
+    found: list[tuple[str, str, NDArray[Any]]] = [
+        ("accept", "BOOL", verdicts.accept),
+        ("reasons", "INT64", verdicts.reason_bits),
+        ("p_values", "FP32", verdicts.p_values),
+    ]
+    if verdicts.groups is not None:
+        found.append(("group_accept", "BOOL", verdicts.groups.accept))
+    return found
 
 
 def verdict(verdicts: Verdicts) -> str:

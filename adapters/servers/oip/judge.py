@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
+from demur.adapters.servers.failing import broken
 from demur.adapters.servers.oip import remedy
 from demur.adapters.servers.oip.annotation import unjudged
 from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Again, Answered, Asked, Hands
 from demur.adapters.servers.oip.withheld import UNREADABLE, Withheld, blocked, unaudited, unmapped
-from demur.monitor.engine import Call, Engine
+from demur.monitor.engine import Call
 from demur.monitor.errors import AuditUnavailable
 from demur.monitor.event import RefusalEvent
 from demur.monitor.loaded import Loaded
-from demur.monitor.verdicts import Action, Verdicts, act, blocks, unavailable
+from demur.monitor.verdicts import Action, Verdicts, blocks
 
 LOG = logging.getLogger("demur.oip")
 UNPLANNED = Plan()
@@ -99,12 +100,12 @@ class Judge:
             verdicts = self._assessed(model, asked, exchange, loaded, began)
         except AuditUnavailable:
             self.tell(loaded.policy.monitor, "audit", exchange.protocol)
-            verdicts = _broken(engine, loaded, "the audit log cannot take the record and the operator chose to block")
+            verdicts = broken(engine, "the audit log cannot take the record and the operator chose to block", loaded)
             return Judgement(verdicts, unaudited(verdicts) if verdicts.mode == "enforce" else None)
         except Exception:  # INVARIANT: a judge that fails abstains; it never takes the model's answer down with it
             LOG.exception("monitor %s: judging an answer failed", loaded.policy.monitor)
             self.tell(loaded.policy.monitor, "internal", exchange.protocol)
-            verdicts = _broken(engine, loaded, "the monitor failed on this answer; the server's log has the details")
+            verdicts = broken(engine, "the monitor failed on this answer; the server's log has the details", loaded)
         if verdicts.mode != "enforce":
             return Judgement(verdicts)
         return Judgement(verdicts, blocked(verdicts) if blocks(verdicts) else None, remedy.done(verdicts))
@@ -137,9 +138,3 @@ class Judge:
             self._on_refusal(RefusalEvent(monitor, kind, protocol))
         except Exception:  # INVARIANT: telemetry never changes an answer
             LOG.exception("a refusal listener failed")
-
-
-def _broken(engine: Engine, loaded: Loaded, cause: str) -> Verdicts:
-    verdicts = unavailable(loaded.policy, 1, cause)
-    mode, on_failure = engine.conduct.mode, engine.conduct.on_failure or loaded.manifest.on_failure
-    return replace(verdicts, actions=act(verdicts.reason_bits, mode, on_failure), mode=mode)

@@ -114,24 +114,13 @@ def _with_tensors(raw: bytes, verdicts: Verdicts, tensors: Arrays) -> bytes | No
         return None
     typed = not answer.entry_places and any(o.HasField("contents") for o in answer.outputs)
     extra = ModelInferResponse()
-    for name, datatype, values in (*_columns(verdicts), *((n, "FP32", a) for n, a in tensors.items())):
+    for name, datatype, values in (*annotation.columns(verdicts), *((n, "FP32", a) for n, a in tensors.items())):
         output = extra.outputs.add(name=PREFIX + name, datatype=datatype, shape=values.shape)
         if typed:
             _fill(output, values)
         else:
             extra.raw_output_contents.append(datatypes.to_raw(values, datatype))
     return answer.raw + bytes(extra.SerializeToString())
-
-
-def _columns(verdicts: Verdicts) -> list[tuple[str, str, NDArray[Any]]]:
-    found: list[tuple[str, str, NDArray[Any]]] = [
-        ("accept", "BOOL", verdicts.accept),
-        ("reasons", "INT64", verdicts.reason_bits),
-        ("p_values", "FP32", verdicts.p_values),
-    ]
-    if verdicts.groups is not None:
-        found.append(("group_accept", "BOOL", verdicts.groups.accept))
-    return found
 
 
 def _typed(output: OutputTensor, array: NDArray[Any]) -> bytes:

@@ -82,12 +82,12 @@ class CompletionJudge:
             found = [self._assessed(engine, loaded, answer, o) for o in _observations(loaded, answer)]
         except AuditUnavailable:
             self.tell(loaded.policy.monitor, "audit", answer.protocol)
-            found = [broken(engine, "the audit log cannot take the record and the operator chose to block")]
+            found = [broken(engine, "the audit log cannot take the record and the operator chose to block", loaded)]
             return found, unaudited(found[0]) if found[0].mode == "enforce" else None
         except Exception:  # INVARIANT: a judge that fails abstains; it never takes the model's answer down with it
             LOG.exception("monitor %s: judging an answer failed", loaded.policy.monitor)
             self.tell(loaded.policy.monitor, "internal", answer.protocol)
-            found = [broken(engine, "the monitor failed on this answer; the server's log has the details")]
+            found = [broken(engine, "the monitor failed on this answer; the server's log has the details", loaded)]
         return found, withheld(found)
 
     def tell(self, monitor: str, kind: str, protocol: str) -> None:

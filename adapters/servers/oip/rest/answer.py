@@ -96,7 +96,7 @@ class InferAnswer:
         JSON; upstream's of the same names are taken out.
         """
         bare = InferAnswer(self.without([n for n in self.names if n.startswith(PREFIX)]))
-        columns = (*_columns(verdicts), *((name, "FP32", values) for name, values in more.items()))
+        columns = (*annotation.columns(verdicts), *((name, "FP32", values) for name, values in more.items()))
         texts = [_output(name, datatype, values) for name, datatype, values in columns]
         return replace(bare.body, text=bare.document.appended("outputs", texts).of(bare.body.text))
 
@@ -136,17 +136,6 @@ def _merged(text: str, values: Mapping[str, str]) -> str:
         comma = "," if inner.members else ""
         edit.replace(inner.last, inner.last, f"{comma}{_text(more)[1:-1]}")
     return edit.of(text)
-
-
-def _columns(verdicts: Verdicts) -> list[tuple[str, str, NDArray[Any]]]:
-    found: list[tuple[str, str, NDArray[Any]]] = [
-        ("accept", "BOOL", verdicts.accept),
-        ("reasons", "INT64", verdicts.reason_bits),
-        ("p_values", "FP32", verdicts.p_values),
-    ]
-    if verdicts.groups is not None:
-        found.append(("group_accept", "BOOL", verdicts.groups.accept))
-    return found
 
 
 def _output(name: str, datatype: str, values: NDArray[Any]) -> str:
