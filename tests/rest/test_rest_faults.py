@@ -9,10 +9,11 @@ import json
 
 import pytest
 
+from demur.adapters.servers.oip.rest.answer import InferAnswer
 from demur.detectors.reason import Reason
 from demur.monitor.engine import Conduct
 from demur.monitor.errors import AuditUnavailable
-from tests.rest.conftest import MODEL, Said, inferred, request, said
+from tests.rest.conftest import INFER, MODEL, Said, inferred, request, said
 from tests.service.bundles import GOOD, row_bundle
 
 FAULTS = (
@@ -98,3 +99,20 @@ def test_every_cell(stage, mode, choice, fault):
         return
     assert not verdicts.accept.any()
     assert (verdicts.reason_bits & kind != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "choice", "status"), [("observe", "block", 200), ("enforce", "pass", 200), ("enforce", "block", 412)]
+)
+@pytest.mark.parametrize("place", ["without", "annotated", "tensor"])
+def test_a_failure_of_ours_is_an_abstention(stage, monkeypatch, mode, choice, status, place):
+    def fails(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(InferAnswer, place, fails)
+    proxy = stage.proxy(conduct=Conduct(mode, choice), annotate="parameters")
+    answer = stage.client.post(proxy + INFER, json=request([GOOD], outputs=["label"]))
+    assert answer.status_code == status
+    assert [e.kind for e in stage.refusals] == ["internal"]
+    if status == 412:
+        assert answer.headers["demur-reasons"] == "UNAVAILABLE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from numpy.typing import NDArray
 
+from demur.adapters.servers.failing import broken
 from demur.adapters.servers.oip import refusal
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.reading import Asked
@@ -20,10 +22,13 @@ from demur.adapters.servers.oip.rest.call import Handled, Sent
 from demur.adapters.servers.oip.rest.client import HttpClient
 from demur.adapters.servers.oip.rest.headers import Headers
 from demur.adapters.servers.oip.rest.path import Target
-from demur.adapters.servers.oip.rest.reply import Reply, withheld
+from demur.adapters.servers.oip.rest.reply import RefusedError, Reply, withheld
 from demur.adapters.servers.oip.rest.upstream import HttpUpstream
 from demur.adapters.servers.oip.unary import seen_by
+from demur.adapters.servers.oip.withheld import blocked
+from demur.monitor.verdicts import blocks
 
+LOG = logging.getLogger("demur.oip")
 PROTOCOL = "oip-rest"
 # A server that knows no such output says so with one of these: MLServer and KServe 400, FastAPI's own checks 422,
 # Triton 400 or 404, runtimes that raise on their own 500.
@@ -53,7 +58,11 @@ class Inference:
         if not 200 <= reply.status < 300:
             return reply
         judged = partial(self._judged, client, call, reply, asyncio.get_running_loop())
-        return await self._in_pool(judged)
+        try:
+            return await self._in_pool(judged)
+        except Exception:  # INVARIANT: what fails here is an abstention, and the operator chose what to do about those
+            LOG.exception("judging an answer failed")
+            return self._failed(call, reply)
 
     async def beside(self, client: HttpClient, target: Target) -> Reply | None:
         """The refusal of an answer that has no form demur could judge; None lets it pass."""
@@ -102,6 +111,14 @@ class Inference:
         if not judgement.action:
             return self._annotated(reply, judgement, shown)
         return self._annotated(handled.prepared, judgement, shown, handled.answered_by)
+
+    def _failed(self, call: Sent, reply: Reply) -> Reply:
+        if call.plan.model is None:
+            raise RefusedError(500, "judging this answer failed; the server's log has the details", "internal")
+        engine = call.plan.model.engine
+        self._judge.tell(engine.loaded.policy.monitor, "internal", PROTOCOL)
+        verdicts = broken(engine, "the monitor failed on this answer; the server's log has the details")
+        return withheld(blocked(verdicts)) if blocks(verdicts) else reply
 
     def _annotated(self, reply: Reply, judgement: Judgement, shown: Arrays | None, answered_by: str = "") -> Reply:
         if judgement.verdicts is None or (self._annotate == "off" and not judgement.action):
