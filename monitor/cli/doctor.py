@@ -7,13 +7,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from demur.monitor.cli.console import FOUND, out
+
+if TYPE_CHECKING:
+    from demur.monitor.config.server import ServerConfig
+    from demur.monitor.engine import Engine
 
 Check = tuple[str, str, str]  # good | note | bad, what, what to do
 
@@ -89,6 +93,7 @@ def _configuration(path: Path) -> Iterator[Check]:
     from demur.monitor.bundle.signature import load_public
     from demur.monitor.config.document import load
     from demur.monitor.config.server import ServerConfig
+    from demur.monitor.engine import Engine
     from demur.monitor.loaded import Loaded
 
     try:
@@ -96,7 +101,9 @@ def _configuration(path: Path) -> Iterator[Check]:
     except Exception as error:
         yield "bad", str(error), ""
         return
-    yield "good", f"{path}: {len(config.monitors)} monitors, listening on {', '.join(config.listen)}", ""
+    monitors = "1 monitor" if len(config.monitors) == 1 else f"{len(config.monitors)} monitors"
+    yield "good", f"{path}: {monitors}, listening on {', '.join(config.listen)}", ""
+    engines = {}
     for monitor in config.monitors:
         try:
             trusted = [load_public(k) for k in monitor.public_keys] if monitor.require_signature else None
@@ -104,12 +111,35 @@ def _configuration(path: Path) -> Iterator[Check]:
         except Exception as error:
             yield "bad", f"monitor {monitor.name}: {error}", ""
             continue
+        engines[monitor.name] = Engine(loaded)
         yield (
             "good",
             f"monitor {monitor.name}: sha256:{loaded.bundle.digest[:12]}…, version {loaded.manifest.version}, self-test passed",
             "",
         )
+    yield from _mapped(config, engines)
     if config.tls is None and any(not a.startswith(("127.", "localhost", "[::1]", "unix:")) for a in config.listen):
         yield "note", "listens beyond this machine without TLS", "add a tls section"
     if config.audit is None:
         yield "note", "no audit section: verdicts are answered and not recorded", "add audit: {directory: ...}"
+
+
+def _mapped(config: ServerConfig, engines: Mapping[str, Engine]) -> Iterator[Check]:
+    """Whether every model of the proxies and of the external processor can be judged as it is mapped."""
+    from demur.adapters.servers.oip.mapping import proxied
+    from demur.monitor.errors import DemurError
+
+    proxy, ext_proc = config.proxy, config.ext_proc
+    fronts = [("proxy", proxy.models)] if proxy is not None else []
+    fronts += [("ext_proc", ext_proc.infer)] if ext_proc is not None else []
+    for front, models in fronts:
+        for name, model in models.items():
+            if model.monitor not in engines:
+                continue  # said above
+            try:
+                found = proxied({name: model}, engines, config.limits)[name]
+                outputs = ", ".join(found.contract(found.engine.loaded).needed) or "none"
+            except DemurError as error:
+                yield "bad", str(error), ""
+                continue
+            yield "good", f"{front} model {name}: judged by {model.monitor}, from the outputs {outputs}", ""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from demur.monitor.cli.console import out
+
+if TYPE_CHECKING:
+    from demur.monitor.config.server import ServerConfig
 
 
 def serve(
@@ -39,12 +43,25 @@ def serve(
         if announce:
             print(json.dumps(running.addresses()), flush=True)
         else:
-            out().print(
-                f"serving {', '.join(m.name for m in settings.monitors)} on {', '.join(running.addresses()['listen'])}"
-            )
+            _tell(settings, running.addresses())
         running.wait()
     finally:
         running.stop()
+
+
+def _tell(settings: ServerConfig, at: Mapping[str, Any]) -> None:
+    """Every address that clients are to be pointed at, with the port that was taken."""
+    names = ", ".join(m.name for m in settings.monitors)
+    lines = [f"serving {names} on {', '.join(at['listen'])}"]
+    proxy = settings.proxy
+    if proxy is not None and at["proxy"]:
+        lines.append(f"proxy (gRPC) on {at['proxy']}, before {proxy.upstream}")
+    if proxy is not None and proxy.rest is not None:
+        lines.append(f"proxy (REST) on {at['proxy_rest']}, before {proxy.rest.upstream}")
+    if at["ext_proc"]:
+        lines.append(f"ext_proc on {at['ext_proc']}")
+    for line in lines:
+        out().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def schema(

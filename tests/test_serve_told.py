@@ -1,0 +1,71 @@
+"""What `demur doctor` and `demur serve` tell a person about the proxies of a configuration."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from demur.monitor.cli.main import app
+
+MAPPED = {"monitor": "toy", "signals": {"logits": "scores"}}
+
+
+@pytest.fixture
+def home(tmp_path, bundle):
+    bundle.save(tmp_path / "toy.demur")
+    return tmp_path
+
+
+def configuration(home: Path, model: dict) -> Path:
+    proxy = {
+        "listen": "127.0.0.1:0",
+        "upstream": "127.0.0.1:1",
+        "rest": {"listen": "127.0.0.1:0", "upstream": "http://127.0.0.1:2"},
+        "models": {"classifier": model},
+    }
+    monitors = [{"name": "toy", "bundle": str(home / "toy.demur")}]
+    path = home / "demur.yaml"
+    path.write_text(yaml.safe_dump({"listen": ["127.0.0.1:0"], "monitors": monitors, "proxy": proxy}))
+    return path
+
+
+def doctor(path: Path):
+    return CliRunner().invoke(app, ["doctor", "--config", str(path)], env={"COLUMNS": "300"})
+
+
+def test_the_doctor_names_the_outputs_that_a_proxied_model_is_judged_from(home):
+    told = doctor(configuration(home, MAPPED))
+    assert told.exit_code == 0, told.output
+    assert re.search(r"good +proxy model classifier: judged by toy, from the outputs scores, features", told.output)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"monitor": "toy", "signals": {"logit": "scores"}}, "no such signal: logit"),
+        ({"monitor": "toy", "map": "gone.yaml"}, "gone.yaml: cannot be read"),
+        ({"monitor": "toy", "on_abstain": "replace"}, "on_abstain: replace needs"),
+    ],
+)
+def test_the_doctor_finds_what_serve_would_refuse(home, model, said):
+    told = doctor(configuration(home, model))
+    assert told.exit_code == 3
+    assert said in told.output
+
+
+def test_serve_prints_every_address_that_clients_are_pointed_at(home):
+    command = [sys.executable, "-m", "demur.monitor.cli.main", "serve", "--config", str(configuration(home, MAPPED))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = [process.stdout.readline() for _ in range(3)]
+        finally:
+            process.kill()
+    assert re.fullmatch(r"serving toy on 127\.0\.0\.1:[1-9]\d*\n", lines[0])
+    assert re.fullmatch(r"proxy \(gRPC\) on 127\.0\.0\.1:[1-9]\d*, before 127\.0\.0\.1:1\n", lines[1])
+    assert re.fullmatch(r"proxy \(REST\) on 127\.0\.0\.1:[1-9]\d*, before http://127\.0\.0\.1:2\n", lines[2])
