@@ -26,14 +26,14 @@ def summary(evaluation: Evaluation) -> Group:
     from rich.console import Group
 
     tables = [show(evaluation) for show in (policy, promises, pools, ranks, scope, severity)]
-    spaced: list[Any] = [part for table in tables if table is not None for part in (table, "")]
+    spaced: list[Any] = [part for table in tables if table is not None for part in (*_titled(table), "")]
     return Group(*spaced, *notes(evaluation))
 
 
 def policy(evaluation: Evaluation) -> Table:
     """What the policy did with each set."""
     table = _table(
-        "What the policy did", ("set", *_numbers("units", "accepted", "", "wrong among accepted", "")), "why"
+        "What the policy did", ("set", *_numbers("units", "accepted", "", "wrong among\naccepted", "")), "why"
     )
     for one in evaluation.sets:
         every = one.wrong is not None and one.wrong == one.units
@@ -70,9 +70,9 @@ def pools(evaluation: Evaluation) -> Table | None:
     if not shown:
         return None
     names = {
-        "safety gain": "safety_gain",
-        "residual hazard": "residual_hazard",
-        "availability cost": "availability_cost",
+        "safety\ngain": "safety_gain",
+        "residual\nhazard": "residual_hazard",
+        "availability\ncost": "availability_cost",
     }
     names |= {"precision": "precision", "recall": "recall", "MCC": "mcc"}
     pool = "the test set" if shown[0].against == "id" else f"the test set and {shown[0].against}"
@@ -146,15 +146,21 @@ def notes(evaluation: Evaluation) -> Iterable[Text]:
         yield _plain(f"note  {text}", "yellow")
 
 
+def _titled(table: Table) -> tuple[Any, Table]:
+    """The title as a line of its own: a table folds its title to its own width."""
+    title, table.title = table.title, None
+    return title, table
+
+
 def _table(title: str, heads: Sequence[Any], last: str | None = None) -> Table:
     from rich.table import Table
 
     table = Table(
         title=_plain(title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=False
     )
-    for head in (*heads, *(() if last is None else (last,))):
+    for number, head in enumerate((*heads, *(() if last is None else (last,)))):
         name, justify = head if isinstance(head, tuple) else (head, "left")
-        table.add_column(_plain(name, "dim"), justify=justify, no_wrap=justify == "right", vertical="top")
+        table.add_column(_plain(name, "dim"), justify=justify, no_wrap=justify == "right" or not number, vertical="top")
     return table
 
 
