@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from demur.detectors.score import Reference, Score, Transform, absent
@@ -82,7 +83,9 @@ def _entry(what: str, entry: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]
 
 def _fit(what: str, name: str, table: Mapping[str, type[Any]], hyper: Mapping[str, Any], reference: Reference) -> Any:
     if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(table)}")
+        close = get_close_matches(name, table, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown {what} {name!r}; {hint}known: {', '.join(table)}")
     known = accepted(table[name])
     unknown = sorted(set(hyper) - set(known))
     if unknown:

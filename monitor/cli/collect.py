@@ -171,8 +171,9 @@ def _left_out(table: Any) -> Iterator[str]:
 
 
 def _next(paths: Sequence[Path]) -> str:
-    reference, calibration = [*map(str, paths), "CALIBRATION", "CALIBRATION"][:2]
-    return f"demur fit monitor.yaml --reference {reference} --calibration {calibration} -o monitor.demur"
+    if len(paths) > 1:
+        return f"demur fit monitor.yaml --reference {paths[0]} --calibration {paths[1]} -o monitor.demur"
+    return f"demur evaluate monitor.demur {paths[0]}; for a fit, --split 0.6/0.4 writes a reference and a calibration table"
 
 
 def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
