@@ -108,5 +108,6 @@ def smeared(image: Float64, kernel: Float64) -> Float64:
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     size = [next_fast_len(n, real=True) for n in padded.shape[:2]]
     seen = rfft2(padded, size, axes=(0, 1)) * rfft2(kernel / kernel.sum(), size)[..., None]
-    smeared = irfft2(seen, size, axes=(0, 1))[2 * reach :][:height, 2 * reach :][:, :width]
-    return np.clip(smeared, image.min(), image.max())
+    whole = irfft2(seen, size, axes=(0, 1))
+    blurred: Float64 = np.clip(whole[2 * reach :][:height, 2 * reach :][:, :width], image.min(), image.max())
+    return blurred

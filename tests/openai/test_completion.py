@@ -195,15 +195,13 @@ class TestStreams:
         assert "is an error" in found.cause
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["choices", "index", "message", "delta", "logprobs", "content", "logprob", "top_logprobs", "finish_reason", "text", "token_logprobs"]),
-        inner, max_size=5,
-    ),
-    max_leaves=25,
-)  # fmt: skip
+LEAF = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=4)
+KEY = st.sampled_from(
+    "choices index message delta logprobs content logprob top_logprobs finish_reason text token_logprobs".split()
+)
+INNER = LEAF | st.lists(LEAF, max_size=3) | st.dictionaries(KEY, LEAF, max_size=5)
+MIDDLE = INNER | st.lists(INNER, max_size=3) | st.dictionaries(KEY, INNER, max_size=5)
+JSON = MIDDLE | st.lists(MIDDLE, max_size=3) | st.dictionaries(KEY, MIDDLE, max_size=5)
 
 
 @given(JSON, st.booleans())
