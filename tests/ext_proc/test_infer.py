@@ -232,6 +232,21 @@ def test_an_output_that_upstream_rejects_is_not_asked_for_again(world):
     assert "upstream rejected output scores" in made.decisions[0].verdicts.cause
 
 
+@pytest.mark.parametrize("word", ["scores", "\\u0073cores"])
+def test_an_error_that_repeats_the_clients_own_word_blinds_nobody(world, word):
+    def upstream(_, body):
+        if json.loads(body)["inputs"][0]["name"] == "scores":
+            return Answer(400, JSON, b'{"error": "no input \'scores\' for model"}')
+        return Answer(headers=JSON, body=scores(GOOD))
+
+    made = world()
+    envoy = made.envoy(upstream)
+    hostile = infer(outputs=["label"]).decode().replace('"image"', f'"{word}"').encode()
+    assert envoy.request(PATH, hostile).status == 400
+    assert envoy.request(PATH, infer(outputs=["label"])).status == 200
+    assert made.decisions[0].verdicts.accept.all()
+
+
 def test_configurations_that_cannot_work():
     digits = {"monitor": "toy", "on_abstain": "fallback", "fallback": {"model": "other"}}
     for document, said in (({}, "expected models"), ({"infer": {"digits": digits}}, "needs a proxy")):

@@ -219,6 +219,21 @@ def test_a_sequence_is_not_advanced_twice_for_an_output_that_was_rejected(stage,
     assert not any(e.verdicts.accept.any() for e in stage.decisions)
 
 
+@pytest.mark.parametrize("word", ["scores", "\\u0073cores"])
+def test_an_error_that_repeats_the_clients_own_word_blinds_nobody(stage, word):
+    async def script(asked):
+        if asked.json["inputs"][0]["name"] != "image":
+            return said({"error": "no input 'scores' here"}, 500)
+        return inferred(asked)
+
+    stage.upstream.script = script
+    proxy, body = stage.proxy(), request([GOOD], outputs=["label"], parameters={"sequence_id": 7})
+    hostile = json.dumps(body).replace('"image"', f'"{word}"')
+    assert stage.client.post(proxy + INFER, content=hostile.encode()).status_code == 500
+    assert stage.client.post(proxy + INFER, json=request([GOOD], outputs=["label"])).status_code == 200
+    assert stage.verdicts.accept.all()
+
+
 def test_a_rejected_extra_output_costs_one_retry_and_is_remembered(stage):
     async def script(asked):
         names = [o["name"] for o in asked.json.get("outputs", [])]

@@ -42,6 +42,9 @@ class InferExchange:
         self._asked = Asked(model=route.model, version=route.version)
         self._plan: Plan = replace(judge.plan(self._asked), asking=(), extras=())  # until the request was read
         self._answer_headers: Mapping[str, str] = {}
+        self._mentioned: set[str] = (
+            set()
+        )  # outputs whose names the client wrote itself: an error may be about those words
         self.hopeless = BESIDE if route.kind == "beside" else ""
 
     @property
@@ -86,7 +89,8 @@ class InferExchange:
             cause = RAW if request.body.raw else "" if changeable else UNCHANGEABLE
             plan = replace(plan, asking=(), extras=(), cause=cause) if cause else plan
             change = Change() if cause else self._asking(request, plan, body)
-        return lambda: self._read(asked, plan, change)
+        mentioned = {n for n in plan.asking if request.mentions(n)}
+        return lambda: self._read(asked, plan, change, mentioned)
 
     def unread(self, cause: str) -> None:
         self._plan = replace(self._plan, asking=(), extras=(), cause=cause)
@@ -128,15 +132,16 @@ class InferExchange:
 
     def failed(self, status: int, body: Body) -> None:
         text, model = bytes(body.data).decode("utf-8", "replace"), self._plan.model
-        name = next((n for n in self._plan.asking if status in NAMING and names(text, n)), None)
+        added = [n for n in self._plan.asking if n not in self._mentioned]
+        name = next((n for n in added if status in NAMING and names(text, n)), None)
         if name is not None and model is not None:
             model.rejections.learn(self._asked.version, f"upstream rejected output {name} ({text[:LONGEST]})")
 
     def refusal(self, withheld: Withheld) -> bytes:
         return refusal.inference_error(withheld)
 
-    def _read(self, asked: Asked, plan: Plan, change: Change) -> Change:
-        self._asked, self._plan = asked, plan
+    def _read(self, asked: Asked, plan: Plan, change: Change, mentioned: set[str]) -> Change:
+        self._asked, self._plan, self._mentioned = asked, plan, mentioned
         return change
 
     def _unread(self, cause: str) -> Change:

@@ -93,7 +93,10 @@ class Inference:
         if not why:
             return outcome
         if outcome.code not in BEFORE_RUNNING and messages.in_sequence(self.request):
-            self._learn(why)
+            if not any(
+                name.encode() in self.request for name in self.plan.asking
+            ):  # else the client may have written it
+                self._learn(why)
             return outcome
         return self._plainly(why)
 

@@ -23,6 +23,7 @@ from demur.adapters.servers.oip.rest.path import Target
 from demur.adapters.servers.oip.rest.reply import RefusedError, Reply
 from demur.adapters.servers.oip.rest.request import InferRequest
 
+ERROR_BYTES = 1 << 18
 Again = Callable[
     [bytes, Headers, bytes, float | None], Reply
 ]  # target, headers, content, seconds: another call upstream
@@ -79,11 +80,12 @@ def answered(reply: Reply, largest_bytes: int) -> tuple[InferAnswer | None, str]
         return None, f"upstream's answer cannot be read: {error}"
 
 
-def text(reply: Reply, largest_bytes: int) -> str:
-    """What an error says."""
+def text(reply: Reply) -> str:
+    """What an error says, "" when it is longer than errors are: it is read between other calls."""
     try:
         name = coding.coding(headers.value(reply.headers, b"content-encoding") or "")
-        return coding.decoded(reply.content, name, largest_bytes).decode("utf-8", "replace")
+        said = coding.decoded(reply.content, name, ERROR_BYTES)
+        return said.decode("utf-8", "replace") if len(said) <= ERROR_BYTES else ""
     except (CodingError, TooLargeError):
         return ""
 

@@ -74,14 +74,17 @@ class Inference:
     async def _called(self, method: str, call: Sent) -> tuple[Sent, Reply]:
         """Upstream's answer; when it refused an output that the client did not name, its answer to the client's own request."""
         reply = await self._sent(method, call)
-        why = _rejected(reply, call, self._largest) if call.plan.asking else ""
+        why = _rejected(reply, call) if call.plan.asking else ""
         if not why:
             return call, reply
-        ran = reply.status == AFTER_RUNNING and call.request is not None and call.request.of_sequence
-        if not ran:
+        request = call.request
+        if request is not None and request.of_sequence and reply.status == AFTER_RUNNING:
+            proven = not any(map(request.mentions, call.plan.asking))
+        else:
             call = call.unchanged(why)
             reply = await self._sent(method, call)
-        if (ran or reply.status == 200) and call.plan.model is not None:
+            proven = reply.status == 200
+        if proven and call.plan.model is not None:
             call.plan.model.rejections.learn(call.asked.version, why)
         return call, reply
 
@@ -156,11 +159,11 @@ class Inference:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
-def _rejected(reply: Reply, call: Sent, largest_bytes: int) -> str:
+def _rejected(reply: Reply, call: Sent) -> str:
     """Why upstream rejected an output that demur asked for, or "" when this is no such answer."""
     if reply.status not in NAMING:
         return ""
-    text = calls.text(reply, largest_bytes)
+    text = calls.text(reply)
     name = next((n for n in call.plan.asking if refusal.names(text, n)), None)
     return "" if name is None else f"upstream rejected output {name} ({text[: refusal.LONGEST]})"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from demur.adapters.servers.oip.datatypes import SHARED_MEMORY
 from demur.adapters.servers.oip.reading import Asked, AskedOutput, Tensor
+from demur.adapters.servers.oip.refusal import names
 from demur.adapters.servers.oip.rest import tensor as tensors
 from demur.adapters.servers.oip.rest.body import Body, chunks
 from demur.adapters.servers.oip.rest.document import Document, Edit, MalformedError
@@ -51,6 +52,12 @@ class InferRequest:
     def of_sequence(self) -> bool:
         """Whether the model keeps state from this request to the next."""
         return tensors.parameters_of(self.document_parameters).get("sequence_id") not in (None, 0, "")
+
+    def mentions(self, name: str) -> bool:
+        """Whether the client wrote this word itself, or may have, escaped: an error that repeats it proves nothing then."""
+        text = self.body.text
+        packed = self.body.binary.decode("latin-1") if '"BYTES"' in text else ""  # strings, which errors may repeat
+        return "\\u" in text or names(text, name) or names(packed, name)
 
     @property
     def document_parameters(self) -> Mapping[str, Any]:
