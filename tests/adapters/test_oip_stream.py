@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from demur.adapters.servers.oip import messages
-from demur.adapters.servers.oip.part import part
+from demur.adapters.servers.oip import messages, wire
+from demur.adapters.servers.oip.part import ERROR_MESSAGE, part
 from demur.adapters.servers.oip.pending import Pending, Waiting
 from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Asked
@@ -190,6 +190,15 @@ def test_a_sequence_in_a_stream_is_not_run_a_second_time(honest, text, again):
     assert (first.answer is not None) is again
     assert len(honest.upstream.seen) == 1 + again
     assert same_part(honest.streamed(proxy.address, requests[1:])[0], honest.streamed(honest.target, requests[1:])[0])
+
+
+def test_an_error_that_goes_on_without_the_added_output_blinds_nobody(scripted):
+    said = [wire.delimited(ERROR_MESSAGE, b"no input 'scores' for model 'digits'")]
+    scripted.upstream.script = lambda requests, _c: iter(said) if list(requests) else None
+    proxy = scripted.proxy()
+    assert scripted.streamed(proxy.address, [image(("label",), ident="1")]) == said
+    assert scripted.decisions == []
+    assert not proxy.models["digits"].rejections.of("")
 
 
 def test_a_blocked_part_becomes_an_error_that_names_its_request(honest):

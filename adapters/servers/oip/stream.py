@@ -119,8 +119,9 @@ class InferStream:
         why = rejected(grpc.StatusCode.INVALID_ARGUMENT, found.error, waiting.plan.asking)
         if not why:
             return None
-        waiting.plan.model.rejections.learn(waiting.asked.version, why)
         if messages.in_sequence(waiting.request) and NOT_RUN not in found.error:
+            if not any(name.encode() in waiting.request for name in waiting.plan.asking):
+                waiting.plan.model.rejections.learn(waiting.asked.version, why)  # else the client may have written it
             return None  # the model may have run, and a sequence must not advance twice
         return Waiting(waiting.asked, Plan(waiting.plan.model, cause=why), waiting.request)
 
@@ -128,7 +129,12 @@ class InferStream:
         """On a call of its own, so that the client's stream stays in order."""
         for raw in self._upstream.stream(self._method, iter((waiting.request,)), self._context):
             found = part(raw)
-            yield raw if found.error and found.answer is None else self._judged(found, waiting)
+            if found.error and found.answer is None:
+                yield raw
+                continue
+            if waiting.plan.model is not None and waiting.asked is not None:  # this proves what the error was about
+                waiting.plan.model.rejections.learn(waiting.asked.version, waiting.plan.cause)
+            yield self._judged(found, waiting)
 
     def _judged(self, found: Part, waiting: Waiting) -> bytes:
         plan, asked, seen = waiting.plan, waiting.asked, found.answer
