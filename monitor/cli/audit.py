@@ -106,31 +106,16 @@ def list_records(
 def _table(records: list[Record]) -> None:
     from rich.table import Table
 
-    table = Table(
-        "record",
-        "time (UTC)",
-        "kind",
-        "monitor",
-        "rows",
-        "accepted",
-        "reasons",
-        "request",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
+    requests = any(r.request for r in records)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    heads = ["record", "time (UTC)", "kind", "monitor", "accepted", "reasons", *(["request"] if requests else [])]
+    for head in heads:
+        table.add_column(head, no_wrap=head not in ("reasons", "request"))
     for r in records:
-        when = datetime.fromtimestamp(r.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        when = datetime.fromtimestamp(r.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
         reasons = ", ".join(f"{k} {n}" for k, n in sorted(r.reasons.items())) or r.cause or r.note
-        table.add_row(
-            str(r.sequence),
-            when,
-            r.kind,
-            r.monitor,
-            *((str(r.rows), str(r.accepted)) if r.rows else ("", "")),
-            reasons[:60],
-            r.request,
-        )
+        cells = (str(r.sequence), when, r.kind, r.monitor, f"{r.accepted} of {r.rows}" if r.rows else "", reasons[:60])
+        table.add_row(*cells, *([r.request] if requests else []))
     out().print(table, soft_wrap=False)
 
 
