@@ -1,4 +1,4 @@
-"""For PyTorch models (`pip install demur[torch]`): collecting their signals, and serving them with a monitor beside."""
+"""For PyTorch models (extra `torch`): collecting their signals, and serving them with a monitor beside."""
 
 from __future__ import annotations
 

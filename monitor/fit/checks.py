@@ -228,7 +228,12 @@ def _shared(reference: SignalsTable, calibration: SignalsTable) -> list[Finding]
         rows = np.flatnonzero(seen(calibration, marks(reference, names), names))
         if len(rows):
             message = f"calibration: {len(rows)} rows are also in the reference set (calibration rows {listed(rows)})"
-            findings.append(error("shared_rows", f"{message}; a promise needs rows the scores were not fitted on"))
+            findings.append(
+                error(
+                    "shared_rows",
+                    f"{message}; a promise needs rows the scores were not fitted on: take them out of one table",
+                )
+            )
     ours, theirs = calibration.group_id, reference.group_id
     if ours is not None and theirs is not None and ours.dtype.kind == theirs.dtype.kind:
         both = np.intersect1d(ours, theirs)

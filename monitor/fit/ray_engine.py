@@ -47,7 +47,9 @@ class RayEngine:
             import ray
             import ray.data
         except ImportError as error:
-            raise ConfigurationError(f"--engine ray needs Ray ({error}); pip install 'demur[ray]'") from error
+            raise ConfigurationError(
+                f"--engine ray needs Ray ({error}); pip install '.[ray]' in demur's clone"
+            ) from error
         if not ray.is_initialized():
             cluster: dict[str, Any] = {"address": address} if address else {"num_cpus": workers}
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning", **cluster)

@@ -72,7 +72,9 @@ class HttpEndpoint:
             with self._client.stream(method, url, **what) as answer:
                 return self._read(answer)
         except httpx.TransportError as error:
-            raise Transient(f"{url}: {type(error).__name__}: {error}") from error
+            raise Transient(
+                f"{url}: {type(error).__name__}: {error}; see that the server runs, and what its log says"
+            ) from error
         except (httpx.InvalidURL, httpx.DecodingError, httpx.TooManyRedirects) as error:
             raise ConfigurationError(f"{url}: {error}") from error
 
