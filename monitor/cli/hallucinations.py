@@ -51,8 +51,10 @@ def hallucinations(
         f"{found.images_given} images with detections removed, with {found.boxes_removed} boxes: known objects in "
         f"{found.removed_by_label} by label, {found.removed_by_person} by a person"
     )
-    heads = ("filter", "threshold", "true kept", "", "hallucinations", "", "reduction", "")
-    shown = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    heads = ("filter", "threshold", "true\nkept", "", "halluci-\nnations", "", "reduc-\ntion", "")
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in heads:
+        shown.add_column(head, no_wrap=head != "filter", vertical="top")
     for one in found.filters:
         limit = "-" if one.threshold is None else f"{one.threshold:.4g}"
         cells = (f"{one.kept_true:.1%}", f"{one.after:.0f}", f"{one.reduction:.1%}")
@@ -69,4 +71,5 @@ def hallucinations(
 def _span(estimate: Estimate, spec: str) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"{estimate.low:{spec}} to {estimate.high:{spec}}"
+    low, high = f"{estimate.low:{spec}}".rstrip("%"), f"{estimate.high:{spec}}".rstrip("%")
+    return f"{low}..{high}"

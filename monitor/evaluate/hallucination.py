@@ -134,7 +134,10 @@ def _imaged(table: SignalsTable, name: str) -> SignalsTable:
 
 def _true(table: SignalsTable) -> NDArray[np.bool_]:
     if table.loss is None:
-        raise EvaluationError("known: expected loss or label, which boxes are true detections; got neither")
+        raise EvaluationError(
+            "known: expected loss or label, which boxes are true detections; got neither; `labelled` of "
+            "demur.monitor.evaluate.matching gives boxes a loss, from the objects of each image"
+        )
     true: NDArray[np.bool_] = table.loss == 0
     if not true.any():
         raise EvaluationError("known: expected true detections (loss 0), got none; a threshold cannot be set")
