@@ -242,6 +242,8 @@ def test_a_request_is_extended_by_appending():
         ("a+b is unknown", "a+b", True),
         ("features: no such output", "features", True),
         ("x.features", "features", False),
+        ("Invalid output name:nope", "nope", True),
+        ("Invalid output name:nope_2", "nope", False),
     ],
 )
 def test_names_are_words_of_their_own(text, name, found):

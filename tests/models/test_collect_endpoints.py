@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
+import struct
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -191,7 +193,7 @@ DESCRIBED = b'{"inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 12
 
 
 @contextmanager
-def hostile(described=DESCRIBED, answered=b"", headers=(), pause=0.0):
+def hostile(described=DESCRIBED, answered=b"", headers=(), pause=0.0, before=lambda _: False):
     """A server that answers with these bytes, one at a time when there is a pause between them."""
     paths = []
 
@@ -203,8 +205,10 @@ def hostile(described=DESCRIBED, answered=b"", headers=(), pause=0.0):
             self.send(described)
 
         def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send(answered, headers)
+            self.close_connection = False
+            if not before(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send(answered, headers)
 
         def send(self, body, more=()):
             paths.append(self.path)
@@ -227,8 +231,29 @@ def hostile(described=DESCRIBED, answered=b"", headers=(), pause=0.0):
         server.server_close()
 
 
-def asked_of(where, access=ACCESS):
-    return collect(where, DATASET, "t.npz", access=access, map={"signals": {"logits": "logits"}}, patience=Patience(0))
+def asked_of(where, access=ACCESS, **more):
+    given = {"access": access, "map": {"signals": {"logits": "logits"}}, "patience": Patience(0), **more}
+    return collect(where, DATASET, "t.npz", **given)
+
+
+def test_a_server_that_hangs_up_on_binary_is_asked_in_json(here):
+    """Some answer an error before they have read a binary body, and close: the answer is then lost on the way."""
+    rows = json.dumps(
+        {"outputs": [{"name": "logits", "datatype": "FP32", "shape": [25, 3], "data": [0.5] * 75}]}
+    ).encode()
+    kinds = []
+
+    def hang_up(handler):
+        kinds.append(handler.headers["Content-Type"])
+        if kinds[-1] == "application/octet-stream":
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()  # a reset
+            handler.close_connection = True
+        return handler.close_connection
+
+    with hostile(answered=rows, before=hang_up) as (where, _):
+        asked_of(where, batch=25)
+    assert kinds == ["application/octet-stream", "application/json", "application/json"]
 
 
 def test_answers_are_bounded_also_when_they_unfold(here, monkeypatch):

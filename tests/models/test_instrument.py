@@ -12,7 +12,7 @@ from onnx import helper
 from demur.adapters.models.instrument import candidates, instrument
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.session import Session
-from tests.models.graphs import BIAS, FIRST, FLOATS, HIDDEN, WEIGHT, C, D, H, X, hidden, mlp, model
+from tests.models.graphs import BIAS, FIRST, FLOATS, HIDDEN, RNG, WEIGHT, C, D, H, X, hidden, mlp, model
 
 EXPORTS = Path(__file__).parent / "exports"
 WHOLE = """mlp_logits mlp_no_bias mlp_opset21 cnn_softmax cnn_logits cnn_gap conv_head vit vit_legacy bert last_token keras_mlp
@@ -131,6 +131,39 @@ def test_without_a_linear_layer_behind_the_outputs_it_says_so_and_lists_tensors(
         instrument(EXPORTS / "autoencoder.onnx")
     for part in ("output comes from Tanh", "--features", "/1/Relu_output_0  Nx4x4x4 float32"):
         assert part in str(refused.value)
+
+
+def test_a_head_of_maps_strung_together_by_a_computed_shape():
+    """A detector's exporter writes flatten(2) as a Reshape to (N, C, -1), with C and N computed at run time."""
+    weight, bias = RNG.normal(size=(3, 5, 1, 1)).astype(np.float32), RNG.normal(size=3).astype(np.float32)
+    made = instrument(
+        model(
+            [
+                ("Relu", "x", "h", {}),
+                ("Conv", "h weight bias", "z", {}),
+                ("Shape", "z", "s", {}),
+                ("Slice", "s zero two", "nc", {}),
+                ("Concat", "nc rest", "to", {"axis": 0}),
+                ("Reshape", "z to", "flat", {}),
+                ("Sigmoid", "flat", "y", {}),
+            ],
+            {
+                "weight": weight,
+                "bias": bias,
+                "zero": np.array([0], np.int64),
+                "two": np.array([2], np.int64),
+                "rest": np.array([-1], np.int64),
+            },
+            inputs={"x": ["N", 5, 4, 4]},
+            outputs={"y": ["N", 3, 16]},
+        )
+    )
+    x = RNG.normal(size=(2, 5, 4, 4)).astype(np.float32)
+    found = shown(made, {"x": x})
+    np.testing.assert_array_equal(found["features"], np.maximum(x, 0).reshape(2, 5, 16))
+    logits = np.einsum("cd,ndp->ncp", weight[:, :, 0, 0].astype(float), found["features"]) + bias[None, :, None]
+    np.testing.assert_allclose(found["logits"], logits, atol=1e-5)
+    np.testing.assert_array_equal(made.head_weight, weight[:, :, 0, 0])
 
 
 def test_a_rectified_convolution_is_no_head_but_its_tensors_can_be_named():

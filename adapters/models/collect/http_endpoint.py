@@ -48,11 +48,11 @@ class HttpEndpoint:
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The named outputs of one call. Raises: Transient, ConfigurationError with the server's words, BadAnswerError."""
         if self._binary is None:
-            first = self._post(*_binary(feed, outputs))
-            if first.is_success:
+            first = self._tried(*_binary(feed, outputs))
+            if first is not None and first.is_success:
                 self._binary = True
                 return _answer(first, outputs)
-            if first.status_code in TRANSIENT:
+            if first is not None and first.status_code in TRANSIENT:
                 raise self._refusal(first)
         content, headers = _binary(feed, outputs) if self._binary else _json(feed, outputs)
         answer = self._post(content, headers)
@@ -63,6 +63,13 @@ class HttpEndpoint:
 
     def close(self) -> None:
         self._client.close()
+
+    def _tried(self, content: bytes, headers: Mapping[str, str]) -> httpx.Response | None:
+        """The answer; None when the connection broke: some servers hang up on a binary body before they have read it."""
+        try:
+            return self._post(content, headers)
+        except Transient:
+            return None
 
     def _post(self, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
         return self._send("POST", f"{self._path}/infer", content=content, headers=headers)

@@ -13,7 +13,7 @@ from demur.adapters.models.graph import Graph, renamed
 from demur.adapters.models.instrument.layer import Head
 from demur.adapters.models.instrument.probe import Probe, difference, same_bits
 from demur.adapters.models.instrument.tap import Tap
-from demur.monitor.errors import BundleError, ConfigurationError
+from demur.monitor.errors import ConfigurationError
 
 ORIGIN = "demur.instrumented_from"  # metadata: SHA-256 of the model's file as it was
 ASTRAY = 0.5  # beyond this, features are not what the head reads, whatever rounding did
@@ -93,9 +93,10 @@ def is_quiet(graph: Graph, probe: Probe, tap: Tap) -> bool:
 def _ran(probe: Probe, model: onnx.ModelProto) -> list[dict[str, Any]]:
     try:
         return probe.run(model)
-    except BundleError as error:
+    except Exception as error:  # ONNX Runtime has a class for each kind of failure
         raise ConfigurationError(
-            f"{probe.file.name}: ONNX Runtime refuses the instrumented graph ({error}); name other tensors"
+            f"{probe.file.name}: ONNX Runtime refuses the instrumented graph ({str(error).splitlines()[0]}); "
+            "name the tensor with --features TENSOR; --list shows them"
         ) from error
 
 

@@ -97,6 +97,8 @@ def _reshape(chain: Chain, node: onnx.NodeProto, head: Head, ranks: dict[str, in
         chain.add("Reshape", chain.weight(wider))
     elif ranks.get(head.logits) == 2:
         chain.add("Flatten", axis=1)
+    elif head.convolution and ranks.get(node.output[0]) == 3 and ranks.get(head.reads, 0) > 3:
+        chain.add("Reshape", chain.weight(np.array([0, 0, -1], np.int64)))  # channels stay, places are strung together
     else:
         chain.clone(node)
 

@@ -33,8 +33,11 @@ def rejected(code: grpc.StatusCode, details: str, asking: Iterable[str]) -> str:
 
 
 def names(text: str, output: str) -> bool:
-    """Whether the text has this name as a word of its own, not as part of a longer one."""
-    return bool(re.search(rf"(?<!\w)(?<!\w[./:-]){re.escape(output)}(?!\w|[./:-]\w)", text))
+    """Whether the text has this name as a word of its own, not as part of a longer one.
+
+    ONNX Runtime, and servers that pass its words on, write "Invalid output name:x" without a space.
+    """
+    return bool(re.search(rf"(?<!\w)((?<=name:)|(?<!\w[./:-])){re.escape(output)}(?!\w|[./:-]\w)", text))
 
 
 def explained(code: grpc.StatusCode, details: str, target: str, message_bytes: int) -> str:
