@@ -69,3 +69,15 @@ def test_serve_prints_every_address_that_clients_are_pointed_at(home):
     assert re.fullmatch(r"serving toy on 127\.0\.0\.1:[1-9]\d*\n", lines[0])
     assert re.fullmatch(r"proxy \(gRPC\) on 127\.0\.0\.1:[1-9]\d*, before 127\.0\.0\.1:1\n", lines[1])
     assert re.fullmatch(r"proxy \(REST\) on 127\.0\.0\.1:[1-9]\d*, before http://127\.0\.0\.1:2\n", lines[2])
+
+
+def test_serve_says_which_monitors_it_cannot_serve_yet(home):
+    command = [sys.executable, "-m", "demur.monitor.cli.main", "serve", "--listen", "127.0.0.1:0"]
+    command += ["--bundle", str(home / "toy.demur"), "--bundle", str(home / "gone.demur")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            lines = [process.stdout.readline() for _ in range(2)]
+        finally:
+            process.kill()
+    assert lines[0].startswith("serving toy on 127.0.0.1:")
+    assert lines[1] == "not ready: gone; served as soon as a good bundle is at its path\n"

@@ -43,16 +43,18 @@ def serve(
         if announce:
             print(json.dumps(running.addresses()), flush=True)
         else:
-            _tell(settings, running.addresses())
+            _tell(settings, running.addresses(), running.waiting())
         running.wait()
     finally:
         running.stop()
 
 
-def _tell(settings: ServerConfig, at: Mapping[str, Any]) -> None:
-    """Every address that clients are to be pointed at, with the port that was taken."""
-    names = ", ".join(m.name for m in settings.monitors)
+def _tell(settings: ServerConfig, at: Mapping[str, Any], waiting: list[str]) -> None:
+    """Every address that clients are to be pointed at, with the port that was taken, and what cannot be served yet."""
+    names = ", ".join(m.name for m in settings.monitors if m.name not in waiting) or "nothing yet"
     lines = [f"serving {names} on {', '.join(at['listen'])}"]
+    if waiting:
+        lines.append(f"not ready: {', '.join(waiting)}; served as soon as a good bundle is at its path")
     proxy = settings.proxy
     if proxy is not None and at["proxy"]:
         lines.append(f"proxy (gRPC) on {at['proxy']}, before {proxy.upstream}")

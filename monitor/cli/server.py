@@ -72,6 +72,10 @@ class Running:
         if self._config.ext_proc is not None:
             self._start_ext_proc(self._config.ext_proc)
 
+    def waiting(self) -> list[str]:
+        """Monitors without a good bundle so far."""
+        return [s.name for s in self._server.registry if s.engine is None]
+
     def addresses(self) -> dict[str, Any]:
         """Where it listens, as JSON."""
         scrape = self._telemetry.scrape
