@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import stat
 import threading
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def test_unix_sockets_on_both_sides(stage, tmp_path: Path):
     assert outer.address == f"unix:{tmp_path}/outer.sock"
     assert stage.infer(outer, request()) == said
     assert len(stage.decisions) == 2
+
+
+def test_a_socket_is_its_owners_alone_and_a_live_one_is_left_alone(stage, tmp_path: Path):
+    path = tmp_path / "proxy.sock"
+    stage.proxy(listen=f"unix:{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    second = OipProxy(config(listen=f"unix:{path}"), {"toy": engine()})
+    with pytest.raises(ConfigurationError, match="another server answers there"):
+        second.start()
+    second.stop()
 
 
 def test_tls_on_both_sides(stage, tmp_path: Path):

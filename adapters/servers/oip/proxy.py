@@ -15,6 +15,7 @@ from demur.monitor.config.server import LimitsConfig, ProxyConfig
 from demur.monitor.engine import Engine
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.event import RefusalEvent
+from demur.monitor.service.listening import bind
 
 SLACK_BYTES = 16 << 20
 WORKERS = 64  # threads; each waits for upstream most of its time
@@ -83,18 +84,7 @@ class OipProxy:
 
     def start(self) -> str:
         """Listen and serve; returns the address. Raises: ConfigurationError when the address cannot be listened on."""
-        unix = self._listen.startswith("unix:")
-        try:
-            port = (
-                self._server.add_insecure_port(self._listen)
-                if unix or self._credentials is None
-                else self._server.add_secure_port(self._listen, self._credentials)
-            )
-        except RuntimeError as error:
-            raise ConfigurationError(
-                f"proxy: cannot listen on {self._listen} ({error}); choose a free address or stop what holds it"
-            ) from error
-        self._address = self._listen if unix else f"{self._listen.rpartition(':')[0]}:{port}"
+        self._address = bind(self._server, self._listen, self._credentials)
         self._server.start()
         return self._address
 
