@@ -54,20 +54,22 @@ class HttpEndpoint:
                 return _answer(first, outputs)
             if first is not None and first.status_code in TRANSIENT:
                 raise self._refusal(first)
+            self._binary = False
         content, headers = _binary(feed, outputs) if self._binary else _json(feed, outputs)
         answer = self._post(content, headers)
         if not answer.is_success:
             raise self._refusal(answer)
-        self._binary = bool(self._binary)
         return _answer(answer, outputs)
 
     def close(self) -> None:
         self._client.close()
 
     def _tried(self, content: bytes, headers: Mapping[str, str]) -> httpx.Response | None:
-        """The answer; None when the connection broke: some servers hang up on a binary body before they have read it."""
+        """The answer; None when the connection broke: some servers hang up on a binary body before they have read it, or
+        after the error that they make of it, so the connection is not used again.
+        """
         try:
-            return self._post(content, headers)
+            return self._post(content, {**headers, "Connection": "close"})
         except Transient:
             return None
 
