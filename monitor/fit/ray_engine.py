@@ -17,6 +17,7 @@ from demur.detectors.score import BATCH_ROWS, Batch, Reference
 from demur.monitor.errors import ConfigurationError
 
 PAGE = mmap.ALLOCATIONGRANULARITY  # mappings begin at multiples of it
+BY_ROW = ("labels", "correct", "target")  # what a reference has of every row beside signals
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class RayEngine:
         import ray
 
         columns = {n: self._mapped(a) for n, a in reference.signals.items()}
-        rows = {n: self._mapped(a) for n in ("labels", "correct") if (a := getattr(reference, n)) is not None}
-        bare = replace(reference, signals={}, labels=None, correct=None, sides={}, engine=None, recover=None)
+        rows = {n: self._mapped(a) for n in BY_ROW if (a := getattr(reference, n)) is not None}
+        left: Any = dict.fromkeys(BY_ROW)
+        bare = replace(reference, signals={}, sides={}, engine=None, recover=None, **left)
         work = ray.put((bare, columns, rows, part, needs))
         numbers = ray.data.from_items(
             [{"chunk": n} for n in range(reference.chunks)], override_num_blocks=reference.chunks
