@@ -187,6 +187,13 @@ def test_a_head_that_never_ends_holds_no_connection(stage, before, drip):
         assert 0.4 < closed_after(connection, drip) < 5
 
 
+def test_a_head_that_begins_while_the_answer_is_under_way_holds_no_connection(stage):
+    proxy = stage.proxy(rest={"timeout_seconds": 0.5}).removeprefix("http://")
+    with socket.create_connection(tuple(proxy.split(":"))) as connection:
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\nPOST /v2/models/digits/infer HTTP/1.1\r\nX-Long: ")
+        assert closed_after(connection) < 5
+
+
 def test_a_client_that_waits_between_requests_is_kept(stage):
     with httpx.Client(timeout=20) as client:
         proxy = stage.proxy(rest={"timeout_seconds": 0.3})

@@ -40,6 +40,12 @@ class Connection(H11Protocol):
         elif not self._head.runs:
             self._head.start(self._no_head)
 
+    def on_response_complete(self) -> None:
+        """What came while the answer was under way begins the next head, and no more may follow."""
+        super().on_response_complete()
+        if self._between and self.conn.trailing_data[0] and not self.transport.is_closing():
+            self._head.start(self._no_head)
+
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered."""
         super().pause_writing()
