@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from demur.monitor.config.decoding import Decoding
 from demur.monitor.config.document import Section
 from demur.monitor.errors import BundleError, UnsupportedSchema
 
@@ -25,6 +27,16 @@ class SignalEntry(Section):
     low: float | None = None
     high: float | None = None
     output: str | None = None  # left out when None, so that bundles without it keep their bytes
+
+
+class OriginEntry(Section):
+    """Where the signals came from, as far as their tables said: the decoding part of the signal map and its digest, and the
+    SHA-256 of the model's file as it was before it was instrumented.
+    """
+
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    decoding_digest: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    model: str = Field("", pattern=r"^([0-9a-f]{64})?$")
 
 
 class ScoreEntry(Section):
@@ -110,6 +122,12 @@ class Manifest(Section):
     tolerance: float = Field(1e-5, gt=0, le=1e-3)
     environment: dict[str, str]
     members: dict[str, MemberEntry]
+    origin: OriginEntry | None = None  # left out when None, so that bundles without it keep their bytes
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """How the signals of the tables were decoded; empty when they were the model's outputs as they are, or nobody knows."""
+        return Decoding({} if self.origin is None else self.origin.decoding)
 
     def encode(self) -> bytes:
         """The manifest's bytes: sorted keys, two-space indent, so that people can read and diff it."""
@@ -117,6 +135,8 @@ class Manifest(Section):
         for signal in document["signals"]:
             if signal["output"] is None:
                 del signal["output"]
+        if document["origin"] is None:
+            del document["origin"]
         return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
     @staticmethod
@@ -139,6 +159,10 @@ class Manifest(Section):
             raise BundleError(
                 "the rules are not those the promises were calibrated under; run `demur calibrate` after changing a rule"
             )
+        if manifest.origin is not None and manifest.origin.decoding_digest != (
+            manifest.decoding.digest if manifest.decoding else ""
+        ):
+            raise BundleError("origin.decoding does not have the digest that stands beside it; build the bundle again")
         return manifest
 
 

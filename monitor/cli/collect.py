@@ -162,8 +162,7 @@ def _signals(summary: TableSummary) -> None:
 
 def _left_out(table: Any) -> Iterator[str]:
     if table.empty:
-        kept = "" if table.path.suffix in (".parquet", ".pq") else "; their numbers are in _empty_groups"
-        yield f"{table.empty:,} inputs have no rows{kept}: a table's groups are those with rows"
+        yield f"{table.empty:,} of {table.inputs:,} inputs have no rows; their numbers are in empty_groups"
     if table.without_head:
         yield "Parquet cannot hold the model's head; fit recovers it from features and logits, or write .npz"
     if table.without_labels:

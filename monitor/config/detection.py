@@ -107,6 +107,11 @@ class DetectionConfig(Section):
         return self.outputs.get(role, TENSORS[self.layout].get(role, ""))
 
     @property
+    def further(self) -> tuple[Role, ...]:
+        """Parts beyond those the layout always has, which are read because they are named."""
+        return tuple(role for role in FURTHER.get(self.layout, ()) if role in self.outputs)
+
+    @property
     def start(self) -> int:
         """The number of the first class in the model's own numbering."""
         if self.first_class is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.evaluate.errors import EvaluationError
+from demur.monitor.fit.columns import BESIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,4 +96,4 @@ def labelled(columns: Mapping[str, Any], objects: Mapping[Any, Objects], iou: fl
 
 def _of_rows(name: str, array: Any, whole: NDArray[np.bool_]) -> bool:
     """Whether a column has an entry a row; a table file may also hold numbers beside its rows."""
-    return not name.startswith(("_", "head_")) and len(array) == len(whole)
+    return not name.startswith(("_", "head_")) and name not in BESIDE and len(array) == len(whole)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from demur.monitor.fit.beside import beside_column, beside_of
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.memory import Budget
 
@@ -28,24 +29,33 @@ class ParquetTable:
         self._path, self._budget = path, budget
         self._files = parquet_files(path) if path.is_dir() else [path]
         self._rows, self._names = 0, tuple[str, ...]()
+        self._beside: dict[str, str] = {}
         for number, file in enumerate(self._files):
             with pq.ParquetFile(file) as opened:
                 self._rows += opened.metadata.num_rows
                 names = tuple(opened.schema_arrow.names)
+                beside = beside_of(opened.schema_arrow.metadata)
             if number and set(names) != set(self._names):
                 raise TableError(f"{file}: expected columns {sorted(self._names)}, got {sorted(names)}; write it again")
-            self._names = self._names or names
+            if number and beside != self._beside:
+                raise TableError(
+                    f"{file}: its metadata (how it was collected, groups without rows) differs from that of {self._files[0].name}; "
+                    "expected parts of one table"
+                )
+            self._names, self._beside = self._names or names, beside
         _refuse_twins(path, self._names)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self._names
+        return (*self._names, *(name for name in self._beside if name not in self._names))
 
     def read(self, name: str) -> NDArray[Any]:
         """The column: (N,) for plain values, (N, width) for lists.
 
         Raises: TableError for nulls, lists of unequal length, unsupported types or fewer rows than the footer says.
         """
+        if name not in self._names:
+            return beside_column(self._beside[name], name)
         return _gathered(self._arrays(name), self._rows, f"{self._path}: {name}", self._budget)
 
     def _arrays(self, name: str) -> Iterator[Any]:
@@ -61,18 +71,20 @@ class ArrowTable:
     def __init__(self, path: Path, budget: Budget) -> None:
         self._path, self._budget = path, budget
         with pa.ipc.open_stream(self._stream()) as reader:
-            self._names = tuple(reader.schema.names)
+            self._names, self._beside = tuple(reader.schema.names), beside_of(reader.schema.metadata)
         _refuse_twins(path, self._names)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self._names
+        return (*self._names, *(name for name in self._beside if name not in self._names))
 
     def read(self, name: str) -> NDArray[Any]:
         """The column: (N,) for plain values, (N, width) for lists.
 
         Raises: TableError for nulls, unequal lists, unsupported types or a stream that ends before its last byte.
         """
+        if name not in self._names:
+            return beside_column(self._beside[name], name)
         stream, options = self._stream(), pa.ipc.IpcReadOptions(included_fields=[self._names.index(name)])
         with pa.ipc.open_stream(self._stream(), options=options) as reader:
             rows = sum(len(batch) for batch in reader)

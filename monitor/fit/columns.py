@@ -14,6 +14,12 @@ FLAGS = {"loss": ("0 (right)", "1 (wrong)"), "eval_only": ("0 (any use)", "1 (ev
 NAMES = ("group_id", "slice", "id")
 ROW_COLUMNS = (*INTEGERS, *NAMES, "weight", "target")
 HEAD = ("head_weight", "head_bias")
+EMPTY_GROUPS, ORIGIN = "empty_groups", "_origin"
+BESIDE = (
+    EMPTY_GROUPS,
+    ORIGIN,
+)  # short lists that are not of rows; Parquet, Arrow and safetensors keep them as metadata
+METADATA = "demur."  # what their names begin with there
 SIGNAL_DTYPES = tuple(np.dtype(f"f{size}") for size in (2, 4, 8))
 
 

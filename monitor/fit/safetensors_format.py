@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.monitor.fit.beside import beside_column, beside_of
 from demur.monitor.fit.errors import TableError
 
 DTYPES = {
@@ -28,22 +29,25 @@ class SafetensorsFile:
         self._path = path
         # INVARIANT: the library refuses overlapping, uncovered or truncated tensors, so the offsets can be trusted.
         with safe_open(str(path), framework="np") as file:
-            names = tuple(file.keys())
+            names, metadata = tuple(file.keys()), file.metadata()
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
         self._tensors: dict[str, dict[str, Any]] = {name: header[name] for name in names}
         self._start = 8 + length
+        self._beside = beside_of(metadata)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._tensors))
+        return (*sorted(self._tensors), *(name for name in self._beside if name not in self._tensors))
 
     def read(self, name: str) -> NDArray[Any]:
         """The tensor, memory-mapped read-only.
 
         Raises: TableError for a dtype NumPy does not have (bfloat16, float8).
         """
+        if name not in self._tensors:
+            return beside_column(self._beside[name], name)
         tensor = self._tensors[name]
         if tensor["dtype"] not in DTYPES:
             raise TableError(

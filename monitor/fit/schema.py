@@ -8,35 +8,40 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.monitor.fit.columns import HEAD, ROW_COLUMNS, head_array, row_column, signal
+from demur.monitor.fit.columns import BESIDE, EMPTY_GROUPS, HEAD, ORIGIN, ROW_COLUMNS, head_array, row_column, signal
 from demur.monitor.fit.errors import TableError, suggestion
+from demur.monitor.fit.origin import Origin
 
-KNOWN = (*ROW_COLUMNS, *HEAD)
+KNOWN = (*ROW_COLUMNS, *HEAD, EMPTY_GROUPS)
 SHORTEST_TYPO = 3
 
 
 class Parts(NamedTuple):
-    """Checked columns by what they are: signals (N, width), row columns (N,), head arrays."""
+    """Checked columns by what they are: signals (N, width), row columns (N,), head arrays, ids of groups without rows (E,),
+    and where the signals come from.
+    """
 
     signals: dict[str, NDArray[Any]]
     given: dict[str, NDArray[Any]]
     head: dict[str, NDArray[np.float32]]
+    empty_groups: NDArray[Any] | None = None
+    origin: Origin | None = None
 
 
 def wanted(names: Collection[str], signals: Mapping[str, int] | None, source: str) -> list[str]:
-    """The columns to read: all without a leading underscore, or with `signals` given only those and the known ones.
+    """The columns to read: all but those of a leading underscore, or with `signals` given only those and the known ones.
 
     Raises: TableError when a signal is missing, or a column left out looks like a misspelt known one.
     """
     if signals is None:
-        return [name for name in names if not name.startswith("_")]
+        return [name for name in names if not name.startswith("_") or name == ORIGIN]
     if missing := [name for name in signals if name not in names]:
         hint = suggestion(missing[0], [name for name in names if name not in KNOWN])
         there = ", ".join(sorted(names)) or "none"
         raise TableError(
             f"{source}: {missing[0]}: expected this signal, got columns {there}{hint}; rename it or change `signals:`"
         )
-    chosen = [name for name in names if name in signals or name in KNOWN]
+    chosen = [name for name in names if name in signals or name in KNOWN or name == ORIGIN]
     for name in sorted(set(names) - set(chosen)):
         _refuse_typo(name, [column for column in ROW_COLUMNS if column not in names], source)
     return chosen
@@ -47,13 +52,15 @@ def checked(arrays: Mapping[str, NDArray[Any]], widths: Mapping[str, int] | None
 
     Raises: TableError for a wrong name, shape, dtype or number of rows.
     """
-    parts = Parts({}, {}, {})
+    parts = Parts({}, {}, {}, _empty_groups(arrays, source), _origin(arrays, source))
     for name, array in arrays.items():
         where = f"{source}: {name}"
         if widths is not None and name in widths:
             parts.signals[name] = signal(array, widths[name], where)
         elif name in ROW_COLUMNS:
             parts.given[name] = row_column(name, array, where)
+        elif name in BESIDE:
+            continue
         elif name in HEAD:
             parts.head[name] = head_array(array, 2 if name == "head_weight" else 1, where)
         elif array.ndim == 1:
@@ -70,6 +77,28 @@ def checked(arrays: Mapping[str, NDArray[Any]], widths: Mapping[str, int] | None
     _equal_rows({**parts.signals, **parts.given}, source)
     _fitting_head(parts, source)
     return parts
+
+
+def _origin(arrays: Mapping[str, NDArray[Any]], source: str) -> Origin | None:
+    return Origin.parse(arrays[ORIGIN], f"{source}: {ORIGIN}") if ORIGIN in arrays else None
+
+
+def _empty_groups(arrays: Mapping[str, NDArray[Any]], source: str) -> NDArray[Any] | None:
+    """(E,) distinct ids, as group_id's are. Raises: TableError when one of them has rows, or no row has an id."""
+    if EMPTY_GROUPS not in arrays:
+        return None
+    where, held = f"{source}: {EMPTY_GROUPS}", arrays[EMPTY_GROUPS]
+    if "group_id" not in arrays:
+        raise TableError(f"{where}: expected group_id beside it, the group of each row; add that column")
+    group = row_column("group_id", arrays["group_id"], f"{source}: group_id")
+    empty = row_column("group_id", held, where) if held.size else np.empty(0, group.dtype)
+    if empty.size and empty.dtype.kind != group.dtype.kind:
+        raise TableError(f"{where}: expected ids like those of group_id, {group.dtype}, got {empty.dtype}")
+    if len(np.unique(empty)) < len(empty):
+        raise TableError(f"{where}: a group is named twice; name each group without rows once")
+    if len(both := np.intersect1d(empty, group)):
+        raise TableError(f"{where}: expected groups without rows, {both[0]} has some; take it out of {EMPTY_GROUPS}")
+    return empty
 
 
 def _refuse_typo(name: str, absent: Collection[str], source: str) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.monitor.fit.columns import as_array
+from demur.monitor.fit.columns import HEAD, as_array
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.fingerprint import TableDigest, row_hashes
 from demur.monitor.fit.memory import Budget
+from demur.monitor.fit.origin import Origin
 from demur.monitor.fit.readers import open_columns, reading
 from demur.monitor.fit.schema import Parts, checked, wanted
 from demur.monitor.observation import Grouping
@@ -33,7 +34,8 @@ class SignalsTable:
     Make one with `from_arrays`, `from_columns` or `load_table`, which check everything. `given` holds the row columns
     that were supplied, in canonical form; the properties add the defaults. head_weight (C, D) and head_bias (C,)
     float32 are the model's last linear layer. `source` says where the table came from. With a `tolerance`, a regression's
-    row is wrong when its signal `estimate` is off the column `target` by more than that.
+    row is wrong when its signal `estimate` is off the column `target` by more than that. `empty_groups` (E,) are the ids of
+    groups that have no rows, `origin` says how the signals were decoded; None when nobody knows.
     """
 
     signals: Mapping[str, NDArray[Any]]
@@ -42,6 +44,8 @@ class SignalsTable:
     head_bias: NDArray[np.float32] | None = None
     source: str = "arrays"
     tolerance: float | None = None
+    empty_groups: NDArray[Any] | None = None
+    origin: Origin | None = None
 
     @classmethod
     def from_arrays(cls, **columns: Any) -> SignalsTable:
@@ -65,7 +69,9 @@ class SignalsTable:
 
     @classmethod
     def _of(cls, parts: Parts, source: str) -> SignalsTable:
-        return cls(parts.signals, parts.given, parts.head.get("head_weight"), parts.head.get("head_bias"), source)
+        weight, bias = (parts.head.get(name) for name in HEAD)
+        beside: dict[str, Any] = {"empty_groups": parts.empty_groups, "origin": parts.origin}
+        return cls(parts.signals, parts.given, weight, bias, source, **beside)
 
     def __len__(self) -> int:
         return len(next(iter(self.signals.values())))
@@ -131,6 +137,11 @@ class SignalsTable:
         return Grouping(index.astype(np.int64), names.astype(np.int64))
 
     @property
+    def empty(self) -> int:
+        """How many groups have no rows, as far as it is known."""
+        return 0 if self.empty_groups is None else len(self.empty_groups)
+
+    @property
     def slice(self) -> NDArray[Any] | None:
         """(N,) int64 or strings, the slice each row is reported under."""
         return self.given.get("slice")
@@ -161,12 +172,13 @@ class SignalsTable:
         return SignalsTable({name: self.signals[name] for name in names}, source=self.source)
 
     def take(self, rows: Any) -> SignalsTable:
-        """Some rows: a slice, indices or a mask (N,). Slices and consecutive indices stay views of a mapped file.
+        """Some rows: a slice, indices or a mask (N,). Slices and consecutive indices stay views of a mapped file. Groups
+        without rows are not among them.
 
         Raises: TableError for indices outside the table or a mask of another length.
         """
         where = _positions(rows, len(self), self.source)
-        return replace(self, signals=_cut(self.signals, where), given=_cut(self.given, where))
+        return replace(self, signals=_cut(self.signals, where), given=_cut(self.given, where), empty_groups=None)
 
     def batches(self, rows: int | None = None) -> Iterator[SignalsTable]:
         """Parts of at most `rows` consecutive rows (default about 16 MiB), signals as contiguous float32 in memory."""
@@ -174,7 +186,7 @@ class SignalsTable:
         for start in range(0, len(self), step):
             part = slice(start, start + step)
             signals = {name: float32(array[part]) for name, array in self.signals.items()}
-            yield replace(self, signals=signals, given=_cut(self.given, part))
+            yield replace(self, signals=signals, given=_cut(self.given, part), empty_groups=None)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Every signal as one contiguous float32 array in memory."""
@@ -191,6 +203,7 @@ class SignalsTable:
             digest.add("signal", name, "float32", (len(self), width), parts)
         head = {"head_weight": self.head_weight, "head_bias": self.head_bias}
         digest.add_all("row", self.given)
+        digest.add_all("beside", {"empty_groups": np.sort(self.empty_groups)} if self.empty_groups is not None else {})
         digest.add_all("head", {name: array for name, array in head.items() if array is not None})
         return digest.hexdigest()
 

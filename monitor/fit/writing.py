@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.monitor.fit.beside import metadata_of
+from demur.monitor.fit.columns import BESIDE
 from demur.monitor.fit.errors import TableError
 
 Columns = Mapping[str, NDArray[Any]]
@@ -51,10 +53,11 @@ def _npz(file: Any, columns: Columns) -> None:
 def _safetensors(file: Any, columns: Columns) -> None:
     from safetensors.numpy import save
 
-    for name, array in columns.items():
+    rows = {name: array for name, array in columns.items() if name not in BESIDE}
+    for name, array in rows.items():
         if array.dtype.kind not in "fiub":
             raise TableError(f"{name}: expected numbers for .safetensors, got {array.dtype}; write .npz or .parquet")
-    file.write(save({name: np.ascontiguousarray(array) for name, array in columns.items()}))
+    file.write(save({name: np.ascontiguousarray(array) for name, array in rows.items()}, metadata_of(columns) or None))
 
 
 def _parquet(file: Any, columns: Columns) -> None:
@@ -74,9 +77,10 @@ def _arrow(file: Any, columns: Columns) -> None:
 def _arrow_table(columns: Columns) -> Any:
     import pyarrow as pa
 
-    rows = max(len(array) for array in columns.values())
+    of_rows = {name: array for name, array in columns.items() if name not in BESIDE}
+    rows = max(len(array) for array in of_rows.values())
     made = {}
-    for name, array in columns.items():
+    for name, array in of_rows.items():
         if array.ndim > 2 or len(array) != rows:
             raise TableError(
                 f"{name}: expected ({rows},) or ({rows}, width), got {array.shape}; write .npz or a folder"
@@ -85,7 +89,7 @@ def _arrow_table(columns: Columns) -> Any:
             made[name] = pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
         else:
             made[name] = pa.array(array.tolist() if array.dtype.kind == "U" else array)
-    return pa.table(made)
+    return pa.table(made, metadata=metadata_of(columns) or None)
 
 
 WRITERS: dict[str, Callable[[Any, Columns], None]] = {

@@ -83,14 +83,14 @@ def test_a_table_of_boxes_is_labelled_with_what_is_in_the_images():
         "box": np.array([[*square, 1], [*square, 1], [8, 8, 12, 12, 1], [*square, 1], [np.nan] * 5], np.float32),
         "logits": np.array([[2, 0], [1, 0], [1, 0], [2, 0], [np.nan] * 2], np.float32),
         "group_id": np.array([7, 7, 7, 8, 8]),
-        "_empty_groups": np.array([3]),
+        "empty_groups": np.array([3]),
     }
     objects = {7: Objects(np.array([square, [8, 8, 12, 12]], np.float32), np.array([0, 1]))}
     found = labelled(columns, objects)
     assert found["loss"].tolist() == [0, 1, 1, 1]
     assert found["label"].tolist() == found["prediction"].tolist() == [0, 0, 0, 0]
     assert found["group_id"].tolist() == [7, 7, 7, 8]
-    assert found["_empty_groups"].tolist() == [3]
+    assert found["empty_groups"].tolist() == [3]
     with pytest.raises(EvaluationError, match="expected box"):
         labelled({"logits": columns["logits"], "group_id": columns["group_id"]}, objects)
     with pytest.raises(EvaluationError, match="logits or prediction"):

@@ -230,7 +230,7 @@ def test_boxes_are_rows_and_inputs_without_any_are_recorded(here, monkeypatch, b
     np.testing.assert_array_equal(table.group_id, group)
     np.testing.assert_array_equal(table.slice, group % 2)
     close(table.signals["logits"], logits[group])
-    np.testing.assert_array_equal(np.load("table.npz")["_empty_groups"], np.flatnonzero(counts == 0))
+    np.testing.assert_array_equal(np.load("table.npz")["empty_groups"], np.flatnonzero(counts == 0))
     assert (made.tables[0].empty, made.tables[0].inputs) == ((counts == 0).sum(), 45)
     assert table.label is None
     assert table.target is None
@@ -242,8 +242,8 @@ def test_boxes_are_rows_and_inputs_without_any_are_recorded(here, monkeypatch, b
     kept = {
         *halves[0].group_id,
         *halves[1].group_id,
-        *np.load("a.npz")["_empty_groups"],
-        *np.load("b.npz")["_empty_groups"],
+        *np.load("a.npz")["empty_groups"],
+        *np.load("b.npz")["empty_groups"],
     }
     assert kept == set(range(45))
 

@@ -15,11 +15,12 @@ from demur.adapters.models.collect.parts import Part
 from demur.adapters.models.collect.signal_reader import SignalReader
 from demur.adapters.models.collect.streamed import Column, Streamed, write
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.fit.columns import EMPTY_GROUPS, ORIGIN
+from demur.monitor.fit.origin import Origin
 
 OF_INPUTS = ("label", "target", "group_id")  # of an image, not of the boxes in it
 PREDICTING = ("logits", "probabilities", "log_probabilities")
 PARQUET = (".parquet", ".pq")
-EMPTY = "_empty_groups"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,14 @@ class Written:
 
 
 class Tables:
-    """The rows of all parts, with the dataset's `known` columns (one entry an input) beside them."""
+    """The rows of all parts, with the dataset's `known` columns (one entry an input) beside them; `model` is the SHA-256 of the
+    model's file, "" when nobody knows it.
+    """
 
-    def __init__(self, parts: Sequence[Part], known: Mapping[str, NDArray[Any]], signals: SignalReader) -> None:
-        self._parts, self._signals = parts, signals
+    def __init__(
+        self, parts: Sequence[Part], known: Mapping[str, NDArray[Any]], signals: SignalReader, model: str = ""
+    ) -> None:
+        self._parts, self._signals, self._origin = parts, signals, Origin(signals.decoding, model)
         names = parts[0].columns()
         self._widths = {name: shape[1] for name, (shape, _) in names.items() if name not in (INPUT, GROUP)}
         self._boxes = GROUP in names
@@ -66,8 +71,9 @@ class Tables:
         member = np.zeros(len(counts), np.bool_)
         member[inputs] = True
         flat = path.suffix in PARQUET
-        beside = {**self._signals.head, **({EMPTY: empty} if self._boxes else {})}
-        write(path, Streamed(rows, self._columns(member), {} if flat else beside))
+        beside = {ORIGIN: self._origin.column()} if self._origin else {}
+        beside |= {EMPTY_GROUPS: empty} if self._boxes else {}
+        write(path, Streamed(rows, self._columns(member), beside if flat else {**self._signals.head, **beside}))
         return Written(
             path,
             rows,

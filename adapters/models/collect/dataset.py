@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from demur.adapters.models.collect.pixels import Pixels
 from demur.adapters.models.collect.tensor_spec import TensorSpec, one_of
 from demur.monitor.errors import ConfigurationError
-from demur.monitor.fit.columns import HEAD, ROW_COLUMNS
+from demur.monitor.fit.columns import EMPTY_GROUPS, HEAD, ROW_COLUMNS
 from demur.monitor.fit.errors import suggestion
 
 OF_THE_MODEL = ("prediction", "loss")  # of whatever model was run before, not of this one
@@ -100,7 +100,7 @@ def renamed(names: tuple[str, ...], reading: Reading, where: str) -> dict[str, s
 
 def feeding(names: tuple[str, ...], sources: Mapping[str, str], reading: Reading) -> tuple[str, ...]:
     """The columns that inputs may be fed from: those that are no row columns, signals' heads or hidden."""
-    taken = {*sources.values(), *OF_THE_MODEL, *HEAD} - reading.fed
+    taken = {*sources.values(), *OF_THE_MODEL, *HEAD, EMPTY_GROUPS} - reading.fed
     return tuple(name for name in names if name not in taken and not name.startswith("_"))
 
 

@@ -36,7 +36,9 @@ class Model(Protocol):
         ...
 
     def identity(self) -> Mapping[str, str]:
-        """What must be the same for a stopped run to be continued."""
+        """What must be the same for a stopped run to be continued; `origin`, where it is known, is the SHA-256 of the model's
+        file as it was before it was instrumented.
+        """
         ...
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -14,6 +14,7 @@ from demur.adapters.models.collect.model import Access
 from demur.adapters.models.collect.tensor_spec import TensorSpec, one_of, spec
 from demur.adapters.models.graph import Graph
 from demur.adapters.models.graph_file import ModelFile, encoded
+from demur.adapters.models.instrument.check import ORIGIN
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.session import Session, environment
 
@@ -36,6 +37,7 @@ class OnnxModel:
         self.outputs: tuple[str, ...] = graph.outputs
         self.inputs: tuple[TensorSpec, ...] = tuple(_spec(value) for value in graph.inputs.values())
         self._digest, self._access = _digest(file, path), access
+        self._origin = instrumented_from(file) or file.digest
         model = file.model if outputs is None else _only(graph, outputs, path)
         self._session = Session(
             encoded(model), providers=access.providers, threads=access.threads, whole=True, weights=file.folder
@@ -46,6 +48,7 @@ class OnnxModel:
         runtime = {name: environment()[name] for name in ("onnxruntime", "cpu")}
         return {
             "sha256": self._digest,
+            "origin": self._origin,
             "providers": ",".join(self._session.providers),
             "threads": str(self._access.threads),
             **runtime,
@@ -62,6 +65,11 @@ class OnnxModel:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def instrumented_from(file: ModelFile) -> str:
+    """SHA-256 (hex) of the model that this one was instrumented from, "" when it was not."""
+    return next((p.value for p in file.model.metadata_props if p.key == ORIGIN), "")
 
 
 def _digest(file: ModelFile, path: Path) -> str:

@@ -80,7 +80,9 @@ def _written(
     """The tables, when every call was answered; the parts stay otherwise."""
     try:
         calls.run(parts, tick)
-        found = Tables(parts.parts, calls.dataset.known, calls.signals).write(targets, calls.plan.order, table_of)
+        model = calls.model.identity().get("origin", "")
+        tables = Tables(parts.parts, calls.dataset.known, calls.signals, model)
+        found = tables.write(targets, calls.plan.order, table_of)
         parts.remove()
     finally:
         parts.close()

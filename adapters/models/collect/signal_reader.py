@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from demur.adapters.models.adapters_of import output_adapter
 from demur.adapters.models.collect.tensor_spec import one_of
 from demur.adapters.models.output_adapter import Observed
 from demur.detectors.scores import SCORES
+from demur.monitor.config.decoding import decoding_of
 from demur.monitor.config.document import load, parse
 from demur.monitor.config.policy import RESERVED
 from demur.monitor.config.signal_map import SignalMapConfig
@@ -28,7 +28,9 @@ MapSource = SignalMapConfig | str | Path | Mapping[str, Any]
 
 
 class SignalReader:
-    """Which outputs are needed, and what rows they hold. `kinds` says what the numbers are, where the map knows it."""
+    """Which outputs are needed, and what rows they hold. `kinds` says what the numbers are, where the map knows it;
+    `decoding` is the part of the map that decides them.
+    """
 
     def __init__(self, config: SignalMapConfig, folder: Path) -> None:
         """`folder` is the map's own. Raises: ConfigurationError for a map without signals."""
@@ -52,7 +54,8 @@ class SignalReader:
             )
         self.kinds = dict(config.kinds)
         self.head = {} if config.head is None else _head(folder / config.head)
-        self.document = {**config.model_dump(mode="json", exclude_none=True), **_fitted(config, folder)}
+        self.decoding = decoding_of(config, folder)
+        self.document = {**config.model_dump(mode="json", exclude_none=True), "decoding": self.decoding.digest}
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -128,13 +131,6 @@ def _numbers(array: NDArray[Any], inputs: int) -> NDArray[np.float32]:
     """An input's numbers side by side, as the proxy takes them."""
     with np.errstate(over="ignore"):
         return array.reshape(inputs, math.prod(array.shape[1:])).astype(np.float32)
-
-
-def _fitted(config: SignalMapConfig, folder: Path) -> dict[str, str]:
-    """Digest of the file that a segmentation map names: it is part of what the map says."""
-    if config.segmentation is None or config.segmentation.fitted is None:
-        return {}
-    return {"fitted_sha256": hashlib.sha256((folder / config.segmentation.fitted).read_bytes()).hexdigest()}
 
 
 def _head(path: Path) -> dict[str, NDArray[np.float32]]:

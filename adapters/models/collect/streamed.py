@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.monitor.fit.beside import metadata_of
 from demur.monitor.fit.errors import TableError
 
 BLOCK_BYTES = 8 << 20
@@ -32,7 +33,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """N rows in columns, and arrays beside the rows (a head), which Parquet cannot hold."""
+    """N rows in columns, and arrays beside the rows: Parquet keeps short lists as metadata, and cannot hold a head."""
 
     rows: int
     columns: Mapping[str, Column]
@@ -116,7 +117,8 @@ def _parquet(path: Path, table: Streamed) -> None:
     size = max(FEWEST_ROWS, BLOCK_BYTES // row_bytes)
     blocks = {name: _blocks(column, size) for name, column in table.columns.items()}
     words = [name for name, column in table.columns.items() if column.dtype.kind == "U"]
-    schema = pa.schema([(name, _arrow_type(pa, column)) for name, column in table.columns.items()])
+    fields = [(name, _arrow_type(pa, column)) for name, column in table.columns.items()]
+    schema = pa.schema(fields, metadata=metadata_of(table.beside) or None)
     with path.open("wb") as file:
         with pq.ParquetWriter(file, schema, write_page_checksum=True, use_dictionary=words) as writer:
             for parts in zip(*blocks.values(), strict=True):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from demur.adapters.models.collect.parts import Part, Parts
 from demur.adapters.models.collect.streamed import Column, Streamed, check_target, write
 from demur.monitor.errors import DemurError
-from demur.monitor.fit.columns import HEAD, head_array
+from demur.monitor.fit.columns import BESIDE, HEAD, head_array
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.schema import checked
 
@@ -32,12 +32,14 @@ class TableWriter:
         check_target(self._path)
         self._parts = Parts(self._path.with_name(f".{self._path.name}.rows"), {"work": "append"}, restart=True)
         self._head: dict[str, NDArray[np.float32]] = {}
+        self._beside: dict[str, list[NDArray[Any]]] = {}
 
     def __len__(self) -> int:
         return self._parts.done
 
     def append(self, columns: Mapping[str, Any]) -> None:
-        """Rows in the columns of a signals table: signals (N, width) floats, kept as float32; label, id, ... (N,).
+        """Rows in the columns of a signals table: signals (N, width) floats, kept as float32; label, id, ... (N,); what a
+        table has beside its rows.
 
         They are copied: the caller may use its arrays again.
 
@@ -50,6 +52,8 @@ class TableWriter:
             self.head(head)
         with np.errstate(over="ignore"):
             signals = {name: np.array(array, np.float32) for name, array in parts.signals.items()}
+        for name in set(BESIDE) & set(arrays):
+            self._beside.setdefault(name, []).append(arrays[name])
         rows = {**signals, **{name: np.array(array) for name, array in parts.given.items()}}
         self._parts.append(rows, len(next(iter(rows.values()))))
 
@@ -67,7 +71,8 @@ class TableWriter:
             raise TableError(f"{self._path}: no rows were appended, so there is no table to write")
         shapes = {name: shape for name, (shape, _) in self._parts.parts[0].columns().items()}
         columns = {name: self._column(name, *shape[1:]) for name, shape in shapes.items()}
-        write(self._path, Streamed(self._parts.done, columns, self._head))
+        beside = {name: np.unique(np.concatenate(self._beside[name])) for name in BESIDE if name in self._beside}
+        write(self._path, Streamed(self._parts.done, columns, {**self._head, **beside}))
         self._parts.remove()
         return self._path
 

@@ -17,7 +17,9 @@ from demur.adapters.models.detection.selected import Selected
 from demur.adapters.models.detection.suppression import cluster, suppressed
 from demur.adapters.models.detection.tensors import LOGIT_LIMIT, Array, Places, Tensors, room
 from demur.adapters.models.output_adapter import Observed
+from demur.monitor.config.decoding import decoding_of
 from demur.monitor.config.detection import SUPPRESSED_BY_US, TENSORS, DetectionConfig
+from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.errors import InvalidObservation
 
 LAYOUTS: dict[str, type[Grid | RawTensorFlow | Queries | Selected]] = {
@@ -56,6 +58,7 @@ class Detector:
     def __init__(self, config: DetectionConfig) -> None:
         self.config = config
         self._layout: Layout = LAYOUTS[config.layout](config)
+        self._decoding = decoding_of(SignalMapConfig(detection=config))
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -88,7 +91,8 @@ class Detector:
         held = np.zeros(len(whole), np.bool_)
         held[whole] = saturated
         scores = _spread(found.score[image, place], whole)
-        return Detections(_spread(boxes, whole), scores, labels, chosen.image, len(found.boxes), signals, held)
+        rows = (_spread(boxes, whole), scores, labels, chosen.image)
+        return Detections(*rows, len(found.boxes), signals, held, self._decoding)
 
     def observe(self, tensors: Tensors) -> Observed:
         """The rows of these tensors, each image a group. Raises: InvalidObservation, as `__call__`."""

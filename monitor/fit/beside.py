@@ -1,0 +1,43 @@
+"""Lists that belong to a table but not to its rows, where a format has no place for them but its metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demur.monitor.fit.columns import BESIDE, METADATA
+from demur.monitor.fit.errors import TableError
+
+LARGEST_BYTES = 64 << 20  # an id of eight digits for each of six million images
+
+
+def beside_of(metadata: Mapping[Any, Any] | None) -> dict[str, str]:
+    """The lists in the metadata of a file, each as the JSON text it is stored as, by the column's name."""
+    held = {_text(key): value for key, value in (metadata or {}).items()}
+    return {name: _text(held[METADATA + name]) for name in BESIDE if METADATA + name in held}
+
+
+def beside_column(text: str, name: str) -> NDArray[Any]:
+    """(k,) integers or strings. Raises: TableError for another thing."""
+    try:
+        values = json.loads(text) if len(text) <= LARGEST_BYTES else None
+        plain = isinstance(values, list) and all(type(v) in (int, str) for v in values)
+        array = np.asarray(values) if plain else None
+    except (ValueError, RecursionError, OverflowError):
+        array = None
+    if array is None or (array.size and array.dtype.kind not in "iuU"):
+        raise TableError(f"{name}: expected a list of ids in the file's metadata; write the table again")
+    return array
+
+
+def metadata_of(columns: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """What goes into a file's metadata: the lists among these columns."""
+    return {METADATA + name: json.dumps(array.tolist()) for name, array in columns.items() if name in BESIDE}
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
