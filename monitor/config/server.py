@@ -113,6 +113,11 @@ class ProxyConfig(Section):
     listen: Address = Field("", description="host:port or unix:/path for gRPC clients")
     upstream: str = Field("", description="host:port or unix:/path of the inference server's gRPC side")
     upstream_tls_ca: Path | None = Field(None, description="speak TLS to it, and trust this authority")
+    upstream_timeout_seconds: float = Field(
+        60,
+        gt=0,
+        description="a gRPC call that is no stream may wait so long for upstream; a client's shorter deadline wins",
+    )
     annotate: Annotated[
         Literal["off", "parameters", "outputs"],
         BeforeValidator(_switched, json_schema_input_type=bool | Literal["off", "parameters", "outputs"]),

@@ -18,7 +18,6 @@ from demur.monitor.event import RefusalEvent
 from demur.monitor.service.listening import bind
 
 SLACK_BYTES = 16 << 20
-WORKERS = 64  # threads; each waits for upstream most of its time
 
 
 class OipProxy:
@@ -44,7 +43,6 @@ class OipProxy:
         server_credentials: grpc.ServerCredentials | None = None,
         upstream_credentials: grpc.ChannelCredentials | None = None,
         on_refusal: Callable[[RefusalEvent], None] = lambda _: None,
-        workers: int = WORKERS,
     ) -> None:
         limits = limits or LimitsConfig()
         self.models = proxied(config.models, engines, limits)
@@ -55,8 +53,11 @@ class OipProxy:
             config.upstream,
             credentials=upstream_credentials or _upstream_credentials(config),
             message_bytes=limits.message_bytes,
+            timeout_seconds=config.upstream_timeout_seconds,
+            calls=limits.concurrent_rpcs,
         )
-        self._pool = ThreadPoolExecutor(workers + config.streams, "demur-oip")
+        # A thread for each call that may be open, made when it is first needed: it waits for upstream most of its time.
+        self._pool = ThreadPoolExecutor(limits.concurrent_rpcs + config.streams, "demur-oip")
         self._server = grpc.server(
             self._pool,
             options=(

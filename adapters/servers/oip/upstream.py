@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,11 +13,27 @@ from typing import Any
 import grpc
 from grpc.experimental import ChannelOptions
 
+from demur.adapters.servers.oip.places import CrowdedError, Places
+
 FOREVER_SECONDS = 365 * 86400.0  # grpcio reports "no deadline" as some 9e18 seconds
 OURS_ALONE = frozenset(
     ("user-agent", "content-type", "te", "host", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-status")
 )
 METHODS_KEPT = 64  # callables kept; the names come from clients
+SLACK_SECONDS = 0.05  # the deadline travels, and the other side may say first that it has passed
+# gRPC's words, which nothing but their text tells from an upstream's own UNAVAILABLE.
+BROKEN = re.compile(
+    r"failed to connect|connection|socket|ping timeout|keepalive|recvmsg|sendmsg|goaway|resolution", re.IGNORECASE
+)
+KEEPALIVE = (
+    # What was sent to a machine that is gone stays unacknowledged: the kernel gives up after this time (TCP_USER_TIMEOUT),
+    # instead of after a quarter of an hour. gRPC sets it only where keepalive is on.
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Pings find a peer that acknowledges and does nothing. Servers, by default, end connections pinged more often than every
+    # five minutes.
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # else a minute, whatever keepalive's own timeout says (grpcio 1.85)
+)
 
 Pairs = tuple[tuple[str, str | bytes], ...]
 
@@ -65,14 +82,28 @@ class Outcome:
 
 
 class Upstream:
-    """Channels to the server. Deadline, metadata and cancellation of the client's call become those of the forwarded one."""
+    """Channels to the server. Deadline, metadata and cancellation of the client's call become those of the forwarded one.
 
-    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None, message_bytes: int) -> None:
+    A unary call takes at most `timeout_seconds`, and calls of one model at most three quarters of `calls` places: a server or
+    a model that hangs holds up nobody else. Streams have their own bound, and no limit of time.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        credentials: grpc.ChannelCredentials | None,
+        message_bytes: int,
+        timeout_seconds: float,
+        calls: int,
+    ) -> None:
         self.target, self.message_bytes = target, message_bytes
+        self._timeout, self._places = timeout_seconds, Places(calls)
         options = (
             ("grpc.max_receive_message_length", message_bytes),
             ("grpc.max_send_message_length", -1),  # a client's message was measured when it came; ours add some names
             ("grpc.service_config_disable_resolution", 1),
+            *KEEPALIVE,
         )
         self._channel = _channel(target, credentials, options)
         # A unary method called as one that streams its answer is the same on the wire. In grpcio it is the one kind of call
@@ -83,10 +114,16 @@ class Upstream:
 
     def forward(self, method: str, request: bytes, context: Any, seconds: float | None = None) -> Outcome:
         """Call a unary method, for at most `seconds`; returns when the call has ended, however it ended."""
-        limits = [s for s in (seconds_left(context), seconds) if s is not None]
-        call = self._method(method)(
-            request, timeout=min(limits, default=None), metadata=passed_on(context.invocation_metadata())
-        )
+        try:
+            with self._places.one(_kind(method, request)):
+                return self._forwarded(method, request, context, seconds)
+        except CrowdedError as error:
+            return Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, f"demur: {error}", b"", (), ())
+
+    def _forwarded(self, method: str, request: bytes, context: Any, seconds: float | None) -> Outcome:
+        ends = perf_counter() + self._timeout
+        limits = [s for s in (seconds_left(context), seconds, self._timeout) if s is not None]
+        call = self._method(method)(request, timeout=min(limits), metadata=passed_on(context.invocation_metadata()))
         if not context.add_callback(call.cancel):
             call.cancel()  # the client had gone before
         answers: list[bytes] = []
@@ -101,11 +138,20 @@ class Upstream:
             return Outcome(grpc.StatusCode.INTERNAL, said, b"", (), ())
         return Outcome(
             code,
-            call.details() or "",
+            self._words(call, late=perf_counter() >= ends - SLACK_SECONDS),
             answers[0] if answers else b"",
             passed_on(call.initial_metadata()),
             passed_on(call.trailing_metadata()),
         )
+
+    def _words(self, call: Any, *, late: bool) -> str:
+        """Upstream's own; ours where it said nothing."""
+        code, details = call.code(), call.details() or ""
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and late:
+            return f"demur: upstream {self.target} did not answer within {self._timeout:g} s (proxy.upstream_timeout_seconds)"
+        if code is grpc.StatusCode.UNAVAILABLE and BROKEN.search(details):
+            return f"{details} (demur: upstream {self.target} is not there, or went away)"
+        return details
 
     def stream(self, method: str, requests: Iterator[bytes], context: Any) -> Any:
         """Open a call that streams both ways; the caller reads, and ends, what is returned."""
@@ -120,6 +166,12 @@ class Upstream:
         """End every call."""
         self._channel.close()
         self._unary_channel.close()
+
+
+def _kind(method: str, request: bytes) -> tuple[str, bytes]:
+    """Calls that hang together: of one method and one model, whose name begins every message that has one."""
+    size = request[1] if request[:1] == b"\x0a" and len(request) > 1 and request[1] < 128 else 0
+    return method, request[2 : 2 + size]
 
 
 def _channel(target: str, credentials: grpc.ChannelCredentials | None, options: Any) -> grpc.Channel:
