@@ -20,7 +20,8 @@ class Folds:
     Refusal and selective stages share units only when every refusal threshold is an order statistic of independent units
     and uses no label. Then, given each threshold, the unit at it, and on which side of it every other unit falls, the others
     are independent and distributed as the truncated law of their side: the survivors are a fresh sample of what the refusal
-    rules accept, once the units exactly at a threshold are dropped. Otherwise `disjoint`: half the units set the refusal
+    rules accept, once the units exactly at a threshold are dropped. A column chosen among several is chosen by all their
+    thresholds, which say something about its survivors. Then, and otherwise, `disjoint`: half the units set the refusal
     thresholds, the rest are for the selective rules. Several selective rules never share units, since each uses labels.
     """
 

@@ -95,10 +95,10 @@ def calibrate(
     first = joint.stage(joints(specs), refusing, sample, folds, seed)
     chosen = [*first, *risk.stage(selectives(specs), refusing, sample, folds, seed, first)]
     fitted = [*refusing, *((c.spec, c.thresholds) for c in chosen)]
-    by_name = {spec.name: thresholds for spec, thresholds in fitted}
+    by_name = {spec.name: (spec, thresholds) for spec, thresholds in fitted}
     statements = {s.rule: s for s in (*refusal.statements(refusing, alphas, sample), *(c.statement for c in chosen))}
     return Calibrated(
-        rules=tuple(_rule(s, by_name[s.name]) for s in specs),
+        rules=tuple(_rule(*by_name[s.name]) for s in specs),
         tables=_tables(specs, sample, refusing),
         statements=tuple(statements[s.name] for s in specs),
         total=_total(fitted, sample, refuse_good_at_most, alphas, seed),
@@ -128,7 +128,8 @@ def _check_sample(specs: Sequence[RuleSpec], sample: CalibrationSample) -> None:
     if sample.group is None and any(s.unit == "group" for s in specs):
         raise ValueError("group rules need each calibration row's group id, got none")
     for spec in specs:
-        sample.column(spec.column, sample.groups if spec.unit == "group" else sample.rows)
+        for column in spec.columns:
+            sample.column(column, sample.groups if spec.unit == "group" else sample.rows)
 
 
 def _refusal_stage(
@@ -142,19 +143,19 @@ def _refusal_stage(
     after = len(joints(specs)) + len(selectives(specs))
     labelled = any(p.good == "correct" for _, p in refusals(specs))
     weighted = sample.clustered and any(s.unit == "row" for s, _ in refusals(specs))
+    chosen = any(s.candidates for s in specs)
 
     def attempt(*, disjoint: bool) -> tuple[Folds, Fitted]:
         folds = split(sample, after, seed, disjoint=disjoint)
         units = folds.refusal()
         try:
             return folds, [
-                (s, _named(s, p, alphas.get(s.name), sample, units, refuse_small=refuse_small))
-                for s, p in label_free(specs)
+                _named(s, p, alphas.get(s.name), sample, units, refuse_small=refuse_small) for s, p in label_free(specs)
             ]
         except CalibrationRefused as refused:
             raise (_of_a_part(refused, sample, units) if disjoint else refused) from None
 
-    folds, fitted = attempt(disjoint=bool(after and (labelled or weighted)))
+    folds, fitted = attempt(disjoint=bool(after and (labelled or weighted or chosen)))
     # A tie at a threshold is an atom of the score: rows at it are accepted, so dropping them would bias the survivors.
     if after and not folds.disjoint and any(thresholds.tied for _, thresholds in fitted):
         return attempt(disjoint=True)
@@ -169,12 +170,15 @@ def _named(
     units: NDArray[np.bool_],
     *,
     refuse_small: bool,
-) -> Thresholds:
+) -> tuple[RuleSpec, Thresholds]:
+    """The rule, on the column that was chosen for it, and its threshold."""
     try:
         if isinstance(promise, StableAtContamination):
-            return refusal.stable(spec, promise, sample, units)
+            return spec, refusal.stable(spec, promise, sample, units)
         assert alpha is not None  # noqa: S101 - INVARIANT: levels() has every refusal rule
-        return refusal.thresholds(spec, promise, alpha, sample, units, refuse_small=refuse_small)
+        if spec.candidates:
+            return refusal.most_powerful(spec, promise, alpha, sample, units)
+        return spec, refusal.thresholds(spec, promise, alpha, sample, units, refuse_small=refuse_small)
     except CalibrationRefused as cause:
         raise CalibrationRefused(
             str(cause), rule=spec.name, rows_needed=cause.rows_needed, supported=cause.supported
@@ -207,7 +211,7 @@ def _tables(
 ) -> dict[str, tuple[NDArray[np.float32], ...]]:
     """A rule's column has the table its threshold comes from, so that p <= alpha and score > threshold are one event."""
     units = np.ones(sample.units, dtype=np.bool_)
-    judged: dict[str, Unit] = {s.column: s.unit for s in specs}
+    judged: dict[str, Unit] = {c: s.unit for s in specs for c in s.columns}
     tables = {}
     for name, column in sample.scores.items():
         unit: Unit = judged.get(name, "group" if sample.groups and len(column) != sample.rows else "row")

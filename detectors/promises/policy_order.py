@@ -67,19 +67,26 @@ def check_policy(specs: Sequence[RuleSpec]) -> None:
 def _check_columns(specs: Sequence[RuleSpec]) -> None:
     for first in specs:
         for other in specs:
-            if first.column == other.column and (first.unit, first.sliced) != (other.unit, other.sliced):
+            shared = _shared(first, other)
+            if shared and (first.unit, first.sliced) != (other.unit, other.sliced):
                 raise ValueError(
-                    f'rules "{first.name}" and "{other.name}" use column {first.column!r} with different units or slices; '
+                    f'rules "{first.name}" and "{other.name}" use column {shared!r} with different units or slices; '
                     "name two columns"
                 )
     judged = [(s, p.good if isinstance(p, RefuseGoodAtMost) else "id") for s, p in label_free(specs)]
     for first, one in judged:
         for other, two in judged:
-            if first.column == other.column and one != two:
+            shared = _shared(first, other)
+            if shared and one != two:
                 raise ValueError(
-                    f'rules "{first.name}" and "{other.name}" use column {first.column!r} with good: {one} and '
+                    f'rules "{first.name}" and "{other.name}" use column {shared!r} with good: {one} and '
                     f"{two}, but a column has one calibration table; name two columns"
                 )
+
+
+def _shared(first: RuleSpec, other: RuleSpec) -> str | None:
+    """A column that both may look at."""
+    return next((column for column in first.columns if column in other.columns), None)
 
 
 def levels(specs: Sequence[RuleSpec], total: Level | None) -> dict[str, Fraction]:

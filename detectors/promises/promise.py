@@ -161,8 +161,10 @@ Promise = RefuseGoodAtMost | ErrorWhenAcceptedAtMost | WrongAndAcceptedAtMost | 
 class RuleSpec:
     """One rule before calibration: a score column, the unit it judges, the reason it gives and what it promises.
 
-    Raises: ValueError for slices of anything but rows, for a sliced selective-risk promise, and for a reason that no
-    calibrated rule may give (INVALID and UNAVAILABLE are found by the engine and do not count towards a promise).
+    With `candidates`, calibration puts the column among them in place of `column` that refuses most labelled outliers.
+    Raises: ValueError for slices of anything but rows, for a sliced selective-risk promise, for candidates without a promise
+    by neyman_pearson, and for a reason that no calibrated rule may give (INVALID and UNAVAILABLE are found by the engine and
+    do not count towards a promise).
     """
 
     name: str
@@ -171,6 +173,12 @@ class RuleSpec:
     promise: Promise
     unit: Unit = "row"
     sliced: bool = False
+    candidates: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column it may look at."""
+        return self.candidates or (self.column,)
 
     def __post_init__(self) -> None:
         if self.unit not in ("row", "group", "stream"):
@@ -184,6 +192,21 @@ class RuleSpec:
                 f'rule "{self.name}": {kind(self.promise)} is promised for the whole policy, not by slice; '
                 "remove `sliced` or promise refuse_good_at_most"
             )
+        if self.candidates:
+            self._check_candidates()
+
+    def _check_candidates(self) -> None:
+        if len(set(self.candidates)) < len(self.candidates) or self.column not in self.candidates:
+            raise ValueError(
+                f'rule "{self.name}": expected different columns to choose from, got {list(self.candidates)}'
+            )
+        if not isinstance(self.promise, RefuseGoodAtMost) or self.promise.by != "neyman_pearson":
+            raise ValueError(
+                f'rule "{self.name}": only refuse_good_at_most by: neyman_pearson chooses among columns; name one column, or '
+                "fuse them"
+            )
+        if self.sliced:
+            raise ValueError(f'rule "{self.name}": a choice among columns is made for all rows; remove `sliced`')
 
 
 KINDS: dict[type[Promise], str] = {
@@ -231,6 +254,7 @@ def policy_digest(specs: Sequence[RuleSpec], refuse_good_at_most: Level | None =
             "sliced": s.sliced,
             "promise": _plain(s.promise),
         }
+        | ({"candidates": list(s.candidates)} if s.candidates else {})
         for s in specs
     ]
     total = "" if refuse_good_at_most is None else str(exact(refuse_good_at_most))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from demur.detectors.promises import conditional, slices, stability
+from demur.detectors.promises import conditional, neyman_pearson, slices, stability
 from demur.detectors.promises.clustered import INFLATION, clustered_table
 from demur.detectors.promises.fold import row_mask
 from demur.detectors.promises.promise import (
@@ -18,6 +19,7 @@ from demur.detectors.promises.promise import (
     StableAtContamination,
 )
 from demur.detectors.promises.statement import BUNDLE_CONFIDENCE, Statement
+from demur.detectors.promises.wording import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +64,31 @@ def thresholds(
     return slices.by_class(scores, sample.predicted[good], sample.classes, promise, alpha, refuse_small=refuse_small)
 
 
+def most_powerful(
+    spec: RuleSpec, promise: RefuseGoodAtMost, alpha: Level, sample: CalibrationSample, units: NDArray[np.bool_]
+) -> tuple[RuleSpec, slices.Thresholds]:
+    """The rule on the candidate that refuses most labelled outliers, every candidate paid for, and its threshold.
+
+    Raises: CalibrationRefused without finite outliers in every candidate, or with too few good units.
+    """
+    tables = {c: table(sample, c, spec.unit, promise.good, units) for c in spec.candidates}
+    outliers = {c: known_outliers(sample, c) for c in spec.candidates}
+    if missing := [c for c, found in outliers.items() if not found.size]:
+        raise CalibrationRefused(
+            f"chooses among {listed(list(spec.candidates))} by their power on labelled outliers, and there are none for "
+            f"{listed(missing)}; fit with --outliers, or name one column"
+        )
+    chosen = neyman_pearson.choose(
+        {c: (t.scores, outliers[c]) for c, t in tables.items()},
+        alpha,
+        promise.confidence or BUNDLE_CONFIDENCE,
+        inflation=tables[spec.column].inflation,
+    )
+    value = np.array([chosen.threshold], np.float32)
+    found = slices.Thresholds(value, np.zeros(1, np.bool_), (tables[chosen.column],), (chosen.rank,), chosen.compared)
+    return replace(spec, column=chosen.column), found
+
+
 def stable(
     spec: RuleSpec, promise: StableAtContamination, sample: CalibrationSample, units: NDArray[np.bool_]
 ) -> slices.Thresholds:
@@ -77,11 +104,16 @@ def stable(
 
 def power(spec: RuleSpec, thresholds: slices.Thresholds, sample: CalibrationSample) -> tuple[int, int] | None:
     """How many of the labelled outliers the rule refuses, and of how many; None when there are none, or no class is known."""
-    outliers = sample.outliers.get(spec.column)
-    if outliers is None or spec.sliced or not np.isfinite(outliers).any():
+    outliers = known_outliers(sample, spec.column)
+    if spec.sliced or not outliers.size:
         return None
-    outliers = outliers[np.isfinite(outliers)]
     return int(np.count_nonzero(thresholds.refuses(outliers, None))), outliers.size
+
+
+def known_outliers(sample: CalibrationSample, column: str) -> NDArray[np.float32]:
+    """The finite scores (m,) of labelled outliers: others are INVALID in service, whatever the threshold."""
+    outliers = sample.outliers.get(column, np.empty(0, np.float32))
+    return outliers[np.isfinite(outliers)]
 
 
 def statements(refusing: Fitted, alphas: Mapping[str, Fraction], sample: CalibrationSample) -> list[Statement]:
@@ -130,6 +162,7 @@ def _refusal_statement(
         pooled=tuple(np.flatnonzero(thresholds.pooled).tolist()),
         by=promise.by,
         power=power(spec, thresholds, sample),
+        compared=thresholds.compared,
     )
 
 

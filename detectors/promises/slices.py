@@ -14,6 +14,8 @@ from demur.detectors.promises.wording import percent, percent_up
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from demur.detectors.promises.neyman_pearson import Power
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -55,12 +57,16 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """Thresholds (1,) or (C,) float32, the tables they are order statistics of, their ranks, and which slices use the pooled table."""
+    """Thresholds (1,) or (C,) float32, the tables they are order statistics of, their ranks, and which slices use the pooled table.
+
+    `compared` are the columns that one was chosen from, with their powers.
+    """
 
     values: NDArray[np.float32]
     pooled: NDArray[np.bool_]
     tables: tuple[Table, ...]
     ranks: tuple[int, ...]
+    compared: tuple[Power, ...] = ()
 
     def bound(self, confidence: float) -> float:
         """The largest tolerance bound of a slice with its own table; in (0, 1]."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from demur.detectors.promises.binomial import interval
+from demur.detectors.promises.neyman_pearson import power_level
 from demur.detectors.promises.wording import listed, percent, percent_down, percent_up
 
 if TYPE_CHECKING:
     from demur.detectors.policy import Unit
+    from demur.detectors.promises.neyman_pearson import Power
     from demur.detectors.promises.promise import Good, Level
     from demur.detectors.promises.stability import Stability
 
@@ -55,7 +57,8 @@ class Statement:
     `level` is alpha or the risk; `confidence` is None for a promise that holds on average over calibration draws, `bound`
     then holds for this bundle with 95 % confidence. `n` counts calibration units, or survivors for selective risk. `tried`
     is a stricter risk that `n` survivors did not support and `tried_needs` about how many would (None: no number would). `by`
-    names the theorem; `power` counts the labelled outliers refused, and all of them; `stability` is RejEx's account.
+    names the theorem; `power` counts the labelled outliers refused, and all of them, `compared` those of every column that
+    this one was chosen from; `stability` is RejEx's account.
     """
 
     rule: str
@@ -73,6 +76,7 @@ class Statement:
     tried_needs: int | None = None
     by: str = "split"
     power: tuple[int, int] | None = None
+    compared: tuple[Power, ...] = ()
     stability: Stability | None = None
 
     @property
@@ -95,7 +99,8 @@ class Statement:
             )
         if self.kind == "tolerance" and self.by == "split" and self.clustered and self.unit == "row":
             return "the binomial tolerance limit over groups (Bentkus 2004)"
-        return THEOREMS[self.kind, self.by]
+        among = f" among {len(self.compared)} columns" if self.compared else ""
+        return THEOREMS[self.kind, self.by] + among
 
     @property
     def units(self) -> str:
@@ -150,10 +155,19 @@ class Statement:
         if self.power is None:
             return "No labelled outliers were given: its power is not known." if self.by == "neyman_pearson" else ""
         refused, n = self.power
-        low, high = interval(refused, n, BUNDLE_CONFIDENCE)
-        return (
+        low, high = interval(refused, n, power_level(len(self.compared) or 1, BUNDLE_CONFIDENCE))
+        return self._chosen() + (
             f"Of the {n} labelled outliers {100 * refused / n:.1f} % are refused "
             f"({percent(BUNDLE_CONFIDENCE, 0)} interval {percent_down(low)} to {percent_up(high)} for outliers like them)."
+        )
+
+    def _chosen(self) -> str:
+        if not self.compared:
+            return ""
+        powers = listed([f"{p.column} {100 * p.share:.1f} %" for p in self.compared])
+        best = max(self.compared, key=lambda p: p.share).column
+        return (
+            f"{best} was chosen for refusing most labelled outliers, among {powers}; the promise pays for all of them. "
         )
 
     def _tried(self) -> str:

@@ -50,7 +50,7 @@ def choose(
 
 
 def _check_rules(policy: PolicyConfig, chosen: Selection) -> None:
-    asked: list[Any] = [r.name for r in policy.rules if r.when == ERRORS]
+    asked: list[Any] = [r.name for r in policy.rules if ERRORS in r.scores]
     if asked and chosen.errors is None:
         raise ConfigurationError(
             f"rule {asked[0]} looks at `errors`, but the selection set cannot tell which score sees errors: it needs "

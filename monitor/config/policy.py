@@ -14,7 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 # What stands beside signals in a table, in a graph, or among the arguments of `Monitor.assess`.
 RESERVED = frozenset(
-    """group_id group_count groups state model deadline label prediction loss slice weight target id head_weight head_bias""".split()
+    """group_id group_count groups state model deadline label prediction loss slice weight target id head_weight head_bias empty_groups""".split()
 )
 
 
@@ -57,7 +57,9 @@ class ScoreConfig(Section):
 class RuleBody(Section):
     """What stands under a rule's name."""
 
-    when: str = Field(description="the score whose column this rule looks at")
+    when: str | Annotated[list[str], Field(min_length=2, max_length=64)] = Field(
+        description="the score whose column this rule looks at; of a list, by neyman_pearson, the one that refuses most outliers"
+    )
     promise: PromiseConfig
     unit: Literal["row", "group", "stream"] = Field("row", description="what is judged and calibrated")
     aggregate: Literal["max", "mean"] | None = Field(
@@ -73,6 +75,11 @@ class RuleConfig(RuleBody):
     """One rule: the score it looks at, its promise, its unit."""
 
     name: Name = Field(description="the name that verdicts give")
+
+    @property
+    def scores(self) -> list[str]:
+        """The scores it looks at, or that it is to choose from."""
+        return [self.when] if isinstance(self.when, str) else self.when
 
 
 # What may be written, for the JSON Schema; the functions below turn it into the sections above.
@@ -120,6 +127,19 @@ def _rules(value: Any) -> Any:
         else v
         for v in value
     ]
+
+
+def _check_choice(rule: RuleConfig) -> None:
+    """Raises: ValueError for a list of scores where nothing chooses among them."""
+    if len(set(rule.scores)) < len(rule.scores):
+        raise ValueError(f"rule {rule.name}: `when` lists a score twice")
+    if rule.promise.by != "neyman_pearson":
+        raise ValueError(
+            f"rule {rule.name}: `when` lists several scores, of which only by: neyman_pearson chooses one; "
+            "name one score, or fuse them"
+        )
+    if rule.unit == "stream" or rule.slice:
+        raise ValueError(f"rule {rule.name}: a choice among scores is for all rows or groups; name one score")
 
 
 class PolicyConfig(Section):
@@ -189,12 +209,15 @@ class PolicyConfig(Section):
             if isinstance(members, list) and not all(isinstance(m, str) and m in others for m in members):
                 raise ValueError(f"score {score.name}: `of` must list other scores of this policy, got {members!r}")
         for rule in self.rules:
-            if rule.when not in known:
-                raise ValueError(
-                    f"rule {rule.name}: no score is named {rule.when!r}; scores are {', '.join(sorted(known))}"
-                )
+            for when in rule.scores:
+                if when not in known:
+                    raise ValueError(
+                        f"rule {rule.name}: no score is named {when!r}; scores are {', '.join(sorted(known))}"
+                    )
             if rule.aggregate and rule.unit != "group":
                 raise ValueError(f"rule {rule.name}: aggregate belongs to unit: group")
+            if not isinstance(rule.when, str):
+                _check_choice(rule)
         return self
 
     def kind(self, signal: str) -> str:

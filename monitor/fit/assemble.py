@@ -80,7 +80,7 @@ def assemble(
     """
     calibrated = calibrate(
         plan.specs,
-        evidence.sample({s.column for s in plan.specs}),
+        evidence.sample({c for s in plan.specs for c in s.columns}),
         refuse_good_at_most=config.refuse_good_at_most,
         small_slices=config.small_slices,
         seed=config.seed,

@@ -93,6 +93,16 @@ def with_outliers(
     return replace(evidence, outliers=kept)
 
 
+def check_outliers(policy: PolicyConfig, given: bool) -> None:
+    """Raises: ConfigurationError where a rule is to choose among scores by their power on outliers, and there are none."""
+    for rule in policy.rules:
+        if len(rule.scores) > 1 and not given:
+            raise ConfigurationError(
+                f"rule {rule.name}: `when` lists {', '.join(rule.scores)}, which are compared on labelled outliers; "
+                "give some with --outliers (outliers= in Python), or name one score"
+            )
+
+
 def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable) -> Evidence:
     from demur.detectors.stream import state_size
 

@@ -27,7 +27,7 @@ from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
-from demur.monitor.fit.gathering import gather, score_members, with_outliers
+from demur.monitor.fit.gathering import check_outliers, gather, score_members, with_outliers
 from demur.monitor.fit.known_rows import marks, seen
 from demur.monitor.fit.plan import Plan, plan
 from demur.monitor.fit.progress import Tick, Watched, silent
@@ -72,6 +72,7 @@ def fit(
         files[MEMBER] = chosen.encode()
     planned = plan(policy)
     ref, cal = as_table(reference, policy), as_table(calibration, policy)
+    check_outliers(policy, outliers is not None)
     sides = {n: as_table(s, policy) for n, s in (("outliers", outliers), ("wild", wild)) if s is not None}
     findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
     for name, side in sides.items():

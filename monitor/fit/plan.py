@@ -65,8 +65,9 @@ def plan(config: PolicyConfig) -> Plan:
         s.name: PlannedColumn(s.name, s.name, unit, fold="a" if s.name in members else "b") for s in config.scores
     }
     for rule in config.rules:
-        wanted = _column(rule, members)
-        columns.setdefault(wanted.name, wanted)
+        for when in rule.scores:
+            wanted = _column(rule, when, members)
+            columns.setdefault(wanted.name, wanted)
     return Plan(tuple(columns.values()), tuple(_spec(r, members) for r in config.rules), members)
 
 
@@ -90,31 +91,36 @@ def _check(config: PolicyConfig, members: frozenset[str]) -> None:
             f"{', '.join(sorted(steps))} judge token streams and cannot share a monitor with scores of rows; use two monitors"
         )
     for rule in config.rules:
-        if (rule.unit == "stream") != (rule.when in steps):
-            wanted = "stream" if rule.when in steps else "row or group"
-            raise ConfigurationError(
-                f"rule {rule.name}: expected unit: {wanted} for {rule.when}, got {rule.unit}; change the unit or the score"
-            )
+        for when in rule.scores:
+            if (rule.unit == "stream") != (when in steps):
+                wanted = "stream" if when in steps else "row or group"
+                raise ConfigurationError(
+                    f"rule {rule.name}: expected unit: {wanted} for {when}, got {rule.unit}; change the unit or the score"
+                )
         if rule.slice and rule.unit != "row":
             raise ConfigurationError(
                 f"rule {rule.name}: slices are predicted classes of rows, but the unit is {rule.unit}; leave one out"
             )
 
 
-def _column(rule: RuleConfig, members: frozenset[str]) -> PlannedColumn:
+def _column(rule: RuleConfig, when: str, members: frozenset[str]) -> PlannedColumn:
     if rule.unit == "group":
         aggregate = rule.aggregate or "max"
-        return PlannedColumn(f"{rule.when}@{aggregate}", rule.when, "group", aggregate)
+        return PlannedColumn(f"{when}@{aggregate}", when, "group", aggregate)
     if rule.slice:
-        return PlannedColumn(f"{rule.when}@class", rule.when, "row", sliced=True)
-    if rule.when in members:  # its own column feeds the fusion from fold A; the rule needs one of fold B
-        return PlannedColumn(f"{rule.when}@rule", rule.when, rule.unit)
-    return PlannedColumn(rule.when, rule.when, rule.unit)
+        return PlannedColumn(f"{when}@class", when, "row", sliced=True)
+    if when in members:  # its own column feeds the fusion from fold A; the rule needs one of fold B
+        return PlannedColumn(f"{when}@rule", when, rule.unit)
+    return PlannedColumn(when, when, rule.unit)
 
 
 def _spec(rule: RuleConfig, members: frozenset[str]) -> RuleSpec:
-    column = _column(rule, members).name
-    return RuleSpec(rule.name, column, reason(rule), promise(rule.promise), rule.unit, sliced=rule.slice is not None)
+    columns = tuple(_column(rule, when, members).name for when in rule.scores)
+    candidates = columns if len(columns) > 1 else ()
+    sliced = rule.slice is not None
+    return RuleSpec(
+        rule.name, columns[0], reason(rule), promise(rule.promise), rule.unit, sliced=sliced, candidates=candidates
+    )
 
 
 def promise(config: PromiseConfig) -> Promise:
