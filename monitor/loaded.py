@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from demur.detectors.reason import Reason
 from demur.monitor.bundle import Bundle, Manifest, graph, selftest
 from demur.monitor.bundle.manifest import RuleEntry
+from demur.monitor.config.decoding import Decoding
 from demur.monitor.errors import BundleError
 from demur.monitor.session import CPU, Session
 from demur.monitor.verdicts import PolicyView, RuleView
@@ -68,6 +69,16 @@ class Loaded:
     def unread(self) -> tuple[str, ...]:
         """Signals of the contract that no score reads: they may be sent or left out."""
         return tuple(n for n in self.widths if n not in self.session.inputs)
+
+    def conflict(self, decoding: Decoding) -> str:
+        """Why signals that were decoded like this cannot be judged by this bundle, or ""."""
+        said = decoding.conflict(self.manifest.decoding)
+        if not said:
+            return ""
+        return (
+            f"contract: signals are decoded otherwise than those this bundle was made from: {said}; "
+            "correct the signal map, or collect and fit again with it"
+        )
 
     @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:

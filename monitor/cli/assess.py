@@ -24,6 +24,7 @@ def assess(
     """
     from rich.table import Table
 
+    from demur.monitor.fit.contract import check_origin
     from demur.monitor.fit.offline import assess_table
     from demur.monitor.fit.table import load_table
     from demur.monitor.fit.verdict_table import terminal_rows, write_verdicts
@@ -31,6 +32,7 @@ def assess(
 
     monitor = Monitor.load(bundle)
     rows = load_table(table, monitor.engine.loaded.widths)
+    check_origin(rows, monitor.bundle.manifest)
     verdicts = assess_table(monitor, rows)
     ids = None if rows.id is None else rows.id.tolist()
     if output is not None:

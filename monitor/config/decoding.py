@@ -43,6 +43,9 @@ class Decoding:
 
     def differences(self, expected: Decoding) -> list[str]:
         """The keys in which this one differs: `detection.iou: expected 0.45, got 0.5`."""
+        lone = sorted({*self.document} ^ {*expected.document})
+        if lone:
+            return [f"{k}: expected {'a' if k in expected.document else 'no'} section of that name" for k in lone]
         ours, theirs = dict(_leaves(self.document)), dict(_leaves(expected.document))
         return [
             f"{key}: expected {_said(theirs, key)}, got {_said(ours, key)}"

@@ -25,6 +25,7 @@ from demur.monitor.evaluate.ranking import Ranking, open_set_of, rank
 from demur.monitor.evaluate.selection import selection_of
 from demur.monitor.evaluate.severities import Severity, severities_of
 from demur.monitor.fit.assemble import ROWS
+from demur.monitor.fit.contract import check_origin
 from demur.monitor.fit.known_rows import seen
 from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable, load_table
@@ -74,7 +75,7 @@ def evaluate(
 
 
 def as_table(source: Source, monitor: Monitor) -> SignalsTable:
-    """A signals table with exactly the bundle's signals. Raises: TableError."""
+    """A signals table with exactly the bundle's signals, decoded as its own were. Raises: TableError."""
     widths = monitor.engine.loaded.widths
     if isinstance(source, SignalsTable):
         table = source
@@ -82,6 +83,7 @@ def as_table(source: Source, monitor: Monitor) -> SignalsTable:
         table = SignalsTable.from_columns(source, widths)
     else:
         table = load_table(source, widths)
+    check_origin(table, monitor.bundle.manifest)
     return replace(table, tolerance=monitor.bundle.manifest.policy.get("tolerance"))
 
 

@@ -13,12 +13,15 @@ from demur.adapters.servers.oip import mapping
 from demur.adapters.servers.oip.reading import Again, Answered, Asked
 from demur.detectors.reason import Reason
 from demur.monitor.bundle import Bundle
-from demur.monitor.bundle.manifest import Manifest, SignalEntry
+from demur.monitor.bundle.manifest import Manifest, OriginEntry, SignalEntry
+from demur.monitor.config.decoding import decoding_of
 from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.config.server import LimitsConfig
+from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.engine import Conduct
 from demur.monitor.errors import ConfigurationError, InvalidObservation
+from demur.monitor.loaded import Loaded
 from tests.adapters.conftest import request
 from tests.adapters.test_oip_extras import image, read, same
 from tests.adapters.test_oip_remedies import values
@@ -27,15 +30,20 @@ from tests.service.bundles import group_bundle, row_bundle
 
 def naming(bundle: Bundle, output: str) -> Bundle:
     """The bundle with its signal's output named."""
-    signals = [s.model_copy(update={"output": output}) for s in bundle.manifest.signals]
-    fields = {
-        k: getattr(bundle.manifest, k)
-        for k in Manifest.model_fields
-        if k not in ("signals", "members", "rules_digest", "schema_version")
-    }
-    return Bundle.build(dict(bundle.members), signals=[s.model_dump() for s in signals], **{
-        k: [e.model_dump() for e in v] if isinstance(v, list) and v and hasattr(v[0], "model_dump") else v for k, v in fields.items()
-    })  # fmt: skip
+    return told(bundle, signals=[s.model_copy(update={"output": output}) for s in bundle.manifest.signals])
+
+
+def told(bundle: Bundle, **changed: object) -> Bundle:
+    """The bundle with other words in its manifest."""
+    own = {n: getattr(bundle.manifest, n) for n in Manifest.model_fields}
+    fields = {n: v for n, v in own.items() if n not in ("members", "rules_digest", "schema_version")}
+    return Bundle.build(dict(bundle.members), **{**fields, **changed})
+
+
+def decoded(bundle: Bundle, chart: dict[str, object]) -> Bundle:
+    """The bundle as if its tables had been collected with this map."""
+    found = decoding_of(parse(SignalMapConfig, chart, "the map"))
+    return told(bundle, origin=OriginEntry(decoding=dict(found.document), decoding_digest=found.digest))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +149,40 @@ def test_a_decoder_takes_refused_rows_out(honest, boxes):
     assert values(got, "label") == [3, 5]
     assert values(got, "scores") == values(read(honest.direct(image())), "scores")
     assert got.parameters["demur.action"].string_param == "REPLACE"
+
+
+DETECTION = {"detection": {"layout": "yolov8", "classes": 3, "image": [64, 64]}}
+
+
+def test_a_map_that_decodes_otherwise_than_the_bundles_is_refused_at_start(honest, boxes):
+    other = {"detection": {**DETECTION["detection"], "iou": 0.6}}
+    bundle = decoded(group_bundle(), DETECTION)
+    with pytest.raises(ConfigurationError, match=r"monitor toy: contract: .*detection\.iou: expected 0\.45, got 0\.6"):
+        honest.proxy(bundle=bundle, model={"signals": {}, "map": other})
+    with pytest.raises(ConfigurationError, match="detection: expected a section of that name"):
+        honest.proxy(bundle=bundle, model={"signals": {"logits": "scores"}})
+    honest.infer(honest.proxy(bundle=bundle, model={"signals": {}, "map": DETECTION}), image())
+    assert not honest.verdicts.cause
+    honest.decisions.clear()
+    honest.infer(honest.proxy(bundle=group_bundle(), model={"signals": {}, "map": other}), image())
+    assert not honest.verdicts.cause, "nothing is known of that bundle's decoding"
+
+
+def test_a_bundle_activated_later_that_was_decoded_otherwise_is_unavailable(honest, boxes):
+    other = {"detection": {**DETECTION["detection"], "floor": 0.5}}
+    proxy = honest.proxy(bundle=decoded(group_bundle(), DETECTION), model={"signals": {}, "map": DETECTION})
+    model = proxy.models["digits"]
+    before = model.engine.activate(Loaded.open(decoded(group_bundle(), other)))
+    asked = image()
+    assert honest.infer(proxy, asked) == honest.direct(asked)
+    assert not honest.verdicts.accept.any()
+    assert (honest.verdicts.reason_bits == Reason.UNAVAILABLE).all()
+    assert "contract: signals are decoded otherwise" in honest.verdicts.cause
+    assert "detection.floor: expected 0.5, got 0.25; correct the signal map" in honest.verdicts.cause
+    honest.decisions.clear()
+    model.engine.activate(before)
+    honest.infer(proxy, asked)
+    assert not honest.verdicts.cause
 
 
 def test_a_layout_that_is_not_there_abstains_with_the_decoders_words(honest, boxes):

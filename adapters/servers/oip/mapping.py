@@ -15,6 +15,7 @@ from demur.adapters.models.output_adapter import Observed, OutputAdapter
 from demur.adapters.servers.oip import tensors
 from demur.adapters.servers.oip.plan import Experience, Plan
 from demur.adapters.servers.oip.reading import Again, Answered, Asked, UnreadableOutputError
+from demur.monitor.config.decoding import Decoding, decoding_of
 from demur.monitor.config.document import parse, read_yaml
 from demur.monitor.config.proxied import ProxiedModelConfig
 from demur.monitor.config.server import LimitsConfig
@@ -52,11 +53,14 @@ class Gather(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Of one bundle: the upstream output of each signal, and those outputs that its scores need, each once."""
+    """Of one bundle: the upstream output of each signal, those outputs that its scores need, each once, and why the map
+    cannot serve it.
+    """
 
     loaded: Loaded
     outputs: Mapping[str, str]
     needed: tuple[str, ...]
+    conflict: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +78,7 @@ class ProxiedModel:
     gather: Gather | None = None
     rejections: Experience = field(default_factory=Experience)
     unfiltered: Experience = field(default_factory=Experience)
+    decoding: Decoding = field(default_factory=lambda: Decoding({}))
     _contracts: list[Contract] = field(default_factory=list)  # of the bundle last used
 
     def plan(self, asked: Asked) -> Plan:
@@ -103,7 +108,7 @@ class ProxiedModel:
             supplied = self.gather.signals if self.gather is not None else ()
             read = [n for s, n in outputs.items() if s not in loaded.unread and s not in supplied]
             needed = (*(self.adapter.outputs if self.adapter else read), *self._gathered_from(loaded))
-            known = Contract(loaded, outputs, tuple(dict.fromkeys(needed)))
+            known = Contract(loaded, outputs, tuple(dict.fromkeys(needed)), loaded.conflict(self.decoding))
             self._contracts[:] = [known]
         return known
 
@@ -120,7 +125,7 @@ class ProxiedModel:
         """The signals of this answer, or an observation without signals whose cause says why it cannot be assessed."""
         about: dict[str, Any] = {"request": asked.id, "model": {"name": asked.model, "version": asked.version}}
         try:
-            readable = _readable(answered, cause)
+            readable = _readable(answered, cause or self.contract(loaded).conflict)
             found = self._observed(loaded, readable)
             signals = dict(found.signals)
             if self.gather is not None:
@@ -244,7 +249,10 @@ def _proxied(
         )
     mapped = {**(signal_map.signals if signal_map is not None else {}), **config.signals}
     gather = None if signal_map is None else further_views(signal_map, limits)
-    return ProxiedModel(engine, mapped, limits, config, decoder, gather)
+    decoding = decoding_of(signal_map, folder)
+    if conflict := loaded.conflict(decoding):
+        raise ConfigurationError(f"{where}, monitor {config.monitor}: {conflict}")
+    return ProxiedModel(engine, mapped, limits, config, decoder, gather, decoding=decoding)
 
 
 def _never(inputs: Mapping[str, NDArray[Any]], seconds: float | None) -> Answered:  # noqa: ARG001

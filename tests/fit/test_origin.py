@@ -1,0 +1,202 @@
+"""How signals were decoded goes from the table into the bundle, and what was decoded otherwise is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+import demur
+from demur.monitor.bundle import Bundle, Manifest
+from demur.monitor.config.decoding import Decoding, decoding_of
+from demur.monitor.config.document import parse
+from demur.monitor.config.signal_map import SignalMapConfig
+from demur.monitor.errors import BundleError, ConfigurationError
+from demur.monitor.evaluate.hallucination import hallucinations
+from demur.monitor.fit.checks import ContractViolation
+from demur.monitor.fit.columns import EMPTY_GROUPS, ORIGIN
+from demur.monitor.fit.origin import Origin
+from demur.monitor.fit.pipeline import calibrate
+from demur.monitor.fit.table import SignalsTable, TableError, load_table
+from demur.monitor.fit.writing import write_columns
+
+MAP = {"detection": {"layout": "yolov8", "classes": 3, "image": [64, 64], "regions": {"maps": {"a": 8, "b": 16}}}}
+SIGNALS = ["logits", "box_features"]
+POLICY = {
+    "monitor": "boxes",
+    "signals": {"logits": 3},
+    "scores": ["energy"],
+    "rules": [{"unknown": {"when": "energy", "unit": "group", "promise": {"refuse_good_at_most": 0.1}}}],
+}
+FORMATS = ["t.npz", "t.parquet", "t.safetensors", "t.arrow", "folder"]
+
+
+def decoding(**changed: object) -> Decoding:
+    section = {**MAP["detection"], "signals": SIGNALS, **changed}
+    return decoding_of(parse(SignalMapConfig, {"detection": section}, "the map"))
+
+
+def boxes(seed: int, origin: Origin | None = None, **more: object) -> dict[str, object]:
+    rng = np.random.default_rng(seed)
+    found = {"logits": rng.normal(size=(200, 3)).astype(np.float32), "group_id": np.arange(200) // 2 + 1000 * seed}
+    return {**found, **({} if origin is None else {ORIGIN: origin.column()}), **more}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("signals", [None, {"logits": 3}])
+def test_every_format_keeps_origin_and_groups_without_rows(tmp_path, name, signals):
+    origin = Origin(decoding(), "ab" * 32)
+    write_columns(tmp_path / name, boxes(1, origin, empty_groups=np.array([7, 3])))
+    table = load_table(tmp_path / name, signals)
+    assert table.origin.decoding.digest == decoding().digest
+    assert table.origin.model == "ab" * 32
+    assert table.empty_groups.tolist() == [7, 3]
+    assert list(table.signals) == ["logits"]
+
+
+@pytest.mark.parametrize("name", ["t.npz", "t.parquet", "t.arrow", "folder"])
+def test_names_of_groups_without_rows_may_be_words(tmp_path, name):
+    words = boxes(1, group_id=np.array([f"img{i // 2}" for i in range(200)]), empty_groups=np.array(["none.png"]))
+    write_columns(tmp_path / name, words)
+    assert load_table(tmp_path / name).empty_groups.tolist() == ["none.png"]
+
+
+def test_the_digest_is_of_the_canonical_document():
+    document = {"b": {"y": 1, "x": [2.5, "ü"]}, "a": True}
+    raw = '{"a":true,"b":{"x":[2.5,"\\u00fc"],"y":1}}'
+    assert Decoding(document).digest == hashlib.sha256(raw.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"floor": 0.1}, "detection.floor: expected 0.25, got 0.1"),
+        ({"iou": 0.7}, "detection.iou: expected 0.45, got 0.7"),
+        ({"image": [64, 32]}, "detection.image: expected [64, 64], got [64, 32]"),
+        ({"first_class": 1}, "detection.first_class: expected 0, got 1"),
+        ({"regions": {"maps": {"b": 16, "a": 8}}}, 'detection.regions.maps: expected [["a", 8], ["b", 16]]'),
+        ({"classes": 4}, "detection.classes: expected 3, got 4"),
+    ],
+)
+def test_what_decides_the_numbers_is_compared_by_its_key(changed, said):
+    assert said in decoding(**changed).conflict(decoding())
+
+
+@pytest.mark.parametrize("changed", [{"outputs": {"predictions": "boxes"}}, {"signals": ["box_features", "box"]}])
+def test_where_tensors_are_does_not_matter(changed):
+    assert decoding(**changed).digest == decoding().digest
+    assert not decoding(**changed).conflict(decoding())
+
+
+def test_another_kind_of_decoding_is_told_by_its_section():
+    frames = decoding_of(parse(SignalMapConfig, {"segmentation": {"logits": "out", "score": "energy"}}, "the map"))
+    assert frames.conflict(decoding()) == (
+        "detection: expected a section of that name; segmentation: expected no section of that name"
+    )
+    assert not decoding().conflict(Decoding({}))
+
+
+def test_the_file_of_a_segmenter_is_part_of_it(tmp_path):
+    section = {"segmentation": {"logits": "out", "score": "energy", "fitted": "seg.onnx"}}
+    config = parse(SignalMapConfig, section, "the map")
+    with pytest.raises(ConfigurationError, match=r"seg\.onnx: cannot be read"):
+        decoding_of(config, tmp_path)
+    found = set()
+    for raw in (b"one", b"two"):
+        (tmp_path / "seg.onnx").write_bytes(raw)
+        found.add(decoding_of(config, tmp_path).digest)
+    assert len(found) == 2
+
+
+def test_fit_records_the_decoding_and_the_manifest_keeps_it(tmp_path):
+    origin = Origin(decoding(), "cd" * 32)
+    bundle = demur.fit(POLICY, reference=boxes(1, origin), calibration=boxes(2, origin))
+    bundle.save(tmp_path / "b.demur")
+    again = Bundle.load(tmp_path / "b.demur")
+    assert again.manifest.decoding.digest == decoding().digest == again.manifest.origin.decoding_digest
+    assert again.manifest.origin.model == "cd" * 32
+    assert again.manifest.origin.decoding["detection"]["floor"] == 0.25
+    document = json.loads(again.raw_manifest)
+    document["origin"]["decoding"]["detection"]["floor"] = 0.5
+    with pytest.raises(BundleError, match=r"origin\.decoding"):
+        Manifest.decode(json.dumps(document).encode())
+
+
+def test_tables_without_origin_are_compared_with_nothing():
+    bare = demur.fit(POLICY, reference=boxes(1), calibration=boxes(2))
+    assert bare.manifest.origin is None
+    assert b'"origin"' not in bare.raw_manifest
+    half = demur.fit(POLICY, reference=boxes(1, Origin(decoding())), calibration=boxes(2))
+    assert half.manifest.decoding.digest == decoding().digest
+
+
+def test_sets_that_were_decoded_otherwise_are_not_fitted_together():
+    ours, other = Origin(decoding()), Origin(decoding(iou=0.6))
+    with pytest.raises(
+        ContractViolation, match=r"calibration: signals.*those of reference: detection\.iou: expected 0\.45"
+    ):
+        demur.fit(POLICY, reference=boxes(1, ours), calibration=boxes(2, other))
+    bundle = demur.fit(POLICY, reference=boxes(1, ours), calibration=boxes(2, ours))
+    with pytest.raises(ContractViolation, match=r"those of the bundle: detection\.iou"):
+        calibrate(bundle, calibration=boxes(3, other))
+    assert calibrate(bundle, calibration=boxes(3)).manifest.decoding.digest == decoding().digest
+    for judge in (
+        lambda: demur.evaluate(bundle, boxes(3, other), bootstrap=0),
+        lambda: hallucinations(bundle, boxes(3, ours, loss=np.zeros(200, int)), boxes(4, other), bootstrap=0),
+    ):
+        with pytest.raises(ContractViolation, match=r"detection\.iou"):
+            judge()
+
+
+def test_two_models_are_told_and_the_calibration_sets_is_recorded():
+    first, second = Origin(model="1" * 64), Origin(model="2" * 64)
+    bundle = demur.fit(POLICY, reference=boxes(1, first), calibration=boxes(2, second))
+    assert bundle.manifest.origin.model == "2" * 64
+    assert any("reference from 1111111111111111..." in f for f in bundle.manifest.findings)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        np.array(["{"]),
+        np.array(["[]"]),
+        np.array(['{"other": 1}']),
+        np.array(['{"decoding": 3}']),
+        np.array(['{"decoding": {"a": NaN}}']),
+        np.array(['{"model": "zz"}']),
+        np.array(['{"decoding": ' + '{"a": ' * 500 + "1" + "}" * 501]),
+        np.array(['{"decoding": {"a": ' + "[" * 100_000]),
+        np.arange(3),
+        np.array([], np.str_),
+    ],
+)
+def test_an_origin_that_nobody_wrote_is_refused(broken):
+    with pytest.raises(TableError, match="_origin: expected what `demur collect` writes"):
+        SignalsTable.from_columns(boxes(1, **{ORIGIN: broken}))
+
+
+def test_rows_of_two_origins_are_no_table():
+    both = np.concatenate([Origin(decoding()).column(), Origin(decoding(iou=0.6)).column()])
+    with pytest.raises(TableError, match="collected in different ways"):
+        SignalsTable.from_columns(boxes(1, **{ORIGIN: both}))
+    same = np.concatenate([Origin(decoding()).column()] * 2)
+    assert SignalsTable.from_columns(boxes(1, **{ORIGIN: same})).origin.decoding.digest == decoding().digest
+
+
+@pytest.mark.parametrize(
+    ("empty", "said"),
+    [
+        (np.array([1000]), "1000 has some"),
+        (np.array([1, 1]), "named twice"),
+        (np.array(["a"]), "expected ids like those of group_id"),
+        (np.array([0.5]), "whole numbers"),
+        (np.zeros((2, 2)), r"expected shape \(N,\)"),
+    ],
+)
+def test_groups_without_rows_are_checked(empty, said):
+    with pytest.raises(TableError, match=f"{EMPTY_GROUPS}: .*{said}"):
+        SignalsTable.from_columns(boxes(1, empty_groups=empty))
+    with pytest.raises(TableError, match="expected group_id beside it"):
+        SignalsTable.from_columns({"logits": np.zeros((2, 3), np.float32), EMPTY_GROUPS: np.array([1])})
