@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-SHARE = 0.75  # of all places, for one kind of call
+KEPT = 4  # one place of so many is kept from a single kind of call
 
 
 class CrowdedError(Exception):
@@ -18,7 +18,7 @@ class Places:
     """Of `total` calls at once, those of one kind (a model's inferences, say) may be three quarters. Thread-safe."""
 
     def __init__(self, total: int) -> None:
-        self._most = max(1, int(total * SHARE))
+        self._most = total - total // KEPT
         self._held: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
 
