@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import yaml
 from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 import demur
@@ -20,7 +21,10 @@ from demur.adapters.models.collect import collect
 from demur.adapters.models.collect.model import Access
 from demur.adapters.models.collect.pixels import Pixels
 from demur.adapters.models.collect.split import assigned
+from demur.adapters.models.instrument import instrument
 from demur.monitor.cli.main import app
+from demur.monitor.config.decoding import decoding_of
+from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.errors import ConfigurationError, DemurError, InvalidObservation
 from demur.monitor.fit.table import load_table
 from tests.models import small
@@ -62,6 +66,36 @@ def test_the_three_formats_hold_the_same_table(here):
     given = dataset(70, slice=np.array([f"s{i % 11}" for i in range(70)]))
     digests = {load_table(collect("model.onnx", given, o).tables[0].path).digest() for o in ("a.npz", "b.parquet", "c")}
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("output", ["table.npz", "table.parquet", "table"])
+def test_a_table_says_which_model_it_is_of_instrumented_or_not(here, output):
+    digest = hashlib.sha256(Path("model.onnx").read_bytes()).hexdigest()
+    collect("model.onnx", dataset(), output)
+    assert load_table(output).origin.model == digest
+    assert not load_table(output).origin.decoding
+    instrument("model.onnx").save("more.instrumented.onnx")
+    collect("more.instrumented.onnx", dataset(), f"more-{output}", map="more.signals.yaml")
+    assert load_table(f"more-{output}", {"logits": small.CLASSES}).origin.model == digest
+
+
+def test_a_table_of_frames_says_how_they_were_decoded(here):
+    chart = {"segmentation": {"logits": "logits", "score": "energy", "signals": ["peak", "mean_risk"]}}
+    nodes = [helper.make_node("Identity", ["image"], ["logits"])]
+    shape = ["N", 4, 8, 8]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("image", "logits")]
+    onnx.save(
+        helper.make_model(
+            helper.make_graph(nodes, "g", ends[:1], ends[1:]), ir_version=8, opset_imports=[helper.make_opsetid("", 17)]
+        ),
+        "frames.onnx",
+    )
+    frames = {"image": np.random.default_rng(0).normal(size=(6, 4, 8, 8)).astype(np.float32)}
+    collect("frames.onnx", frames, "frames.npz", map=chart)
+    found = load_table("frames.npz").origin.decoding
+    assert found.digest == decoding_of(SignalMapConfig.model_validate(chart)).digest
+    assert found.document["segmentation"]["score"] == "energy"
+    assert "logits" not in found.document["segmentation"]
 
 
 def test_a_map_chooses_outputs_and_brings_the_head(here):

@@ -102,10 +102,10 @@ def test_calls_that_failed_for_a_passing_reason_are_made_again(here, transport):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_server_that_stays_away_stops_the_run_which_can_go_on(here, transport):
-    collect("model.onnx", DATASET, "file.npz", batch=10)
     served = Served(small.graph())
     with Serving(served) as serving:
         where = url(serving, transport)
+        collect(where, DATASET, "whole.npz", batch=10, access=ACCESS, patience=QUICK)
 
         def break_down(_stage, done, _total):
             if done == 20:
@@ -119,7 +119,7 @@ def test_a_server_that_stays_away_stops_the_run_which_can_go_on(here, transport)
         served.faults, served.batches = [], []
         assert run().resumed == 20
         assert served.batches == [10, 10, 10]
-    assert Path("server.npz").read_bytes() == Path("file.npz").read_bytes()
+    assert Path("server.npz").read_bytes() == Path("whole.npz").read_bytes()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

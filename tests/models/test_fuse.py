@@ -17,8 +17,11 @@ from demur.adapters.models.fuse.opset import at_opset
 from demur.adapters.models.instrument import instrument
 from demur.detectors.reason import Reason
 from demur.monitor.bundle import Bundle
+from demur.monitor.config.decoding import Decoding
 from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.errors import ConfigurationError, SelfTestFailed
+from demur.monitor.fit.columns import ORIGIN
+from demur.monitor.fit.origin import Origin
 from demur.monitor.session import Session
 from tests.models.graphs import BIAS, FIRST, FLOATS, HIDDEN, WEIGHT, C, D, H, X, mlp, model
 from tests.models.test_instrument import EXPORTS
@@ -422,8 +425,44 @@ def test_streams_and_decoded_outputs_are_refused(plain):
         fuse(made.file, "tests/golden/stream.demur")
     detection = {"layout": "yolov8", "classes": 2, "image": (64, 64)}
     mapped = SignalMapConfig.model_validate({"signals": made.signals.signals, "detection": detection})
-    with pytest.raises(ConfigurationError, match="`detection`: rows are decoded from the outputs outside the graph"):
+    with pytest.raises(ConfigurationError, match=r"judges boxes of a detector, .*outside the graph.*`demur serve`"):
         fuse(made.file, bundle, map=mapped)
+    frames = {"signals": made.signals.signals, "segmentation": {"logits": "y", "score": "energy", "fitted": "no.onnx"}}
+    with pytest.raises(ConfigurationError, match=r"judges frames of a segmentation model.*do not help here"):
+        fuse(made.file, bundle, map=SignalMapConfig.model_validate(frames))
+    views = {"input": "x", "output": "y", "signal": "logits", "corruptions": ["blur"]}
+    with pytest.raises(ConfigurationError, match="judges several views of an input"):
+        fuse(made.file, bundle, map=SignalMapConfig.model_validate({"views": views}))
+
+
+def collected(made, origin):
+    """A bundle from tables that say where they came from."""
+    tables = [{**signals(made, rows_of()(rows, seed)), ORIGIN: origin.column()} for rows, seed in ((300, 1), (400, 2))]
+    widths = {s: tables[0][s].shape[1] for s in made.signals.signals}
+    policy = {**POLICY, "signals": widths, "scores": ["msp"], "rules": POLICY["rules"][1:]}
+    return demur.fit(policy, reference=tables[0], calibration=tables[1])
+
+
+def test_a_bundle_of_decoded_rows_is_refused_without_a_map_too(plain):
+    made, _ = plain
+    bundle = collected(made, Origin(Decoding({"segmentation": {"score": "energy"}})))
+    with pytest.raises(ConfigurationError, match="judges frames of a segmentation model"):
+        fuse(made.file, bundle)
+
+
+def test_a_bundle_collected_from_one_model_is_fused_into_no_other(tmp_path):
+    onnx.save(mlp(("Softmax", "z", "y", {})), tmp_path / "m.onnx")
+    onnx.save(mlp(("LogSoftmax", "z", "y", {})), tmp_path / "other.onnx")
+    made, other = (instrument(tmp_path / n) for n in ("m.onnx", "other.onnx"))
+    digest = hashlib.sha256((tmp_path / "m.onnx").read_bytes()).hexdigest()
+    bundle = collected(made, Origin(model=digest))
+    made.save(tmp_path / "m.instrumented.onnx")
+    other.save(tmp_path / "other.instrumented.onnx")
+    assert fuse(tmp_path / "m.instrumented.onnx", bundle).tried > 0
+    with pytest.raises(
+        ConfigurationError, match=f"signals of the model with SHA-256 {digest[:16]}.*collect from this one"
+    ):
+        fuse(tmp_path / "other.instrumented.onnx", bundle)
 
 
 def test_an_old_opset_with_foreign_operators_is_refused_by_name(plain):

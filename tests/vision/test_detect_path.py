@@ -68,11 +68,10 @@ def test_known_objects_among_the_unknown_are_taken_out_first(made, tmp_path):
     """Thirty images of known objects were mixed in: labels find those with a true detection, and a person the others."""
     strays = known("test", 30, 300)
     table = tiny_monitor.boxes_of(made["model"], made["map"], strays, tmp_path / "strays.npz")
-    mixed = {**table, "group_id": table["group_id"] + 10_000}
+    mixed = {**table, **{name: table[name] + 10_000 for name in ("group_id", "empty_groups")}}
     whole = {
         name: np.concatenate([array, mixed[name]]) for name, array in made["tables"]["unknown"].items() if name in mixed
     }
-    whole.pop("_empty_groups", None)
     clean = hallucinations(made["bundle"], made["tables"]["test"], made["tables"]["unknown"], bootstrap=0)
     by_label = set(mixed["group_id"][mixed["loss"] == 0].tolist())
     by_person = sorted(set(mixed["group_id"].tolist()) - by_label)

@@ -36,8 +36,8 @@ class Model(Protocol):
         ...
 
     def identity(self) -> Mapping[str, str]:
-        """What must be the same for a stopped run to be continued; `origin`, where it is known, is the SHA-256 of the model's
-        file as it was before it was instrumented.
+        """What must be the same for a stopped run to be continued. `origin`, else `sha256`, where they are known, is the
+        SHA-256 of the model's file as it was before it was instrumented.
         """
         ...
 

@@ -48,7 +48,7 @@ class OnnxModel:
         runtime = {name: environment()[name] for name in ("onnxruntime", "cpu")}
         return {
             "sha256": self._digest,
-            "origin": self._origin,
+            **({"origin": self._origin} if self._origin != self._digest else {}),
             "providers": ",".join(self._session.providers),
             "threads": str(self._access.threads),
             **runtime,

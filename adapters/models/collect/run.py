@@ -80,8 +80,8 @@ def _written(
     """The tables, when every call was answered; the parts stay otherwise."""
     try:
         calls.run(parts, tick)
-        model = calls.model.identity().get("origin", "")
-        tables = Tables(parts.parts, calls.dataset.known, calls.signals, model)
+        said = calls.model.identity()
+        tables = Tables(parts.parts, calls.dataset.known, calls.signals, said.get("origin") or said.get("sha256", ""))
         found = tables.write(targets, calls.plan.order, table_of)
         parts.remove()
     finally:

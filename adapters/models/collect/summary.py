@@ -59,7 +59,7 @@ def summary(path: Path, kinds: Mapping[str, str] | None = None) -> TableSummary:
         SignalSummary(name, width, ranges[name].minimum, ranges[name].maximum, broken[name])
         for name, width in table.widths.items()
     )
-    accuracy = None if table.loss is None else 1 - float(table.loss.mean())
+    accuracy = None if table.right is None else float(table.right.mean())
     return TableSummary(len(table), signals, accuracy, tuple(inspect_table(table, path.name, kinds)))
 
 

@@ -49,7 +49,6 @@ def wires(
             f"--signal {unknown[0]}: monitor {manifest.monitor} has no such signal; it has "
             f"{', '.join(s.name for s in manifest.signals)}"
         )
-    _refuse_adapters(mapped)
     entries = [s for s in manifest.signals if s.name in read]
     tensors = {e.name: _tensor(graph, e, given, mapped) for e in entries}
     values = probe.values(list(tensors.values()))
@@ -57,15 +56,6 @@ def wires(
     for entry in entries:
         _check_kind(graph, entry, tensors[entry.name], mapped, given, values[tensors[entry.name]])
     return tuple(_wire(e, tensors[e.name], values[tensors[e.name]], rows) for e in entries)
-
-
-def _refuse_adapters(mapped: SignalMapConfig) -> None:
-    named = "detection" if mapped.detection else "segmentation" if mapped.segmentation else ""
-    if named:
-        raise ConfigurationError(
-            f"the signal map has `{named}`: rows are decoded from the outputs outside the graph, so there is nothing to fuse; "
-            "serve the monitor beside the model (`demur serve`)"
-        )
 
 
 def _tensor(graph: Graph, entry: SignalEntry, given: Mapping[str, str], mapped: SignalMapConfig) -> str:
