@@ -22,10 +22,11 @@ from demur.detectors.storage import attachments, parameters, settings
 from demur.detectors.stream import compile_stream, state_size
 from demur.monitor.bundle import Bundle, graph
 from demur.monitor.bundle.bundle import GRAPH, npy
-from demur.monitor.bundle.manifest import ColumnEntry, RuleEntry, ScoreEntry, SignalEntry
+from demur.monitor.bundle.manifest import ColumnEntry, OriginEntry, RuleEntry, ScoreEntry, SignalEntry
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.fit import vectors
 from demur.monitor.fit.evidence import Evidence
+from demur.monitor.fit.origin import Origin
 from demur.monitor.fit.plan import Plan, PlannedColumn
 from demur.monitor.fit.taught import MEMBER as TAUGHT
 from demur.monitor.fit.taught import NO_ROWS
@@ -40,7 +41,7 @@ class Fitted:
 
     `ranges` maps a signal to (low, high) over the calibration rows; `reference_rows` are the hashes of the rows fitted on,
     so that later calibration data can be checked against them, `taught` those of calibration rows that a fusion learnt from;
-    `files` become members of the bundle as they are.
+    `files` become members of the bundle as they are; `origin` says how the signals were decoded.
     """
 
     scores: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Fitted:
     findings: Sequence[str] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     taught: NDArray[np.uint64] = field(default_factory=lambda: NO_ROWS)
+    origin: Origin = field(default_factory=Origin)
 
 
 def widths(config: PolicyConfig) -> dict[str, int]:
@@ -133,7 +135,15 @@ def _fields(
         "state_size": state_size(fitted.scores, columns) if plan.stream else 0,
         "on_failure": config.on_failure,
         "environment": {**environment(), "onnx": onnx.__version__},
+        "origin": _origin(fitted.origin),
     }
+
+
+def _origin(origin: Origin) -> OriginEntry | None:
+    if not origin:
+        return None
+    digest = origin.decoding.digest if origin.decoding else ""
+    return OriginEntry(decoding=dict(origin.decoding.document), decoding_digest=digest, model=origin.model)
 
 
 def _signal(config: PolicyConfig, name: str, fitted: Fitted) -> SignalEntry:
