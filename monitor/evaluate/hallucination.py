@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Hallucinations:
 
     Hygiene: images_removed of images_given images with detections were removed because they hold known objects, by
     `removed_by_label` and `removed_by_person` (both may name one image), and with them boxes_removed detections.
+    images_empty: unknown images on which nothing was detected, as far as the table names them: resamples draw them too.
     notes: what a reader must know before believing a figure.
     """
 
@@ -60,6 +61,7 @@ class Hallucinations:
     before: Estimate
     filters: tuple[Filtered, ...]
     notes: tuple[str, ...] = ()
+    images_empty: int = 0
 
     def document(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -98,18 +100,21 @@ def hallucinations(
     gone, by_label, by_person = _hygiene(tables["unknown"], confirmed)
     true = _boxes(monitor, tables["known"]).take(right)
     strange = true.none() if gone.all() else _boxes(monitor, tables["unknown"].take(~gone))
+    given, removed, empty = _count(tables["unknown"]), _removed(tables["unknown"], gone), tables["unknown"].empty
+    strange = replace(strange, images=strange.images + empty)
     stratum = np.repeat([0, 1], [true.images, strange.images])
     resampler = Resampler(stratum, None, bootstrap, seed, confidence)
-    given, names = _count(tables["unknown"]), columns_of(monitor, "row")
+    names = columns_of(monitor, "row")
     return Hallucinations(
         images_given=given,
-        images_removed=given - strange.images,
+        images_removed=removed,
         removed_by_label=by_label,
         removed_by_person=by_person,
         boxes_removed=int(gone.sum()),
         true_detections=int(right.sum()),
         keep=keep,
         **_estimates(names, tuple(true.accepted), counted(len(names), true, strange, keep, resampler), resampler),
+        images_empty=empty,
         notes=tuple(f"{name}: {said}" for name in tables for said in known_rows(tables[name], monitor.bundle)),
     )
 
@@ -138,7 +143,9 @@ def _true(table: SignalsTable) -> NDArray[np.bool_]:
             "known: expected loss or label, which boxes are true detections; got neither; `labelled` of "
             "demur.monitor.evaluate.matching gives boxes a loss, from the objects of each image"
         )
-    true: NDArray[np.bool_] = table.loss == 0
+    if table.right is None:
+        raise EvaluationError("known: expected loss 0 (true detection) or 1, got losses between; write 0 or 1")
+    true = table.right
     if not true.any():
         raise EvaluationError("known: expected true detections (loss 0), got none; a threshold cannot be set")
     return true
@@ -146,6 +153,10 @@ def _true(table: SignalsTable) -> NDArray[np.bool_]:
 
 def _count(table: SignalsTable) -> int:
     return 0 if table.grouping is None else table.grouping.count
+
+
+def _removed(table: SignalsTable, gone: NDArray[np.bool_]) -> int:
+    return len(np.unique(np.asarray(table.group_id)[gone]))
 
 
 def _hygiene(table: SignalsTable, confirmed: Collection[Any]) -> tuple[NDArray[np.bool_], int, int]:
@@ -158,7 +169,7 @@ def _hygiene(table: SignalsTable, confirmed: Collection[Any]) -> tuple[NDArray[n
             f"confirmed: {strays[0]!r} is no image with detections; give group ids of the unknown table"
         )
     person = {names[str(word)] for word in confirmed}
-    label = set() if table.loss is None else set(np.unique(image[table.loss == 0]).tolist())
+    label = set() if table.right is None else set(np.unique(image[table.right]).tolist())
     gone = np.isin(image, np.array(sorted(person | label))) if person | label else np.zeros(len(image), np.bool_)
     return gone, len(label), len(person)
 
@@ -171,7 +182,7 @@ def _boxes(monitor: Monitor, table: SignalsTable) -> Boxes:
     accepted = {"policy": verdicts.accept}
     if verdicts.groups is not None:
         accepted["policy, images too"] = verdicts.accept & verdicts.groups.accept[grouping.index]
-    return Boxes(risk, accepted, grouping.index, grouping.count)
+    return Boxes(risk, accepted, grouping.index, grouping.count + table.empty)
 
 
 def _estimates(

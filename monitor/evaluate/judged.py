@@ -83,8 +83,13 @@ def judge(monitor: Monitor, table: SignalsTable, unit: Unit, report: Report = un
 
     A table of rows is read once, in order, through its `batches`. A stream is refused when any of its steps is; its score
     is the highest of its steps.
-    Raises: EvaluationError for an empty table, InvalidObservation for signals or group ids that are missing.
+    Raises: EvaluationError for an empty table or graded losses, InvalidObservation for signals or group ids that are missing.
     """
+    if table.graded:
+        raise EvaluationError(
+            f"{table.source}: loss: expected 0 (right) or 1 (wrong), got losses between; evaluation counts errors: write 0 or 1, "
+            "by the loss from which you call an answer wrong"
+        )
     if unit == "stream":
         return _streams(monitor, table, report)
     if monitor.engine.loaded.grouped:
@@ -108,7 +113,7 @@ def _rows(monitor: Monitor, table: SignalsTable, report: Report) -> Iterator[tup
 
 
 def _grouped(monitor: Monitor, table: SignalsTable, unit: Unit, report: Report) -> Judged:
-    verdicts = assess_table(monitor, table)
+    verdicts = assess_table(monitor, replace(table, empty_groups=None))
     report(len(table))
     index = stream_index(table)
     if unit == "row" or verdicts.groups is None:

@@ -71,7 +71,7 @@ def evaluate(
     judged = {p: judge(monitor, t, counted, _heard(tick, f"scoring {p.name}", len(t))) for p, t in tables.items()}
     pool = Pool(columns_of(monitor, counted), counted, judged)
     digests = {p.name: t.digest() for p, t in tables.items()}
-    return _evaluation(monitor, pool, settings, digests, _notes(monitor, tables, judged), tick)
+    return _evaluation(monitor, pool, settings, digests, _notes(monitor, tables, judged, counted), tick)
 
 
 def as_table(source: Source, monitor: Monitor) -> SignalsTable:
@@ -178,13 +178,17 @@ def _calibration(monitor: Monitor, pool: Pool) -> dict[str, Uniformity]:
     return {pool.columns[i]: uniformity(chances[:, i], units[pool.columns[i]]) for i in known}
 
 
-def _notes(monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mapping[Part, Judged]) -> list[str]:
+def _notes(
+    monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mapping[Part, Judged], counted: Unit
+) -> list[str]:
     """What a reader must know before believing a figure."""
     notes = []
     for part, table in tables.items():
         notes += [f"{part.name}: {said}" for said in known_rows(table, monitor.bundle)]
         if part.kind != "novel" and judged[part].wrong is None:
             notes.append(f"{part.name}: no labels, so nothing is said about the model's mistakes there")
+        if table.empty and counted == "group":
+            notes.append(f"{part.name}: {_without_rows(table.empty, judged[part], monitor)}")
         if judged[part].weighted:
             notes.append(f"{part.name}: its weight column is not used; every unit counts once")
         broken = int(judged[part].broken.sum())
@@ -193,6 +197,16 @@ def _notes(monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mappin
                 f"{part.name}: {broken} of {len(judged[part])} units are INVALID or UNAVAILABLE; they abstain, and are in no ranking"
             )
     return notes
+
+
+def _without_rows(empty: int, judged: Judged, monitor: Monitor) -> str:
+    accepts = monitor.bundle.manifest.policy.get("empty_group") == "accept"
+    every, accepted = len(judged) + empty, int(judged.accept.sum()) + empty * accepts
+    what = "are accepted without a score" if accepts else "abstain (UNAVAILABLE)"
+    return (
+        f"{empty:,} of {every:,} groups have no rows; they {what}, and are in no figure: "
+        f"of all groups, {accepted / every:.1%} are accepted"
+    )
 
 
 def known_rows(table: SignalsTable, bundle: Bundle) -> list[str]:

@@ -12,14 +12,15 @@ from demur.monitor.errors import InvalidObservation
 from demur.monitor.fit.scoring import parts, stream_index
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.monitor import Monitor
-from demur.monitor.observation import observe
+from demur.monitor.observation import Grouping, observe
 from demur.monitor.verdicts import Verdicts
 
 UNIT_COLUMNS = ("accept", "reason_bits", "rule_hits", "pooled", "scores", "p_values", "actions")
 
 
 def assess_table(monitor: Monitor, table: SignalsTable) -> Verdicts:
-    """Verdicts for every row of the table, in its order; group verdicts in the order of group ids.
+    """Verdicts for every row of the table, in its order; group verdicts in the order of group ids, those of groups without
+    rows last.
 
     A stream monitor judges each group id as one stream, a row as one step.
     Raises: InvalidObservation for an empty table, or one of streams without group ids.
@@ -38,8 +39,18 @@ def assess_table(monitor: Monitor, table: SignalsTable) -> Verdicts:
     whole = joined(found, np.argsort(np.concatenate(rows), kind="stable"))
     if grouping is None:
         return whole
-    groups = joined([v.groups for v in found if v.groups is not None], np.arange(grouping.count))
-    return replace(whole, groups=groups, group_ids=grouping.names)
+    if table.empty:
+        none = {n: np.empty((0, width), np.float32) for n, width in table.widths.items()}
+        found.append(monitor.engine.assess(observe(table.widths, none, group_id=(), groups=np.arange(table.empty))))
+    groups = joined([v.groups for v in found if v.groups is not None], np.arange(grouping.count + table.empty))
+    return replace(whole, groups=groups, group_ids=_names(table, grouping))
+
+
+def _names(table: SignalsTable, grouping: Grouping) -> NDArray[np.int64]:
+    """The ids of all groups; of string ids, numbers."""
+    if table.empty_groups is None or table.empty_groups.dtype.kind == "U":
+        return np.concatenate([grouping.names, np.arange(grouping.count, grouping.count + table.empty)])
+    return np.concatenate([grouping.names, table.empty_groups.astype(np.int64)])
 
 
 def _streams(monitor: Monitor, table: SignalsTable) -> Verdicts:
