@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from demur.monitor.event import DecisionEvent
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import Observation
+from demur.monitor.scoring import Scored, batch_verdicts, run, run_together
 from demur.monitor.verdicts import Action, Verdicts, act, blocks, remedied, unavailable
 
 LOG = logging.getLogger("demur.engine")
@@ -28,6 +28,11 @@ Remedy = Callable[[Observation, Verdicts], Action]  # what was done instead of b
 
 class Recorder(Protocol):
     """Where verdicts are recorded before they are answered."""
+
+    @property
+    def gates(self) -> bool:
+        """Whether an answer must wait for its record, because it is on disk first or may be refused for want of it."""
+        ...
 
     def record(self, loaded: Loaded, observation: Observation, verdicts: Verdicts) -> tuple[int, bool]:
         """The record's sequence number and whether it is in, or on its way to, the log (False: lost, and counted).
@@ -95,16 +100,18 @@ class Engine:
         deadline: float | None = None,
         call: Call = LOCAL,
         remedy: Remedy | None = None,
+        scored: Scored | None = None,
     ) -> Verdicts:
         """Verdicts for every row, and every group when the policy has group rules. Never raises for what the values are.
 
         `deadline` is on `time.perf_counter`'s clock; past it, or past the monitor's budget, every row is UNAVAILABLE.
         `remedy` is called when something is to be blocked, before the verdicts are recorded: the record says what it did.
+        `scored` is what `score_together` found for this observation with the same bundle.
         Raises: AuditUnavailable when the log cannot take the record and the operator chose to block.
         """
         loaded = loaded or self._loaded
-        began = perf_counter()
-        verdicts = self._judge(loaded, observation, began, deadline)
+        began = perf_counter() - (0.0 if scored is None else scored.seconds)
+        verdicts = self._judge(loaded, observation, began, deadline, scored)
         return self.finish(loaded, observation, verdicts, began, call, remedy)
 
     def finish(
@@ -132,6 +139,28 @@ class Engine:
             self._tell(loaded, observation, verdicts, ended - began + call.decode_seconds, stages, call)
         return verdicts
 
+    @property
+    def awaited(self) -> bool:
+        """Whether an answer must wait for its verdict: somebody acts on it, a record gates it, or it must come in time."""
+        gated = self._recorder is not None and self._recorder.gates
+        return gated or self.conduct.mode != "observe" or self.conduct.budget_seconds is not None
+
+    def score_together(self, loaded: Loaded, observations: Sequence[Observation]) -> list[Scored | None]:
+        """What one run of the graph finds for each of several observations, bit for bit what runs of their own would; None
+        for those that `assess` must look at alone. Never raises.
+        """
+        several = [not why_not(loaded, o) for o in observations]
+        if loaded.grouped or sum(several) < 2:
+            return [None] * len(observations)
+        try:
+            found = iter(run_together(loaded, [o for o, good in zip(observations, several, strict=True) if good]))
+        except Exception:
+            LOG.exception(
+                "monitor %s: scoring several requests together failed; each is tried alone", loaded.policy.monitor
+            )
+            return [None] * len(observations)
+        return [next(found) if good else None for good in several]
+
     def cause(self, loaded: Loaded, observation: Observation, began: float, deadline: float | None) -> str:
         """Why this observation cannot be assessed now, or ""."""
         return why_not(loaded, observation) or self.late(began, deadline)
@@ -140,11 +169,18 @@ class Engine:
         """Why an answer would come too late now, or ""."""
         return _late(self._limit(began, deadline))
 
-    def _judge(self, loaded: Loaded, observation: Observation, began: float, deadline: float | None) -> Verdicts:
+    def _judge(
+        self,
+        loaded: Loaded,
+        observation: Observation,
+        began: float,
+        deadline: float | None,
+        scored: Scored | None,
+    ) -> Verdicts:
         cause = self.cause(loaded, observation, began, deadline)
         if not cause:
             try:
-                columns = _run(loaded, observation)
+                columns = scored.columns if scored is not None else run(loaded, observation)
             except Exception:
                 LOG.exception("monitor %s: the graph failed on %d rows", loaded.policy.monitor, observation.rows)
                 cause = FAILED
@@ -233,41 +269,6 @@ def _late(limit: float | None) -> str:
     return f"not in time: {(now - limit) * 1e3:.1f} ms past the budget or deadline" if now >= limit else ""
 
 
-def _run(loaded: Loaded, observation: Observation) -> list[NDArray[Any]]:
-    """The graph's outputs. Without rows it judges one blank row in a group of its own, dropped again: ONNX Runtime's
-    reductions give an empty batch the wrong shape.
-    """
-    feed: dict[str, NDArray[Any]] = dict(observation.signals)
-    for name in loaded.unread:
-        feed.pop(name, None)
-    grouping, blank = observation.grouping, observation.rows == 0
-    if blank:
-        feed |= {n: np.zeros((1, loaded.widths[n]), np.float32) for n in feed if n in loaded.widths}
-    if loaded.grouped and grouping is not None:
-        feed["group_id"] = np.array([grouping.count], np.int64) if blank else grouping.index
-        feed["group_count"] = np.array([grouping.count + blank], np.int64)
-    columns = loaded.session.run_columns(feed)
-    return [c[:-1] for c in columns] if blank else columns
-
-
 def _none(loaded: Loaded, observation: Observation, cause: str) -> Verdicts:
     names = observation.grouping.names if loaded.grouped and observation.grouping is not None else None
     return unavailable(loaded.policy, observation.rows, cause, names)
-
-
-def batch_verdicts(loaded: Loaded, observation: Observation, columns: list[NDArray[Any]]) -> Verdicts:
-    """The graph's outputs as verdicts."""
-    policy, at = loaded.policy, loaded.positions
-    groups = None
-    if loaded.grouped:
-        hits = columns[at["group_rule_hits"]]
-        groups = Verdicts(
-            policy, columns[at["group_accept"]], columns[at["group_reasons"]], hits, np.zeros_like(hits),
-            columns[at["group_scores"]], columns[at["group_p"]], policy.group_columns, cause="the group has no rows",
-        )  # fmt: skip
-    return Verdicts(
-        policy, columns[at["accept"]], columns[at["reasons"]], columns[at["rule_hits"]],
-        columns[at["pooled"]] if "pooled" in at else np.zeros(len(columns[at["accept"]]), np.int64),
-        columns[at["scores"]], columns[at["p_values"]], policy.columns, groups=groups,
-        group_ids=observation.grouping.names if groups is not None and observation.grouping is not None else None,
-    )  # fmt: skip

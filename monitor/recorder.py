@@ -31,6 +31,11 @@ class AuditRecorder:
         self._log, self._config = log, config
         self._environment = environment_digest()
 
+    @property
+    def gates(self) -> bool:
+        """Whether the operator wants no answer before, or without, its record."""
+        return self._config.ack == "after_sync" or self._config.on_failure == "block"
+
     def record(self, loaded: Loaded, observation: Observation, verdicts: Verdicts) -> tuple[int, bool]:
         """The record's number and whether it is on its way into the log. Raises: AuditUnavailable when told to block."""
         block = _block(verdicts).encode()

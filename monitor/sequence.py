@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.monitor.engine import FAILED, LOCAL, Call, Engine, Remedy, batch_verdicts
+from demur.monitor.engine import FAILED, LOCAL, Call, Engine, Remedy
 from demur.monitor.errors import InvalidObservation
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import Observation
+from demur.monitor.scoring import batch_verdicts
 from demur.monitor.streams import INCOMPLETE
 from demur.monitor.verdicts import Verdicts, unavailable
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.detectors.reason import Reason
-from demur.monitor.engine import FAILED, LOCAL, Call, Engine, batch_verdicts
+from demur.monitor.engine import FAILED, LOCAL, Call, Engine
 from demur.monitor.errors import InvalidObservation, Overloaded
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import Observation
+from demur.monitor.scoring import batch_verdicts
 from demur.monitor.verdicts import Verdicts, unavailable
 
 LOG = logging.getLogger("demur.streams")

@@ -130,6 +130,8 @@ def test_nothing_turns_a_fault_into_an_acceptance(bundle, signals, monkeypatch, 
 class Failing:
     """A recorder that cannot record."""
 
+    gates = True
+
     def __init__(self, error):
         self.error = error
 

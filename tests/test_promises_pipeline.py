@@ -228,8 +228,8 @@ def test_scores_that_are_not_finite_are_refused_by_row(value):
 
 
 def test_samples_that_fit_no_promise_are_refused():
-    with pytest.raises(CalibrationRefused, match=r"expected 0 or 1, got 0\.5 in row 0"):
-        CalibrationSample({}, loss=np.array([0.5]))
+    with pytest.raises(CalibrationRefused, match=r"expected numbers in \[0, 1\], got 1\.5 in row 0"):
+        CalibrationSample({}, loss=np.array([1.5]))
     with pytest.raises(CalibrationRefused, match="can carry row weights"):
         calibrate([NOVEL], rows(60, weight=np.ones(60)))
     with pytest.raises(CalibrationRefused, match=r'rule "ambiguous".*labels or losses'):

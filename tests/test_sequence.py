@@ -46,6 +46,8 @@ def test_one_record_and_one_event_for_the_whole_stream():
     events, records = [], []
 
     class Log:
+        gates = True
+
         def record(self, loaded, seen, verdicts):
             records.append((seen.request, len(verdicts)))
             return 7, True

@@ -137,8 +137,10 @@ class Stage:
         return channel
 
     def infer(self, proxy: OipProxy, message: bytes, **call: Any) -> bytes:
-        """ModelInfer through the proxy, bytes in and bytes out."""
-        return self.channel(proxy.address).unary_unary(INFER)(message, **{"timeout": 10, **call})
+        """ModelInfer through the proxy, bytes in and bytes out; its verdict is in `decisions` when this returns."""
+        answer = self.channel(proxy.address).unary_unary(INFER)(message, **{"timeout": 10, **call})
+        proxy.settle()
+        return answer
 
     def direct(self, message: bytes, **call: Any) -> bytes:
         """ModelInfer without the proxy."""

@@ -91,6 +91,8 @@ def test_an_answer_that_does_not_parse_is_not_annotated(stage):
 
 def test_a_failing_judge_is_annotated_as_an_abstention(stage):
     class Failing:
+        gates = True
+
         def record(self, *_):
             raise RuntimeError("bug")
 

@@ -15,6 +15,8 @@ BLOCK, PASS = Conduct(mode="enforce", on_failure="block"), Conduct(mode="enforce
 
 
 class Failing:
+    gates = True
+
     def __init__(self, error: Exception) -> None:
         self.error = error
 
@@ -30,6 +32,8 @@ def test_accepted_answers_pass_byte_for_byte(stage):
 @pytest.mark.parametrize("conduct", [BLOCK, PASS])
 def test_an_abstention_withholds_the_answer_and_names_row_rule_and_record(stage, conduct):
     class Recorded:
+        gates = True
+
         def record(self, *_):
             return 17, True
 

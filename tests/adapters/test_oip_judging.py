@@ -179,6 +179,8 @@ def test_requests_that_do_not_parse_get_upstreams_answer_and_are_counted(stage):
 class Failing:
     """A recorder that cannot record."""
 
+    gates = True
+
     def __init__(self, error: Exception) -> None:
         self.error = error
 
@@ -206,6 +208,8 @@ def test_a_failing_listener_changes_nothing(stage):
 
 def test_the_observation_carries_request_and_model_to_the_record(stage):
     class Recording:
+        gates = True
+
         def record(self, _loaded, observation, _verdicts):
             self.observation = observation
             return 41, True

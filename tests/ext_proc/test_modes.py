@@ -51,6 +51,8 @@ def test_an_abstention_is_an_error_in_enforce(world):
 
 def test_the_details_and_headers_carry_the_decisions_sequence(world):
     class Log:
+        gates = True
+
         def record(self, *_):
             return 41, True
 

@@ -159,7 +159,7 @@ ONES = np.ones((3, 2), np.float32)
         ({"logits": ONES, "label": np.array([0, np.nan, 1])}, None, r"label: expected whole numbers, got nan in row 1"),
         ({"logits": ONES, "label": np.array(["a", "b", "c"])}, None, r"label: expected integers .*, got <U1"),
         ({"logits": ONES, "label": np.array(["a", 1, None], object)}, None, r"label: .*got Python objects"),
-        ({"logits": ONES, "loss": np.array([0, 2, 1])}, None, r"loss: expected 0 .* got 2"),
+        ({"logits": ONES, "loss": np.array([0, 2, 1])}, None, r"loss: expected numbers from 0 .* got 2"),
         ({"logits": ONES, "weight": np.array([1, -1, 1.0])}, None, r"weight: .*at least 0, got -1.0 in row 1"),
         ({"logits": ONES, "group_id": np.ones((3, 2), int)}, None, r"group_id: expected shape \(N,\)"),
         ({"logits": ONES[:0]}, None, r"logits: expected at least one row"),

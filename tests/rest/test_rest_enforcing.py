@@ -16,6 +16,8 @@ BLOCK, PASS = Conduct(mode="enforce", on_failure="block"), Conduct(mode="enforce
 
 
 class Recorded:
+    gates = True
+
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.actions = error, []
 

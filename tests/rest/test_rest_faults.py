@@ -26,6 +26,8 @@ CELLS = list(itertools.product(("observe", "enforce"), ("block", "pass"), FAULTS
 class Log:
     """An audit log whose disk is gone, under one of the operator's choices."""
 
+    gates = True
+
     def __init__(self, *, block: bool) -> None:
         self.block = block
 

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import grpc
 
 from demur.adapters.servers.oip import splice
+from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Judge, Judgement
 from demur.adapters.servers.oip.refusal import explained
 from demur.adapters.servers.oip.stream import InferStream, too_large
-from demur.adapters.servers.oip.unary import Inference, seen_by
+from demur.adapters.servers.oip.unary import Inference, Sent, seen_by
 from demur.adapters.servers.oip.upstream import Outcome, Upstream
 from demur.adapters.servers.oip.withheld import Withheld
 
@@ -27,8 +28,18 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
     withholds an answer.
     """
 
-    def __init__(self, upstream: Upstream, judge: Judge, *, annotate: str, message_bytes: int, streams: int) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        judge: Judge,
+        backlog: Backlog[Sent],
+        *,
+        annotate: str,
+        message_bytes: int,
+        streams: int,
+    ) -> None:
         self._upstream, self._judge = upstream, judge
+        self._backlog = backlog if annotate == "off" else None
         self._annotate, self._message_bytes = annotate, message_bytes
         self._streams, self._open = streams, threading.BoundedSemaphore(streams)
 
@@ -47,7 +58,8 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
         return self._relayed(outcome, context)
 
     def _infer(self, method: str, request: bytes, context: Any) -> bytes:
-        call = Inference(self._upstream, self._judge, method, self._admitted(request, context), context)
+        request = self._admitted(request, context)
+        call = Inference(self._upstream, self._judge, method, request, context, self._backlog)
         outcome, judgement = call.run()
         if judgement is not None and judgement.withheld is not None:
             _withhold(judgement.withheld, context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -19,6 +19,8 @@ from demur.monitor.engine import Call
 from demur.monitor.errors import AuditUnavailable
 from demur.monitor.event import RefusalEvent
 from demur.monitor.loaded import Loaded
+from demur.monitor.observation import Observation
+from demur.monitor.scoring import Scored
 from demur.monitor.verdicts import Action, Verdicts, blocks
 
 LOG = logging.getLogger("demur.oip")
@@ -57,6 +59,15 @@ class Exchange:
     watching: bool = False
 
 
+@dataclass(slots=True)  # not frozen: one is made for every request
+class Read:
+    """What an answer shows of a model, how long reading it took, and its scores where several were scored together."""
+
+    observation: Observation
+    seconds: float
+    scored: Scored | None = None
+
+
 class Judge:
     """Judges answers with the engines of this process. Never raises; in `observe` mode never withholds."""
 
@@ -80,24 +91,58 @@ class Judge:
         """The mapped model of this name."""
         return self._models.get(name)
 
+    def defers(self, model: ProxiedModel | None) -> bool:
+        """Whether an answer of this model may go out before it is judged: nobody acts on the verdict or waits for its record,
+        and it takes no further call.
+        """
+        return model is not None and model.gather is None and not model.engine.awaited
+
     def judge(self, exchange: Exchange) -> Judgement:
         """The verdicts on one answer, recorded and told to telemetry."""
-        began = perf_counter()
-        asked = exchange.asked
+        asked, model = exchange.asked, exchange.plan.model
         if asked is None:
             self.tell("", "invalid", exchange.protocol)
             return Judgement(withheld=UNREADABLE if self._enforcing else None)
-        model = exchange.plan.model
         if model is None:
             self.tell("", "unmapped", exchange.protocol)
             verdicts = unjudged(1, f"no monitor is mapped to model {asked.model!r}")
             return Judgement(verdicts, unmapped(asked.model) if self._block_unmapped else None)
-        return self._judged(model, asked, exchange, began)
+        return self._judged(model, asked, exchange, model.engine.loaded)
 
-    def _judged(self, model: ProxiedModel, asked: Asked, exchange: Exchange, began: float) -> Judgement:
-        engine, loaded = model.engine, model.engine.loaded
+    def judge_together(self, exchanges: Iterable[Exchange]) -> None:
+        """As `judge`, for answers that have gone out, whose verdicts nobody waits for: those of one model are scored in one run."""
+        by_model: dict[ProxiedModel, list[tuple[Asked, Exchange]]] = {}
+        for exchange in exchanges:
+            if exchange.asked is None or exchange.plan.model is None:
+                self.judge(exchange)
+            else:
+                by_model.setdefault(exchange.plan.model, []).append((exchange.asked, exchange))
+        for model, ours in by_model.items():
+            loaded = model.engine.loaded
+            for (asked, exchange), read in zip(ours, self._read_together(model, ours, loaded), strict=True):
+                self._judged(model, asked, exchange, loaded, read)
+
+    def _read_together(
+        self, model: ProxiedModel, ours: Sequence[tuple[Asked, Exchange]], loaded: Loaded
+    ) -> Sequence[Read | None]:
+        """None for all of them when one cannot be read: each then fails alone."""
         try:
-            verdicts = self._assessed(model, asked, exchange, loaded, began)
+            reads = [self._read(model, asked, exchange, loaded) for asked, exchange in ours]
+        except Exception:
+            LOG.exception("monitor %s: reading several answers failed; each is read alone", loaded.policy.monitor)
+            return [None] * len(ours)
+        for read, scored in zip(
+            reads, model.engine.score_together(loaded, [r.observation for r in reads]), strict=True
+        ):
+            read.scored = scored
+        return reads
+
+    def _judged(
+        self, model: ProxiedModel, asked: Asked, exchange: Exchange, loaded: Loaded, read: Read | None = None
+    ) -> Judgement:
+        engine = model.engine
+        try:
+            verdicts = self._assessed(model, exchange, loaded, read or self._read(model, asked, exchange, loaded))
         except AuditUnavailable:
             self.tell(loaded.policy.monitor, "audit", exchange.protocol)
             verdicts = broken(engine, "the audit log cannot take the record and the operator chose to block", loaded)
@@ -110,9 +155,8 @@ class Judge:
             return Judgement(verdicts)
         return Judgement(verdicts, blocked(verdicts) if blocks(verdicts) else None, remedy.done(verdicts))
 
-    def _assessed(
-        self, model: ProxiedModel, asked: Asked, exchange: Exchange, loaded: Loaded, began: float
-    ) -> Verdicts:
+    def _read(self, model: ProxiedModel, asked: Asked, exchange: Exchange, loaded: Loaded) -> Read:
+        began = perf_counter()
         observation = model.observe(
             loaded,
             asked,
@@ -121,11 +165,16 @@ class Judge:
             again=exchange.again,
             seconds=None if exchange.deadline is None else exchange.deadline - began,
         )
-        call = Call(exchange.protocol, perf_counter() - began, exchange.traceparent)
+        return Read(observation, perf_counter() - began)
+
+    def _assessed(self, model: ProxiedModel, exchange: Exchange, loaded: Loaded, read: Read) -> Verdicts:
+        call = Call(exchange.protocol, read.seconds, exchange.traceparent)
         cure = remedy.nothing if exchange.watching else None
         if exchange.hands is not None and model.config.on_abstain != "error":
             cure = partial(remedy.tried, model, exchange.answered, exchange.hands)
-        return model.engine.assess(observation, loaded=loaded, deadline=exchange.deadline, call=call, remedy=cure)
+        return model.engine.assess(
+            read.observation, loaded=loaded, deadline=exchange.deadline, call=call, remedy=cure, scored=read.scored
+        )
 
     @property
     def _enforcing(self) -> bool:

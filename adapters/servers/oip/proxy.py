@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
+from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.handler import OipHandler
 from demur.adapters.servers.oip.judge import Judge
 from demur.adapters.servers.oip.mapping import proxied
+from demur.adapters.servers.oip.unary import Sent
 from demur.adapters.servers.oip.upstream import Upstream
 from demur.monitor.config.server import LimitsConfig, ProxyConfig
 from demur.monitor.engine import Engine
@@ -24,7 +26,7 @@ class OipProxy:
     """An Open Inference Protocol gRPC proxy in front of `config.upstream`, Triton's extensions and streams included.
 
     Answers of mapped models are judged by `engines`, by monitor name. In `observe` mode whatever the judge does, the client
-    hears what upstream said; in `enforce` mode a blocked answer is replaced by a status (see `Withheld`), or by what the
+    hears what upstream said, and where no verdict is awaited hears it first (see `Judge.defers`); in `enforce` mode a blocked answer is replaced by a status (see `Withheld`), or by what the
     model's `on_abstain` says. With `config.annotate` the answer also carries `demur.*` parameters or tensors. Answers of
     unmapped models are ABSTAIN(UNAVAILABLE), told to `on_refusal` as kind `unmapped`, and pass unless
     `config.unmapped` is block.
@@ -68,9 +70,11 @@ class OipProxy:
             ),
             maximum_concurrent_rpcs=limits.concurrent_rpcs,
         )
+        self._backlog: Backlog[Sent] = Backlog(lambda sent: judge.judge_together(s.exchange() for s in sent))
         handler = OipHandler(
             self._upstream,
             judge,
+            self._backlog,
             annotate=config.annotate,
             message_bytes=limits.message_bytes,
             streams=config.streams,
@@ -89,10 +93,15 @@ class OipProxy:
         self._server.start()
         return self._address
 
+    def settle(self) -> None:
+        """Wait until every answer that went out is judged."""
+        self._backlog.settle()
+
     def stop(self, grace_seconds: float = 0.0) -> None:
-        """Take no new calls, let those under way end within `grace_seconds`, then cancel them."""
+        """Take no new calls, let those under way end within `grace_seconds`, then cancel them; judge what has gone out."""
         self._server.stop(grace_seconds).wait()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._backlog.close()
         self._upstream.close()
 
 

@@ -10,6 +10,7 @@ import grpc
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import messages, splice
+from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.messages import InferAnswer
@@ -21,19 +22,37 @@ from demur.monitor.errors import DemurError
 
 UNALIGNED = "the outputs that the monitor needs cannot be told from the client's in upstream's answer"
 REPEATED = "yes"
+BESIDE_BYTES = 4096  # what an exchange holds beside its answer
 # A server says so before the model runs; anything else may come after it ran, and a sequence must not advance twice.
 BEFORE_RUNNING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 
+@dataclass(slots=True)  # not frozen: one is made for every request
+class Sent:
+    """An answer that has gone out, and what its verdict needs of the exchange; the request's tensors are not kept."""
+
+    asked: Asked
+    answer: bytes  # as upstream gave it
+    plan: Plan
+    traceparent: str
+    seen: InferAnswer | None  # the same when it has been read already
+
+    def exchange(self) -> Exchange:
+        """What the judge looks at."""
+        seen = self.seen or messages.answered(self.answer)
+        return Exchange(asked=self.asked, answered=seen, plan=self.plan, traceparent=self.traceparent)
+
+
 @dataclass
 class Inference:
-    """One request on its way; it is its own exchange's hands."""
+    """One request on its way; it is its own exchange's hands. With a `backlog`, its answer may go out before it is judged."""
 
     upstream: Upstream
     judge: Judge
     method: str
     request: bytes
     context: Any
+    backlog: Backlog[Sent] | None = None
     asked: Asked | None = None
     plan: Plan = field(default_factory=Plan)
     seen: InferAnswer | None = None  # the answer as the monitor sees it
@@ -42,13 +61,16 @@ class Inference:
     answered_by: str = ""
 
     def run(self) -> tuple[Outcome, Judgement | None]:
-        """How the call ended, its answer being what the client gets, and what is thought of it when there is one."""
+        """How the call ended, its answer being what the client gets, and what is thought of it when there is one already."""
         self.asked = messages.asked(self.request)
         self.plan = self.judge.plan(self.asked)
         outcome = self._called()
-        if outcome.ok:
-            outcome = self._read(outcome)
         if not outcome.ok:
+            return outcome, None
+        if not self.plan.extras and self._deferred(outcome.answer):
+            return outcome, None
+        outcome = self._read(outcome)
+        if not outcome.ok or self._deferred(outcome.answer):
             return outcome, None
         judgement = self.judge.judge(self._exchange(self.seen))
         return self._substituted(outcome, judgement), judgement
@@ -128,6 +150,17 @@ class Inference:
     def _learn(self, why: str) -> None:
         if self.plan.model is not None and self.asked is not None:
             self.plan.model.rejections.learn(self.asked.version, why)
+
+    def _deferred(self, answer: bytes) -> bool:
+        """Whether the backlog took it."""
+        asked = self.asked
+        if self.backlog is None or asked is None or not self.judge.defers(self.plan.model):
+            return False
+        shapes = asked.shapes()
+        about = replace(asked, shapes=lambda: shapes, inputs=dict)
+        answer = answer if self.seen is None else self.seen.raw
+        sent = Sent(about, answer, self.plan, traceparent(self.context), self.seen)
+        return self.backlog.put(sent, len(answer) + BESIDE_BYTES)
 
     def _exchange(self, seen: InferAnswer | None) -> Exchange:
         return Exchange(
