@@ -25,6 +25,7 @@ from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import vectors, weights
 from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
+from demur.monitor.fit.contract import BUNDLE, CALIBRATION, EMPTY, empty_groups_said, joint_origin, origin_of
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.finding import error
 from demur.monitor.fit.gathering import check_outliers, gather, score_members, with_outliers
@@ -71,9 +72,11 @@ def fit(
         policy, chosen, extra["selection"] = choose(config, reference, selection, calibration, tick)
         files[MEMBER] = chosen.encode()
     planned = plan(policy)
-    ref, cal = as_table(reference, policy), as_table(calibration, policy)
     check_outliers(policy, outliers is not None)
+    ref, cal = as_table(reference, policy), as_table(calibration, policy)
     sides = {n: as_table(s, policy) for n, s in (("outliers", outliers), ("wild", wild)) if s is not None}
+    tables = {"reference": ref, CALIBRATION: cal, **extra, **sides}
+    origin, said = joint_origin({n: t.origin for n, t in tables.items()})
     findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
     for name, side in sides.items():
         check_apart(side, cal, name)
@@ -85,9 +88,8 @@ def fit(
         scores = fit_fusions(policy, scores, found, first)
     evidence = gather(policy, planned, scores, found, second, tick)
     evidence = with_outliers(policy, planned, scores, evidence, sides.get("outliers"))
-    tables = {"reference": ref, "calibration": cal, **extra, **sides}
-    notes = [*(f.message for f in findings), *_wrong(policy)]
-    fitted = _fitted(scores, tables, notes, files, taught_rows(policy, first))
+    notes = [*(f.message for f in findings), *said, *empty_groups_said(policy, cal.empty), *_wrong(policy)]
+    fitted = replace(_fitted(scores, tables, notes, files, taught_rows(policy, first)), origin=origin)
     return assemble(policy, planned, fitted, evidence, _feed(second, policy.tables))
 
 
@@ -110,12 +112,16 @@ def _fitted(
         types={n: kind_of(s) for n, s in scores.items()},
         ranges=_ranges(tables["calibration"]),
         digests={n: t.digest() for n, t in tables.items()},
-        counts={n: len(t) for n, t in tables.items()},
+        counts={**{n: len(t) for n, t in tables.items()}, **_empty(tables[CALIBRATION])},
         reference_rows=np.unique(np.concatenate([marks(t) for n, t in tables.items() if n != "calibration"])),
         findings=findings,
         files=files,
         taught=taught,
     )
+
+
+def _empty(table: SignalsTable) -> dict[str, int]:
+    return {EMPTY: table.empty} if table.empty else {}
 
 
 def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Source | None = None) -> Bundle:
@@ -140,27 +146,29 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     ranges = {s.name: (s.low, s.high) for s in manifest.signals if s.low is not None and s.high is not None}
     digests, counts = dict(manifest.digests), dict(manifest.counts)
     feed: Any = bundle.arrays(INPUTS)
-    rows = bundle.arrays(ROWS)
+    rows, origin, said = bundle.arrays(ROWS), origin_of(manifest), list[str]()
     if calibration is None:
         evidence = Evidence.of(bundle)
     else:
         cal = as_table(calibration, policy)
+        origin, said = joint_origin({BUNDLE: origin, CALIBRATION: cal.origin})
         _check_calibration(bundle, policy, cal)
         first, second = split_folds(policy, planned, cal)
         check_untaught(second, rows)
         found = None if first is None else score_members(policy, planned, scores, first)
-        evidence, feed, ranges = (
-            gather(policy, planned, scores, found, second),
-            _feed(second, policy.tables),
-            _ranges(cal),
-        )
-        digests["calibration"], counts["calibration"] = cal.digest(), len(cal)
+        # Outliers' scores are what they were, unless fusions among them read the p-values of other rows now.
+        known = {} if planned.folded else Evidence.of(bundle).outliers
+        evidence = replace(gather(policy, planned, scores, found, second), outliers=known)
+        feed, ranges = _feed(second, policy.tables), _ranges(cal)
+        digests["calibration"] = cal.digest()
+        counts = {**{n: c for n, c in counts.items() if n != EMPTY}, CALIBRATION: len(cal), **_empty(cal)}
     types = {s.name: s.type for s in manifest.scores}
     files = {n: bundle.members[n] for n in (MEMBER, weights.MEMBER) if n in bundle.members}
-    findings = [*(f for f in manifest.findings if f not in _wrong(before)), *_wrong(policy)]
-    fitted = Fitted(
-        scores, types, ranges, digests, counts, rows["reference"], findings, files, rows.get(TAUGHT, NO_ROWS)
-    )
+    stale = {*_wrong(before), *empty_groups_said(before, manifest.counts.get(EMPTY, 0))}
+    news = [*said, *empty_groups_said(policy, counts.get(EMPTY, 0)), *_wrong(policy)]
+    findings = [*(f for f in manifest.findings if f not in stale), *news]
+    taught = rows.get(TAUGHT, NO_ROWS)
+    fitted = Fitted(scores, types, ranges, digests, counts, rows["reference"], findings, files, taught, origin)
     return assemble(policy, planned, fitted, evidence, feed)
 
 
