@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from demur.detectors.evaluate import poison
 from demur.detectors.lift import lift
-from demur.detectors.onnx_ops import OnnxOps, Sym
+from demur.detectors.onnx_ops import OnnxOps
 from demur.detectors.policy import Column, Rule
 from demur.detectors.pvalue import count_in_graph, lay_out
 from demur.detectors.score import Score, absent
+from demur.detectors.tape import Sym
 from demur.detectors.tensor import Signal
 
 
@@ -82,8 +83,9 @@ class RowColumns:
         return self.xp.node("ArgMax", self.signals["logits"], width=0, axis=-1, keepdims=0)
 
     def score_rows(self) -> Sym:
-        """(N, S): the scores of columns that need no p-values."""
-        return self._stack(self.row_columns)[0]
+        """(N, S): the scores of columns that need no p-values, NaN where a row they read is not finite."""
+        raw, poison_of_each = self._poisoned(self.row_columns)
+        return raw + poison_of_each
 
     def assess_rows(self) -> tuple[Sym, Sym]:
         """Scores and p-values (N, S) of the row columns, in their order."""
@@ -126,19 +128,20 @@ class RowColumns:
         return self.xp.node("Gather", joined, self.xp.integers(*places), width=len(places), axis=1)
 
     def _stack(self, columns: Sequence[Column]) -> tuple[Sym, Sym]:
-        """Poisoned scores side by side, and what poisoned them: 0 where all is finite, NaN elsewhere.
+        """Scores side by side, NaN where they or what they read are not finite; and what made them so, 0 elsewhere."""
+        raw, poison_of_each = self._poisoned(columns)
+        zero = raw * 0.0 + poison_of_each
+        return raw + zero, zero
 
-        One addition serves all columns that read the same signals.
-        """
+    def _poisoned(self, columns: Sequence[Column]) -> tuple[Sym, Sym]:
+        """Scores side by side, and their poison: (N, S) each, or (N, 1) for columns that read the same signals."""
         values = [self._value(c.score) for c in columns]
         reads = [(read_by(c, self.held[c.score], self.sliced), absent(self.held[c.score])) for c in columns]
         self.xp.scope = "poison"
         poisons = [poison(self.xp, self.signals, *r) for r in dict.fromkeys(reads)]
         if len(poisons) > 1:
             poisons = [self.xp.concat([poison(self.xp, self.signals, *r) for r in reads])]
-        raw = self.xp.concat(values)
-        zero = raw * 0.0 + poisons[0]
-        return raw + zero, zero
+        return self.xp.concat(values), poisons[0]
 
     def _value(self, name: str) -> Sym:
         if name not in self._values:

@@ -12,9 +12,10 @@ from demur.detectors.check import check_policy
 from demur.detectors.columns import RowColumns, needs_prediction
 from demur.detectors.decision import decide_rows
 from demur.detectors.grouping import decide_groups
-from demur.detectors.onnx_ops import IR_VERSION, OPSET, OnnxOps, Sym
+from demur.detectors.onnx_ops import IR_VERSION, OPSET, OnnxOps
 from demur.detectors.policy import Column, Rule
 from demur.detectors.score import Score
+from demur.detectors.tape import Sym
 from demur.detectors.tensor import Signal
 
 FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
@@ -30,6 +31,9 @@ class Reads(Protocol):
 
 def compile_scores(scores: Mapping[str, Score], widths: Mapping[Signal, int]) -> onnx.ModelProto:
     """The scores alone: inputs are the signals (N, width), output `scores` (N, S) float32 in the order given.
+
+    A score is NaN where a row it reads is not finite. One that overflows on finite rows may be infinite here; in a
+    monitor it is NaN, and so is its p-value.
 
     Raises: ValueError for a score that reads p-values (they need calibrated columns: use `compile_monitor`), or a
     signal whose width is not given.

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from demur.detectors.columns import RowColumns
-from demur.detectors.onnx_ops import OnnxOps, Sym
+from demur.detectors.onnx_ops import OnnxOps
 from demur.detectors.policy import Column, Rule
 from demur.detectors.reason import Reason
+from demur.detectors.tape import Sym
 
 LOWEST = float(np.finfo(np.float32).min)
 MOST_RULES = 62  # a bit each in an int64

@@ -8,10 +8,11 @@ import numpy as np
 
 from demur.detectors.columns import RowColumns
 from demur.detectors.decision import LOWEST, hits, not_finite, on_columns, outcome
-from demur.detectors.onnx_ops import OnnxOps, Sym
+from demur.detectors.onnx_ops import OnnxOps
 from demur.detectors.policy import Rule
 from demur.detectors.pvalue import count_in_graph, lay_out
 from demur.detectors.reason import Reason
+from demur.detectors.tape import Sym
 
 
 def decide_groups(

@@ -1,4 +1,4 @@
-"""The vocabulary in ONNX: operations recorded on a tape, fitted arrays as named initializers.
+"""The vocabulary in ONNX.
 
 Every choice of operator is made here, with its measured reason. Times are ONNX Runtime 1.31/1.32 on one CPU thread.
 """
@@ -11,124 +11,17 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from demur.detectors.inline import inline_nodes
 from demur.detectors.numpy_ops import TINY
+from demur.detectors.tape import Sym, Tape
 
 OPSET, IR_VERSION = 18, 9  # the oldest supported runtime is ONNX Runtime 1.19; newer IR versions are refused by it
+WIDE = 256  # from this width on, a row is summed for NaN in two nodes
 
 
-class Sym:
-    """A traced tensor. Arithmetic records nodes.
-
-    `width` is the static last dimension K of (N, K). 0 marks a per-row value, logically (N,): it is held as (N, 1), so
-    that scores stack with one Concat and no Unsqueeze. `parts` is P of folded rows (N, P, K), 0 of plain ones.
-    """
-
-    __array_ufunc__ = None  # NumPy defers to the reflected operators below
-    __slots__ = ("fixed", "ops", "parts", "value", "width")
-
-    def __init__(self, value: ir.Value, ops: OnnxOps, width: int, *, parts: int = 0, fixed: bool = False) -> None:
-        self.value, self.ops, self.width, self.parts, self.fixed = value, ops, width, parts, fixed
-
-    def __add__(self, other: Any) -> Sym:
-        return self.ops.node("Add", self, other)
-
-    def __radd__(self, other: Any) -> Sym:
-        return self.ops.node("Add", other, self)
-
-    def __sub__(self, other: Any) -> Sym:
-        return self.ops.node("Sub", self, other)
-
-    def __rsub__(self, other: Any) -> Sym:
-        return self.ops.node("Sub", other, self)
-
-    def __mul__(self, other: Any) -> Sym:
-        return self.ops.node("Mul", self, other)
-
-    def __rmul__(self, other: Any) -> Sym:
-        return self.ops.node("Mul", other, self)
-
-    def __truediv__(self, other: Any) -> Sym:
-        return self.ops.node("Div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Sym:
-        return self.ops.node("Div", other, self)
-
-    def __matmul__(self, other: Any) -> Sym:
-        return self.ops.node("MatMul", self, other, width=other.width, parts=self.parts)
-
-    def __neg__(self) -> Sym:
-        return self.ops.negative(self)
-
-
-class OnnxOps:
-    """The tape. `scope` prefixes node names, so that a graph viewer shows which score a node belongs to."""
-
-    def __init__(self) -> None:
-        self.scope = ""
-        self.nodes: list[ir.Node] = []
-        self.initializers: dict[str, ir.Value] = {}
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._recorded: dict[tuple[Any, ...], list[ir.Value]] = {}
-
-    def negative(self, x: Sym) -> Sym:
-        """-x; of a difference, the difference the other way round: a node costs 0.5 to 0.9 µs at N = 1."""
-        maker = x.value.producer()
-        if maker is not None and maker.op_type == "Sub":
-            left, right = (Sym(v, self, x.width) for v in maker.inputs if v is not None)
-            return self.node("Sub", right, left, width=x.width)
-        return self.node("Neg", x)
-
-    def constant(self, name: str, value: Any) -> Sym:
-        """A named initializer, made once.
-
-        Raises: ValueError when the name already holds something else.
-        """
-        array = np.asarray(value)
-        if name not in self.initializers:
-            self.initializers[name] = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-            self._arrays[name] = array
-        elif not np.array_equal(self._arrays[name], array, equal_nan=array.dtype.kind == "f"):
-            raise ValueError(f"two different arrays are named {name!r} in the graph; rename a score")
-        return Sym(self.initializers[name], self, array.shape[-1] if array.ndim else 0, fixed=True)
-
-    def node(self, op: str, *inputs: Any, width: int | None = None, parts: int | None = None, **attributes: Any) -> Sym:
-        return self.nodes_out(op, 1, *inputs, width=width, parts=parts, **attributes)[0]
-
-    def nodes_out(
-        self,
-        op: str,
-        count: int,
-        *inputs: Any,
-        width: int | None = None,
-        parts: int | None = None,
-        **attributes: Any,
-    ) -> list[Sym]:
-        """Record one operator, or return the recorded one: scores share what they have in common."""
-        symbols = [self._symbol(x) for x in inputs]
-        key = (op, *(id(s.value) for s in symbols), *sorted((k, str(v)) for k, v in attributes.items()))
-        if key not in self._recorded:
-            name = f"{self.scope}/{op}_{len(self.nodes)}"
-            outputs = [ir.Value(name=f"{name}:{i}") for i in range(count)]
-            converted = ir.convenience.convert_attributes(attributes)
-            self.nodes.append(ir.Node("", op, [s.value for s in symbols], converted, outputs=outputs, name=name))
-            self._recorded[key] = outputs
-        width = _broadcast(symbols) if width is None else width
-        parts = _broadcast_parts(op, symbols) if parts is None else parts
-        return [Sym(o, self, width, parts=parts) for o in self._recorded[key]]
-
-    def _symbol(self, x: Any) -> Sym:
-        if isinstance(x, Sym):
-            return x
-        if np.ndim(x):
-            raise TypeError(f"{self.scope}: an array of shape {np.shape(x)} has no name; make it a field of the score")
-        return self.constant(f"const.{np.float32(x)}", np.float32(x))
-
-    def integers(self, *values: int) -> Sym:
-        """A small int64 vector, named by its contents."""
-        return self.constant("int." + "_".join(map(str, values)), np.array(values, np.int64))
+class OnnxOps(Tape):
+    """The vocabulary, recorded on a tape."""
 
     def sum(self, x: Sym, *, keepdims: bool = False) -> Sym:
         # Not ReduceSum: when K is no multiple of 16, its order of additions follows the memory alignment of the row, so
@@ -172,7 +65,11 @@ class OnnxOps:
         return self._reduced(found, keepdims=keepdims)
 
     def zero(self, x: Sym) -> Sym:
-        # One MatMul instead of Mul and ReduceSum: 0 * NaN and 0 * inf are NaN in it too.
+        # 0 * NaN and 0 * inf are NaN, whatever the order of additions. One MatMul does both steps, but its sum over a
+        # row is one chain: at K = 1000 it takes 0.7 µs and two plain nodes 0.45.
+        if x.width >= WIDE:
+            zeros = self.node("ReduceSum", x * 0.0, self.integers(-1), width=0, keepdims=1)
+            return self._reduced(zeros, keepdims=False)
         # Not at width 1: there NumPy's product skips a factor of 0, in onnx's reference evaluator.
         if x.width == 1 and not x.parts:
             return self.column(x * 0.0)
@@ -314,17 +211,3 @@ class OnnxOps:
         if len(columns) == 1:
             return Sym(columns[0].value, self, width)
         return self.node("Concat", *columns, width=width, axis=1)
-
-
-def _broadcast(symbols: Sequence[Sym]) -> int:
-    """The width of an elementwise result. A constant of width 1 does not turn a per-row value into a matrix."""
-    return max((s.width for s in symbols if not (s.fixed and s.width == 1)), default=0)
-
-
-def _broadcast_parts(op: str, symbols: Sequence[Sym]) -> int:
-    """Parts of a result: a folded row (N, 1, K) against a table (P, K), entry by entry, has P."""
-    parts = max((s.parts for s in symbols), default=0)
-    if parts != 1 or op not in ("Add", "Sub", "Mul", "Div", "Max", "Min"):
-        return parts
-    held = [s.value.const_value for s in symbols if s.fixed]
-    return max(parts, *(v.shape.numpy()[0] for v in held if v is not None and len(v.shape) == 2), 1)

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from demur.detectors.numpy_ops import Array
-from demur.detectors.onnx_ops import OnnxOps, Sym
+from demur.detectors.onnx_ops import OnnxOps
+from demur.detectors.tape import Sym
 
 if TYPE_CHECKING:
     from demur.detectors.policy import Column

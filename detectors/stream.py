@@ -14,11 +14,12 @@ from demur.detectors.compile import BOOL, FLOAT, INT64, model_of, signal_inputs,
 from demur.detectors.decision import hits, not_finite, outcome
 from demur.detectors.evaluate import poison
 from demur.detectors.lift import lift
-from demur.detectors.onnx_ops import OnnxOps, Sym
+from demur.detectors.onnx_ops import OnnxOps
 from demur.detectors.policy import Column, Rule
 from demur.detectors.pvalue import count_in_graph, lay_out
 from demur.detectors.reason import Reason
 from demur.detectors.score import Scaling
+from demur.detectors.tape import Sym
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
 LATCH, STEPS, FIRST_MAXIMUM = 0, 1, 2

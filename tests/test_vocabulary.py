@@ -3,10 +3,12 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from demur.detectors.compile import FLOAT, model_of
 from demur.detectors.numpy_ops import NumpyOps
-from demur.detectors.onnx_ops import OnnxOps, Sym
+from demur.detectors.onnx_ops import WIDE, OnnxOps
+from demur.detectors.tape import Sym
 from tests.contract.entries import session
 
 RNG = np.random.default_rng(0)
@@ -92,3 +94,42 @@ def test_equal_entries_keep_their_order():
     x = np.array([[1, 0, 0, 1]], np.float32)
     np.testing.assert_array_equal(NumpyOps().bottom(x, 3)[1], [[1, 2, 0]])
     assert NumpyOps().argmax(x) == 0
+
+
+@pytest.mark.parametrize("width", [1, 7, WIDE - 1, WIDE, 1000])
+@pytest.mark.parametrize("parts", [0, 2])
+def test_zero_is_nan_of_every_number_that_is_not_finite_and_of_no_other(width, parts):
+    largest = np.finfo(np.float32).max
+    rows = np.tile(np.array([largest, -largest, 1e-40, 0.0], np.float32), (9, max(parts, 1) * width))[
+        :, : parts * width or width
+    ]
+    for row, (value, place) in enumerate((v, p) for v in (np.nan, np.inf, -np.inf) for p in (0, width // 2, -1)):
+        rows[row, place] = value
+    x = np.concatenate([rows, rows[:1]])
+    x[-1, 0] = -largest
+
+    def zero(ops, x):
+        return ops.concat([ops.zero(ops.fold(x, parts) if parts else x)])
+
+    xp, value = OnnxOps(), ir.val("x", FLOAT, ["N", x.shape[1]])
+    got = zero(xp, Sym(value, xp, x.shape[1]))
+    model = model_of(xp, {"x": value}, {"y": got}, {"y": (FLOAT, ["N", max(parts, 1)])})
+    with np.errstate(all="ignore"):
+        found = [
+            session(model).run(["y"], {"x": x})[0],
+            ReferenceEvaluator(model).run(["y"], {"x": x})[0],
+            zero(NumpyOps(), x),
+        ]
+    for result in found:
+        assert np.isnan(result[:9]).any(axis=1).all()
+        np.testing.assert_array_equal(result[9], 0)
+
+
+def test_a_negated_term_is_subtracted():
+    xp, value = OnnxOps(), ir.val("x", FLOAT, ["N", K])
+    x = Sym(value, xp, K)
+    total = -xp.max(x) + xp.zero(x)
+    model = model_of(xp, {"x": value}, {"y": total}, {"y": (FLOAT, ["N", 1])})
+    assert [node.op_type for node in model.graph.node] == ["ReduceMax", "MatMul", "Sub"]
+    rows = RNG.normal(size=(N, K)).astype(np.float32)
+    np.testing.assert_array_equal(session(model).run(["y"], {"x": rows})[0][:, 0], -rows.max(axis=1))

@@ -8,9 +8,10 @@ import onnx_ir as ir
 from demur.detectors.columns import RowColumns
 from demur.detectors.compile import FLOAT, INT64, Kinds, model_of, serialize
 from demur.detectors.evaluate import poison
-from demur.detectors.onnx_ops import OnnxOps, Sym
+from demur.detectors.onnx_ops import OnnxOps
 from demur.detectors.policy import Column
 from demur.detectors.score import Score
+from demur.detectors.tape import Sym
 from demur.monitor.config.segmentation import SegmentationConfig
 
 
