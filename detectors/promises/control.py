@@ -15,6 +15,8 @@ from demur.detectors.promises import binomial
 from demur.detectors.promises.promise import CalibrationRefused, Level, exact
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from numpy.typing import NDArray
 
     from demur.detectors.promises.promise import ControlBy
@@ -24,14 +26,15 @@ if TYPE_CHECKING:
 
 _HALVINGS = 60
 MOST_BETTING_UNITS = 50_000  # one pass over all units for each error let in: 5 s at this many, 20 s at twice
+MOST_GRADED_UNITS = 15_000  # every unit may have a loss: 5 s
 
 
-def conformal_budget(n: int, alpha: Level) -> float:
+def conformal_budget(n: int, alpha: Level) -> Fraction:
     """The largest sum of n losses with sum / (n + 1) + 1 / (n + 1) <= alpha; negative when n cannot carry alpha.
 
     Source: Angelopoulos, Bates, Fisch, Lei & Schuster 2024, arXiv:2208.02814, theorem 1, with losses bounded by 1.
     """
-    return float(exact(alpha) * (n + 1) - 1)
+    return exact(alpha) * (n + 1) - 1
 
 
 def log_wealth(losses: Float64, risk: float | Float64, delta: float) -> Float64:
@@ -84,32 +87,33 @@ def largest(counts: Prefixes, n: int, alpha: Level, delta: float | None, by: Con
     `counts` are of the units no other rule refuses. `delta` None is conformal risk control. The betting bound depends on the
     order of the units, so it looks at them in an order drawn from `seed`. Raises: CalibrationRefused for more units than it can.
     """
-    if delta is not None and by == "betting" and n > MOST_BETTING_UNITS:
-        raise CalibrationRefused(
-            f"by betting takes at most {MOST_BETTING_UNITS} units, got {n}; by: binomial is exact for them, and accepts more"
-        )
+    graded = counts.scale > 1
+    if delta is not None and by == "betting" and n > (most := MOST_GRADED_UNITS if graded else MOST_BETTING_UNITS):
+        better = "draw that many" if graded else "by: binomial is exact for them, and accepts more"
+        raise CalibrationRefused(f"by betting takes at most {most} units, got {n}; {better}")
     if delta is not None and by == "betting":
         return _largest_by_betting(counts, n, float(alpha), delta, seed)
-    most = math.floor(exact(alpha) * (n + 1)) - 1 if delta is None else binomial.most_errors(n, float(alpha), delta)
+    most = (
+        binomial.most_errors(n, float(alpha), delta)
+        if delta is not None
+        else math.floor(conformal_budget(n, alpha) * counts.scale)
+    )
     return int(np.searchsorted(counts.wrong, most, side="right")) - 1
 
 
 def _largest_by_betting(counts: Prefixes, n: int, alpha: float, delta: float, seed: int) -> int:
-    """Thresholds from the lowest up, until one is not proven: a test changes only where a wrong unit comes in."""
+    """Thresholds from the lowest up, until one is not proven: a test changes only where a unit with a loss comes in."""
     places = np.random.default_rng(seed).permutation(n)
-    losses = np.zeros(n)
-    taken = 0
+    losses, known, harmful = np.zeros(n), counts.losses[counts.losses > 0], np.cumsum(counts.losses > 0)
+    taken, before = 0, 0
     for index in np.flatnonzero(np.diff(counts.wrong, prepend=0)):
         if not betting_rejects(losses, alpha, delta):
-            return _before(counts, taken)
-        losses[places[taken : counts.wrong[index]]] = 1
-        taken = int(counts.wrong[index])
-    return counts.wrong.size - 1 if betting_rejects(losses, alpha, delta) else _before(counts, taken)
-
-
-def _before(counts: Prefixes, wrong: int) -> int:
-    """The last index at which fewer than `wrong` errors were accepted."""
-    return int(np.searchsorted(counts.wrong, wrong, side="left")) - 1 if wrong else -1
+            return before - 1
+        before = int(index)
+        within = int(harmful[counts.accepted[index] - 1])
+        losses[places[taken:within]] = known[taken:within]
+        taken = within
+    return counts.wrong.size - 1 if betting_rejects(losses, alpha, delta) else before - 1
 
 
 def units_needed(alpha: Level, delta: float | None, by: ControlBy) -> int:
@@ -131,12 +135,12 @@ def smallest_supported(counts: Prefixes, n: int, delta: float | None, by: Contro
     """The smallest alpha for which something is accepted; None when there is none below 1."""
     if not counts.rows:
         return None
-    wrong = int(counts.wrong[0])
+    wrong, first = int(counts.wrong[0]), np.sort(counts.losses[: counts.accepted[0]])[::-1]
     if delta is None:
-        least = (wrong + 1) / (n + 1)
+        least = (wrong / counts.scale + 1) / (n + 1)
     elif by == "binomial":
         least = binomial.upper(wrong, n, delta)
     else:
-        least = betting_upper(np.r_[np.ones(wrong), np.zeros(n - wrong)], delta)
+        least = betting_upper(np.r_[first, np.zeros(n - first.size)], delta)
     least *= 1 + 1e-9
     return least if least < 1 else None

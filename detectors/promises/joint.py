@@ -1,7 +1,8 @@
 """Calibration of the rules that promise how much is wrong and accepted, each on its own part of the units.
 
-The loss of a unit is 1 when the model is wrong on it, no refusal rule refuses it and its score is at most t. Rules added later
-only accept less, so each promise stands whatever comes after.
+The loss of a unit is 1 when the model is wrong on it, no refusal rule refuses it and its score is at most t; where losses are
+graded it is any number in [0, 1], and 0 unless accepted. Rules added later only accept less, so each promise stands whatever
+comes after.
 
 On average over draws the denominator is every unit, also when the refusal thresholds come from the same units: add the test
 unit and give every unit the refusal thresholds of the other n. A threshold is the k-th smallest of the others, so a unit is
@@ -62,7 +63,7 @@ def stage(
         proper = delta is not None and not folds.disjoint
         earlier = [*refusing, *((c.spec, c.thresholds) for c in chosen)]
         at = survivors(spec, refusing, earlier, sample, units, seed, drop_ties=proper)
-        counts = counted(spec, sample, at)
+        counts = counted(spec, sample, at, graded=promise.confidence is None or promise.by == "betting")
         n = counts.rows if proper else int(independent(sample, spec.unit, units, seed).size)
         alpha = exact(promise.alpha)
         if proper:
@@ -72,7 +73,7 @@ def stage(
         if last < 0:
             raise _unsupported(spec, promise, counts, n, alpha, delta, clustered=sample.clustered)
         value = np.array([counts.thresholds[last]], dtype=np.float32)
-        statement = _statement(spec, promise, n, int(counts.wrong[last]), sample)
+        statement = _statement(spec, promise, n, Fraction(int(counts.wrong[last]), counts.scale), sample)
         thresholds = Thresholds(value, np.zeros(1, dtype=np.bool_), (), ())
         chosen.append(Chosen(spec, thresholds, statement, folds.named(index)))
     return chosen
@@ -99,7 +100,7 @@ def _surviving_share(refusing: Fitted, spec: RuleSpec, delta: float) -> tuple[fl
 
 
 def _statement(
-    spec: RuleSpec, promise: WrongAndAcceptedAtMost, n: int, wrong: int, sample: CalibrationSample
+    spec: RuleSpec, promise: WrongAndAcceptedAtMost, n: int, wrong: Fraction, sample: CalibrationSample
 ) -> Statement:
     return Statement(
         rule=spec.name,
@@ -108,7 +109,8 @@ def _statement(
         level=promise.alpha,
         confidence=promise.confidence,
         n=n,
-        bound=float(Fraction(wrong + 1, n + 1)),
+        bound=float((wrong + 1) / (n + 1)),
+        graded=sample.graded,
         clustered=sample.clustered and spec.unit == "row",
         by="conformal" if promise.confidence is None else promise.by,
     )
@@ -134,7 +136,8 @@ def _unsupported(
     why = f"needs at least {needed} {units}, got {n}"
     if n >= needed:
         needed = 0
-        why = f"the {units} of lowest score are already wrong too often, of {n}; use a score that ranks errors higher"
+        already = "have too large a loss" if counts.scale > 1 else "are already wrong too often"
+        why = f"the {units} of lowest score {already}, of {n}; use a score that ranks errors higher"
     works = (
         ""
         if supported is None

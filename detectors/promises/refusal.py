@@ -180,12 +180,12 @@ def table(sample: CalibrationSample, column: str, unit: Unit, good: Good, units:
 
 def good_rows(sample: CalibrationSample, good: Good) -> NDArray[np.bool_]:
     """(n,) bool. Raises: CalibrationRefused when good: correct has no losses to go by."""
-    return np.ones(sample.rows, dtype=np.bool_) if good == "id" else losses(sample) == 0
+    return np.ones(sample.rows, dtype=np.bool_) if good == "id" else errors(sample) == 0
 
 
 def good_groups(sample: CalibrationSample, good: Good) -> NDArray[np.bool_]:
     """(G,) bool: for good: correct, the groups in which no row is wrong."""
-    return np.ones(sample.groups, dtype=np.bool_) if good == "id" else group_losses(sample) == 0
+    return np.ones(sample.groups, dtype=np.bool_) if good == "id" else group_losses(sample, errors(sample)) == 0
 
 
 def losses(sample: CalibrationSample) -> NDArray[np.float64]:
@@ -195,9 +195,22 @@ def losses(sample: CalibrationSample) -> NDArray[np.float64]:
     return sample.loss
 
 
-def group_losses(sample: CalibrationSample) -> NDArray[np.float64]:
-    """(G,) losses: a group is wrong when any of its rows is."""
+def errors(sample: CalibrationSample) -> NDArray[np.float64]:
+    """(n,) losses that are 0 or 1. Raises: CalibrationRefused when there are none, or some lie between."""
+    loss = losses(sample)
+    if sample.graded:
+        between = np.flatnonzero((loss > 0) & (loss < 1))
+        raise CalibrationRefused(
+            f"counts right and wrong answers, and {between.size} losses lie between 0 and 1 ({loss[between[0]]:.3g} in row "
+            f"{between[0]}); write 0 or 1, by the loss from which you call an answer wrong, or promise wrong_and_accepted_at_most "
+            "on average or by: betting, which carry such losses"
+        )
+    return loss
+
+
+def group_losses(sample: CalibrationSample, loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(G,) of row losses (n,): a group is as wrong as the worst of its rows."""
     wrong = np.zeros(sample.groups)
     if sample.group is not None:
-        np.maximum.at(wrong, sample.group, losses(sample))
+        np.maximum.at(wrong, sample.group, loss)
     return wrong

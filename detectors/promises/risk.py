@@ -97,15 +97,23 @@ def survivors(
     return at[~gone[at]]
 
 
-def counted(spec: RuleSpec, sample: CalibrationSample, at: NDArray[np.int64]) -> selective.Prefixes:
-    """Errors of these units by the rule's score. Raises: CalibrationRefused without losses."""
+def counted(
+    spec: RuleSpec, sample: CalibrationSample, at: NDArray[np.int64], *, graded: bool = False
+) -> selective.Prefixes:
+    """Errors of these units by the rule's score, or where `graded` losses will do, their sums.
+
+    Raises: CalibrationRefused without losses, or with others than it counts.
+    """
     grouped = spec.unit == "group"
     try:
-        loss = refusal.group_losses(sample) if grouped else refusal.losses(sample)
+        loss = refusal.losses(sample) if graded else refusal.errors(sample)
     except CalibrationRefused as cause:
-        raise CalibrationRefused(f"{kind(spec.promise)} {cause}", rule=spec.name) from cause
+        by = f" by {getattr(spec.promise, 'by', '')}" if sample.graded else ""
+        raise CalibrationRefused(f"{kind(spec.promise)}{by} {cause}", rule=spec.name) from cause
+    loss = refusal.group_losses(sample, loss) if grouped else loss
     scores = sample.column(spec.column, sample.groups if grouped else sample.rows)
-    return selective.prefixes(scores[at], loss[at])
+    find = selective.graded_prefixes if graded and sample.graded else selective.prefixes
+    return find(scores[at], loss[at])
 
 
 def _statement(

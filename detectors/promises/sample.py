@@ -23,7 +23,8 @@ class CalibrationSample:
     """Calibration scores and what is known of the units they belong to.
 
     Shapes: `scores` maps a column to (n,) float32, one per row or, in a stream policy, one per stream (its running maximum);
-    columns judged by group rules hold (G,), one aggregate per group. `loss` (n,) in {0, 1}, 1 is wrong. `predicted` (n,) int
+    columns judged by group rules hold (G,), one aggregate per group. `loss` (n,) in [0, 1], 1 is wrong; when some lie between,
+    the promises that count errors are refused. `predicted` (n,) int
     class in [0, classes), needed by slices. `group` (n,) int64 ids 0..G-1, none empty. `weight` (n,) is refused: no promise
     here can carry it. `outliers` maps a column to scores (m,) float32 of units known to be outliers: they set no threshold, only
     the power printed beside one. Non-finite scores are refused by `calibrate`, with their row numbers.
@@ -45,10 +46,10 @@ class CalibrationSample:
         for name, column in (*self.scores.items(), *self.outliers.items()):
             if column.ndim != 1 or column.dtype != np.float32:
                 raise ValueError(f"scores[{name!r}]: expected (n,) float32, got {column.shape} {column.dtype}")
-        if self.loss is not None and not np.isin(self.loss, (0, 1)).all():
-            row = int(np.flatnonzero(~np.isin(self.loss, (0, 1)))[0])
+        if self.loss is not None and not ((self.loss >= 0) & (self.loss <= 1)).all():
+            row = int(np.flatnonzero(~((self.loss >= 0) & (self.loss <= 1)))[0])
             raise CalibrationRefused(
-                f"loss: expected 0 or 1, got {self.loss[row]} in row {row}; a binomial promise counts errors"
+                f"loss: expected numbers in [0, 1], got {self.loss[row]} in row {row}; divide by the largest possible loss"
             )
         if self.group is not None and not self._dense(self.group):
             raise ValueError(f"group: expected ids 0..{self.groups - 1}, each with a row, got other or missing ids")
@@ -67,6 +68,11 @@ class CalibrationSample:
         if outside.size:
             row = int(outside[0])
             raise ValueError(f"predicted: expected classes 0..{classes - 1}, got {predicted[row]} in row {row}")
+
+    @cached_property
+    def graded(self) -> bool:
+        """Whether some loss is neither 0 nor 1."""
+        return self.loss is not None and not np.isin(self.loss, (0, 1)).all()
 
     @cached_property
     def groups(self) -> int:

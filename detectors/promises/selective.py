@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _PREFIXES_TRIED = 64
 _MOST_GROWTH = 1000.0
+GRADES = 2**32
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,17 @@ class Selection:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Accepted rows and errors among them at each distinct score, ascending: (D,) each, so ties are never split."""
+    """Accepted rows and errors among them at each distinct score, ascending: (D,) each, so ties are never split.
+
+    `wrong` counts in parts of 1 / scale: errors, or for graded losses the sum of each rounded up to 2^-32, which is a whole
+    number and no less. `losses` (n,) are those of the rows, by rising score.
+    """
 
     thresholds: NDArray[np.float32]
     accepted: NDArray[np.int64]
     wrong: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    scale: int = 1
 
     @property
     def rows(self) -> int:
@@ -81,12 +88,22 @@ def prefixes(scores: NDArray[np.float32], loss: NDArray[np.float64]) -> Prefixes
             f"loss: expected 0 or 1 for every row, got {loss[~np.isin(loss, (0, 1))][0]}; "
             "threshold the loss first, a binomial promise counts errors"
         )
+    return _summed(scores, loss, 1)
+
+
+def graded_prefixes(scores: NDArray[np.float32], loss: NDArray[np.float64]) -> Prefixes:
+    """Sums of losses at each distinct score. Shapes: scores (n,), loss (n,) in [0, 1]; n below 2^30."""
+    return _summed(scores, loss, GRADES)
+
+
+def _summed(scores: NDArray[np.float32], loss: NDArray[np.float64], scale: int) -> Prefixes:
     order = np.argsort(scores, kind="stable")
-    ranked = scores[order]
+    ranked, losses = scores[order], loss[order]
     last = np.ones(scores.size, dtype=bool)
     last[:-1] = ranked[1:] != ranked[:-1]
     ends = np.flatnonzero(last)
-    return Prefixes(ranked[ends], ends + 1, np.cumsum(loss[order]).astype(np.int64)[ends])
+    wrong = np.cumsum(np.ceil(losses * scale).astype(np.int64))[ends]
+    return Prefixes(ranked[ends], ends + 1, wrong, losses, scale)
 
 
 def select(counts: Prefixes, risk: float, delta: float) -> Selection | None:

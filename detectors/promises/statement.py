@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from demur.detectors.promises.binomial import interval
 from demur.detectors.promises.neyman_pearson import power_level
-from demur.detectors.promises.wording import listed, percent, percent_down, percent_up
+from demur.detectors.promises.wording import decimal, listed, percent, percent_down, percent_up
 
 if TYPE_CHECKING:
     from demur.detectors.policy import Unit
@@ -58,7 +58,7 @@ class Statement:
     then holds for this bundle with 95 % confidence. `n` counts calibration units, or survivors for selective risk. `tried`
     is a stricter risk that `n` survivors did not support and `tried_needs` about how many would (None: no number would). `by`
     names the theorem; `power` counts the labelled outliers refused, and all of them, `compared` those of every column that
-    this one was chosen from; `stability` is RejEx's account.
+    this one was chosen from; `graded` losses are not only 0 and 1; `stability` is RejEx's account.
     """
 
     rule: str
@@ -77,6 +77,7 @@ class Statement:
     by: str = "split"
     power: tuple[int, int] | None = None
     compared: tuple[Power, ...] = ()
+    graded: bool = False
     stability: Stability | None = None
 
     @property
@@ -129,6 +130,8 @@ class Statement:
         )
 
     def _joint(self) -> str:
+        if self.graded:
+            return self._mean_loss()
         what = f"at most {percent(self.level)} of {{}} are wrong and accepted by the whole policy"
         noun = {"row": "inputs", "group": "groups", "stream": "streams"}[self.unit]
         count = f"(n = {self.n}{self._counted()})"
@@ -137,6 +140,19 @@ class Statement:
             return f"{traffic}, on average over calibration draws {count}."
         like = what.format(f"all {noun} like the calibration data")
         return f"With {self._confidence()} confidence over the calibration draw, {like} {count}."
+
+    def _mean_loss(self) -> str:
+        noun = {"row": "inputs", "group": "groups", "stream": "streams"}[self.unit]
+        count = f"(n = {self.n}{self._counted()}; losses lie between 0 and 1)"
+        if self.confidence is None:
+            return (
+                f"For traffic exchangeable with the calibration data, the loss of {noun} that the whole policy accepts, averaged "
+                f"over all {noun}, is at most {decimal(self.level)} on average over calibration draws {count}."
+            )
+        return (
+            f"With {self._confidence()} confidence over the calibration draw, the loss of {noun} that the whole policy accepts, "
+            f"averaged over all {noun} like the calibration data, is at most {decimal(self.level)} {count}."
+        )
 
     def _stable(self) -> str:
         found = self.stability
@@ -178,6 +194,9 @@ class Statement:
         return f"({percent(self.tried)} was tried: not supported by {self.n} surviving {units}; {needs}.)"
 
     def _wrong_unit(self) -> str:
+        if self.graded and self.unit != "row":
+            part = "rows" if self.unit == "group" else "steps"
+            return f"The loss of a {self.unit} is the largest of its {part}'."
         return "A group is wrong when any of its rows is." if self.unit == "group" else ""
 
     def _slices(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,11 @@ def percent(level: Level, places: int = 1) -> str:
         if (share * 10**shown).denominator == 1:
             return f"{Decimal(int(share * 10**shown)).scaleb(-shown):.{shown}f} %"
     return percent_up(float(level), places + 1)
+
+
+def decimal(level: Level) -> str:
+    """A level as a decimal fraction, as a person writes it; one that does not end in 6 places, rounded up to them."""
+    return f"{Decimal(math.ceil(exact(level) * 10**_MOST_PLACES)).scaleb(-_MOST_PLACES).normalize():f}"
 
 
 def percent_up(level: float, places: int = 1) -> str:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from demur.monitor.fit.errors import TableError
 
 INTEGERS = ("label", "prediction", "loss", "severity", "eval_only")
-FLAGS = {"loss": ("0 (right)", "1 (wrong)"), "eval_only": ("0 (any use)", "1 (evaluation only)")}
 NAMES = ("group_id", "slice", "id")
 ROW_COLUMNS = (*INTEGERS, *NAMES, "weight", "target")
 HEAD = ("head_weight", "head_bias")
@@ -59,10 +58,11 @@ def signal(array: NDArray[Any], width: int | None, where: str) -> NDArray[Any]:
 
 
 def row_column(name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
-    """One value a row in canonical form: int64, float64 (weight, target), or strings (group_id, slice, id may be either).
+    """One value a row in canonical form: int64, float64 (weight, target, a graded loss), or strings (group_id, slice, id may
+    be either).
 
-    Raises: TableError for another shape, values that are not whole numbers, loss or eval_only outside {0, 1}, weights
-    or severities below 0, targets that are not finite.
+    Raises: TableError for another shape, values that are not whole numbers, losses outside [0, 1], eval_only outside {0, 1},
+    weights or severities below 0, targets that are not finite.
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -70,13 +70,16 @@ def row_column(name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
         raise TableError(f"{where}: expected shape (N,), one value a row, got {array.shape}; pass a vector")
     if name in ("weight", "target"):
         return _number(array, where, least=0.0 if name == "weight" else -np.inf)
+    if name == "loss":
+        return _loss(array, where)
     if name in NAMES and array.dtype.kind in "UST":
         return _strings(array, where)
     integers = _integers(array, where)
-    if name in FLAGS and not np.isin(integers, (0, 1)).all():
-        stray, advice = integers[~np.isin(integers, (0, 1))][0], "a graded loss needs a cut-off first"
-        advice = advice if name == "loss" else "mark each row with one of them"
-        raise TableError(f"{where}: expected {' or '.join(FLAGS[name])}, got {stray}; {advice}")
+    if name == "eval_only" and not np.isin(integers, (0, 1)).all():
+        stray = integers[~np.isin(integers, (0, 1))][0]
+        raise TableError(
+            f"{where}: expected 0 (any use) or 1 (evaluation only), got {stray}; mark each row with one of them"
+        )
     if name == "severity" and integers.size and integers.min() < 0:
         raise TableError(
             f"{where}: expected levels of at least 0 (0 is as it was), got {integers.min()}; renumber them"
@@ -97,6 +100,20 @@ def head_array(array: NDArray[Any], ndim: int, where: str) -> NDArray[np.float32
     if not np.isfinite(array).all():
         raise TableError(f"{where}: expected finite values, got NaN or infinity; export the head again")
     return np.ascontiguousarray(array, np.float32)
+
+
+def _loss(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """Losses of 0 and 1 as int64, others in [0, 1] as float64."""
+    if array.dtype.kind not in "iubf":
+        raise TableError(f"{where}: expected numbers from 0 (right) to 1 (wrong), got {array.dtype}")
+    outside = ~((array >= 0) & (array <= 1))  # NaN too
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise TableError(
+            f"{where}: expected numbers from 0 (right) to 1 (wrong), got {array[row]} in row {row}; divide by the largest possible loss"
+        )
+    whole = array.dtype.kind != "f" or np.isin(array, (0, 1)).all()
+    return np.ascontiguousarray(array, np.int64 if whole else np.float64)
 
 
 def _integers(array: NDArray[Any], where: str) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ class Evidence:
     scores: Mapping[str, NDArray[np.float32]]
     fold_a: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     outliers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    loss: NDArray[np.int64] | None = None
+    loss: NDArray[np.int64] | NDArray[np.float64] | None = None
     predicted: NDArray[np.int64] | None = None
     group: NDArray[np.int64] | None = None
     classes: int | None = None

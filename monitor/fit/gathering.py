@@ -115,9 +115,9 @@ def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, An
 
 
 def _stream_loss(table: SignalsTable) -> Any:
-    """A stream is wrong when any of its steps is."""
+    """A stream is as wrong as the worst of its steps."""
     if table.loss is None or table.grouping is None:
         return table.loss
-    worst = np.zeros(table.grouping.count, np.int64)
+    worst = np.zeros(table.grouping.count, table.loss.dtype)
     np.maximum.at(worst, table.grouping.index, table.loss)
     return worst

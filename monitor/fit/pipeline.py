@@ -215,7 +215,7 @@ def fit_fusions(
         f"p:{n}": np.concatenate([p_value(np.sort(s[other]), s[own]) for own, other in (halves, halves[::-1])])[:, None]
         for n, s in found.items()
     }
-    correct = None if table.loss is None else table.loss[rows] == 0
+    correct = None if table.right is None else table.right[rows]
     reference = Reference(crossed, None if table.label is None else table.label[rows], correct=correct)
     return {
         s.name: build_score(s.type, dict(s.hyper), reference) if is_fusion(s) else scores[s.name] for s in policy.scores

@@ -62,13 +62,12 @@ def as_reference(table: SignalsTable, absent: frozenset[str] = frozenset()) -> R
         return recover_head(table.signals["features"], table.signals["logits"])
 
     can = table.head_weight is None and {"features", "logits"} <= set(table.signals)
-    correct = None if table.loss is None else table.loss == 0
     return Reference(
         table.signals,
         table.label,
         table.head_weight,
         table.head_bias,
-        correct,
+        table.right,
         recover=recover if can else None,
         target=_independent(table),
         absent=absent,

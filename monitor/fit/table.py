@@ -105,17 +105,27 @@ class SignalsTable:
         return np.concatenate([np.empty(0, np.int64), *parts])
 
     @cached_property
-    def loss(self) -> NDArray[np.int64] | None:
-        """(N,) 0 where the model was right, 1 where wrong: as given, else by the tolerance, else prediction != label,
-        else None. An estimate that is not finite is wrong.
+    def loss(self) -> NDArray[Any] | None:
+        """(N,) int64, 0 where the model was right, 1 where wrong: as given, else by the tolerance, else prediction != label,
+        else None. An estimate that is not finite is wrong. Given losses between 0 and 1 are float64, and `graded`.
         """
-        given: NDArray[np.int64] | None = self.given.get("loss")
+        given: NDArray[Any] | None = self.given.get("loss")
         if given is None and self.tolerance is not None and self.target is not None and "estimate" in self.signals:
             off = np.abs(self.target - np.asarray(self.signals["estimate"][:], np.float64)[:, 0])
             return np.asarray(~(off <= self.tolerance), np.int64)
         if given is not None or self.label is None or self.prediction is None:
             return given
         return np.not_equal(self.prediction, self.label).astype(np.int64)
+
+    @property
+    def graded(self) -> bool:
+        """Whether the losses given are not only 0 and 1."""
+        return "loss" in self.given and self.given["loss"].dtype.kind == "f"
+
+    @property
+    def right(self) -> NDArray[np.bool_] | None:
+        """(N,) whether the model was right; None when unknown, as of graded losses."""
+        return None if self.loss is None or self.graded else np.asarray(self.loss == 0)
 
     @property
     def target(self) -> NDArray[np.float64] | None:
