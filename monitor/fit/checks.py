@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.fit.finding import ContractViolation, Finding, error, listed, warning
-from demur.monitor.fit.known_rows import marks, seen
+from demur.monitor.fit.known_rows import marks
 from demur.monitor.fit.order import check_order
 from demur.monitor.fit.profile import SignalProfile, profiles
+from demur.monitor.fit.shared import shared_rows
 from demur.monitor.fit.table import SignalsTable
 
 __all__ = [
@@ -42,17 +43,16 @@ def check_tables(
     return findings
 
 
-def check_apart(side: SignalsTable, other: SignalsTable, role: str, other_role: str = "calibration") -> None:
-    """Further data that a fit learns from must not hold rows of the other set, nor rows kept for evaluation.
+def check_apart(side: SignalsTable, other: SignalsTable, role: str, other_role: str = "calibration") -> list[Finding]:
+    """The warnings about further data that a fit learns from: it must not hold rows of the other set, nor rows kept for
+    evaluation.
 
     Raises: ContractViolation naming `role`.
     """
-    findings = kept_for_evaluation(side, role)
-    shared = int(seen(side, marks(other)).sum())
-    if shared:
-        findings.append(error("shared_rows", f"{role}: {shared} rows are in the {other_role} set too; remove them"))
-    if findings:
+    findings = kept_for_evaluation(side, role) + shared_rows(side, marks(other), role, other_role)
+    if any(finding.level == "error" for finding in findings):
         raise ContractViolation(findings)
+    return findings
 
 
 def inspect_tables(
@@ -225,15 +225,7 @@ def _shared(reference: SignalsTable, calibration: SignalsTable) -> list[Finding]
     names = sorted(set(reference.signals) & set(calibration.signals))
     findings = []
     if names:
-        rows = np.flatnonzero(seen(calibration, marks(reference, names), names))
-        if len(rows):
-            message = f"calibration: {len(rows)} rows are also in the reference set (calibration rows {listed(rows)})"
-            findings.append(
-                error(
-                    "shared_rows",
-                    f"{message}; a promise needs rows the scores were not fitted on: take them out of one table",
-                )
-            )
+        findings += shared_rows(calibration, marks(reference, names), "calibration", "reference", names)
     ours, theirs = calibration.group_id, reference.group_id
     if ours is not None and theirs is not None and ours.dtype.kind == theirs.dtype.kind:
         both = np.intersect1d(ours, theirs)

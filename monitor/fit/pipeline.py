@@ -27,12 +27,12 @@ from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
 from demur.monitor.fit.contract import BUNDLE, CALIBRATION, EMPTY, empty_groups_said, joint_origin, origin_of
 from demur.monitor.fit.evidence import Evidence
-from demur.monitor.fit.finding import error
 from demur.monitor.fit.gathering import check_outliers, gather, score_members, with_outliers
-from demur.monitor.fit.known_rows import marks, seen
+from demur.monitor.fit.known_rows import marks
 from demur.monitor.fit.plan import Plan, plan
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
+from demur.monitor.fit.shared import shared_rows
 from demur.monitor.fit.sources import Config, Source, as_config, as_reference, as_table
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.taught import MEMBER as TAUGHT
@@ -79,7 +79,7 @@ def fit(
     origin, said = joint_origin({n: t.origin for n, t in tables.items()})
     findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
     for name, side in sides.items():
-        check_apart(side, cal, name)
+        findings += check_apart(side, cal, name)
     files |= weights.members(ref)
     first, second = split_folds(policy, planned, cal)
     scores = fit_scores(policy, ref, sides, Watched(tick, engine))
@@ -152,7 +152,7 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     else:
         cal = as_table(calibration, policy)
         origin, said = joint_origin({BUNDLE: origin, CALIBRATION: cal.origin})
-        _check_calibration(bundle, policy, cal)
+        said += _check_calibration(bundle, policy, cal)
         first, second = split_folds(policy, planned, cal)
         check_untaught(second, rows)
         found = None if first is None else score_members(policy, planned, scores, first)
@@ -172,20 +172,17 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     return assemble(policy, planned, fitted, evidence, feed)
 
 
-def _check_calibration(bundle: Bundle, policy: PolicyConfig, table: SignalsTable) -> None:
-    """Raises: ContractViolation for tables that break the contract or share rows with the bundle's reference set."""
+def _check_calibration(bundle: Bundle, policy: PolicyConfig, table: SignalsTable) -> list[str]:
+    """What is to say about rows that the bundle's reference set had.
+
+    Raises: ContractViolation for tables that break the contract or share rows with that set.
+    """
     kinds = {n: policy.kind(n) for n in policy.signals}
-    findings = kept_for_evaluation(table, "calibration") + inspect_table(table, "calibration", kinds)
-    shared = int(seen(table, bundle.arrays(ROWS)["reference"]).sum())
-    if shared:
-        findings.append(
-            error(
-                "shared_rows",
-                f"calibration: {shared} rows were in the reference set the scores were fitted on; remove them",
-            )
-        )
+    shared = shared_rows(table, bundle.arrays(ROWS)["reference"], CALIBRATION, "reference")
+    findings = kept_for_evaluation(table, CALIBRATION) + inspect_table(table, CALIBRATION, kinds) + shared
     if any(f.level == "error" for f in findings):
         raise ContractViolation(findings)
+    return [f.message for f in shared]
 
 
 def fit_scores(

@@ -115,6 +115,53 @@ def test_shared_rows_and_groups():
     assert [f.level for f in check_tables(table(group_id=numbers), table(1, group_id=numbers))] == ["warning"]
 
 
+def boxes(seed: int, **changes) -> dict[str, np.ndarray]:
+    """400 boxes of 130 images, from one to five each."""
+    group = np.sort(np.append(np.arange(130), np.random.default_rng(9).integers(0, 130, 270))) + 1000 * seed
+    return {"logits": arrays(seed=seed)["logits"], "group_id": group, **changes}
+
+
+def shared(reference, calibration) -> list[tuple[str, str]]:
+    tables = [SignalsTable.from_arrays(**columns) for columns in (reference, calibration)]
+    return [(f.level, f.message) for f in inspect_tables(*tables) if f.code == "shared_rows"]
+
+
+def test_one_box_that_two_images_share_by_chance_is_told_and_no_reason_to_refuse():
+    ours, theirs = boxes(0), boxes(1)
+    theirs["logits"][17] = ours["logits"][200]
+    ((level, said),) = shared(ours, theirs)
+    assert level == "warning"
+    assert "calibration: 1 rows are in the reference set too (calibration rows 17), in 1 of 130 groups" in said
+    assert "none of which is there as a whole" in said
+
+
+def test_boxes_at_the_limit_of_their_logits_are_equal_in_many_images():
+    """Half of all boxes say 17.33 for one class and -17.33 for the others: nothing is known of their images."""
+    ours, theirs = boxes(0), boxes(1)
+    for columns in (ours, theirs):
+        columns["logits"][::2] = np.float32(-17.33)
+        columns["logits"][::2, 0] = np.float32(17.33)
+    ((level, said),) = shared(ours, theirs)
+    assert level == "warning"
+    assert "200 rows" in said
+
+
+def test_an_image_that_is_in_both_sets_is_refused_and_so_are_many_shared_boxes():
+    ours, theirs = boxes(0), boxes(1)
+    group, counts = np.unique(theirs["group_id"], return_counts=True)
+    leaked = theirs["group_id"] == group[counts == 3][0]
+    theirs["logits"][leaked] = ours["logits"][:3]
+    ((level, said),) = shared(ours, theirs)
+    assert (level, "3 rows" in said, "1 of 130 groups are there as a whole" in said) == ("error", True, True)
+    many = boxes(2)
+    firsts = np.unique(many["group_id"], return_index=True)[1][:3]
+    many["logits"][firsts] = ours["logits"][10:13]
+    assert [level for level, _ in shared(ours, many)] == ["error"]
+    alone = boxes(3, group_id=np.arange(400))
+    alone["logits"][5] = ours["logits"][5]
+    assert [level for level, _ in shared(ours, alone)] == ["error"]
+
+
 def test_sorted_rows():
     made = arrays()
     order = np.argsort(made["label"], kind="stable")

@@ -235,9 +235,9 @@ def test_equal_numbers_with_other_targets_are_other_rows():
         theirs[name][:5] = ours[name][:5]
     demur.fit(POLICY, reference=ours, calibration=theirs)
     theirs["target"][:5] = ours["target"][:5]
-    with pytest.raises(ContractViolation, match="5 rows are also in the reference set"):
+    with pytest.raises(ContractViolation, match="5 rows are in the reference set too"):
         demur.fit(POLICY, reference=ours, calibration=theirs)
-    with pytest.raises(ContractViolation, match="rows are also in the reference set"):
+    with pytest.raises(ContractViolation, match="rows are in the reference set too"):
         demur.fit(
             POLICY,
             reference={n: a for n, a in ours.items() if n != "target"} | {"loss": np.zeros(300)},
@@ -261,10 +261,10 @@ def test_rows_fitted_on_never_return_as_calibration(reference_knows, calibration
         return {n: a for n, a in table.items() if n in ("estimate", "spread", *(["target"] if knows else []))}
 
     first = known(0, reference_knows)
-    with pytest.raises(ContractViolation, match="200 rows are also in the reference set"):
+    with pytest.raises(ContractViolation, match="200 rows are in the reference set too"):
         demur.fit(policy, reference=first, calibration=known(0, calibration_knows))
     made = demur.fit(policy, reference=first, calibration=known(1, calibration_knows))
-    with pytest.raises(ContractViolation, match="200 rows were in the reference set"):
+    with pytest.raises(ContractViolation, match="200 rows are in the reference set too"):
         recalibrate(made, calibration=known(0, calibration_knows))
     assert recalibrate(made, calibration=known(2, calibration_knows))
     table = as_table(known(0, calibration_knows), as_config(policy))
