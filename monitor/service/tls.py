@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from pathlib import Path
 
 import grpc
@@ -25,6 +26,40 @@ def credentials(config: TlsConfig) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(
         first, files.renewed, require_client_authentication=config.client_ca is not None
     )
+
+
+def http_context(config: TlsConfig) -> ssl.SSLContext:
+    """The same for a server that speaks HTTP: each handshake looks at the files, and uses what is good of them.
+
+    Raises: ConfigurationError for files that cannot be used.
+    """
+    files = CertificateFiles(config)
+    files.read()
+    current = first = _context(config)
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
+        nonlocal current
+        if files.renewed() is not None:
+            try:
+                current = _context(config)
+            except ConfigurationError as error:  # changed again since it was looked at
+                LOG.error("keeping the last good certificate: %s", error)  # noqa: TRY400
+        connection.context = current
+
+    first.sni_callback = choose  # called for clients that name no server too
+    return first
+
+
+def read_authorities(path: Path, name: str) -> bytes:
+    """The PEM certificates of a file that the setting `name` gives. Raises: ConfigurationError."""
+    try:
+        content = path.read_bytes()
+        load_pem_x509_certificates(content)
+    except OSError as error:
+        raise ConfigurationError(f"{name}: {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: expected certificates in PEM form in {path} ({error})") from error
+    return content
 
 
 class CertificateFiles:
@@ -59,6 +94,20 @@ class CertificateFiles:
             return [(p.stat().st_ino, p.stat().st_mtime_ns) for p in paths if p is not None]
         except OSError:
             return []
+
+
+def _context(config: TlsConfig) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(config.certificate, config.key)
+        if config.client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(config.client_ca)
+            # A ticket would let a client in whose authority was taken away since. TLS 1.2's sessions cannot be turned off here.
+            context.num_tickets = 0
+    except OSError as error:  # SSLError is one too
+        raise ConfigurationError(f"tls: certificate or key cannot be used ({error})") from error
+    return context
 
 
 def _read(path: Path) -> bytes:

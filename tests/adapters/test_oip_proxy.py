@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from demur.adapters.servers.oip import OipProxy
+from demur.adapters.servers.oip import OipProxy, renewal
 from demur.monitor.config.server import ProxyConfig
 from demur.monitor.engine import Engine
 from demur.monitor.errors import ConfigurationError
@@ -88,6 +88,42 @@ def test_tls_on_both_sides(stage, tmp_path: Path):
     front.start()
     assert stage.infer(front, request()) == said
     front.stop()
+
+
+def test_a_new_authority_of_upstream_is_trusted_without_a_restart(stage, tmp_path: Path, monkeypatch):
+    """Calls under way keep their connection; a file that cannot be used keeps the last good one."""
+    monkeypatch.setattr(renewal, "LOOK_SECONDS", 0.0)
+    said, trusted = stage.upstream.says(answer()), tmp_path / "ca.pem"
+    key, cert = certificate()
+    trusted.write_bytes(certificate()[1])
+    secure = stage.proxy(server_credentials=grpc.ssl_server_credentials([(key, cert)]))
+    front = stage.proxy(upstream=secure.address, document={"upstream_tls_ca": str(trusted)})
+    error = stage.refused(front, request())
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "(demur: upstream" in error.details()
+    trusted.write_bytes(cert)
+    assert stage.infer(front, request()) == said
+    trusted.write_bytes(b"no certificate")
+    assert stage.infer(front, request()) == said
+    reached, release = threading.Event(), threading.Event()
+
+    def script(*_):
+        reached.set()
+        return release.wait(10) and answer().SerializeToString()
+
+    stage.upstream.script = script
+    under_way = stage.channel(front.address).unary_unary(INFER).future(request(), timeout=20)
+    assert reached.wait(5)
+    trusted.write_bytes(certificate()[1])
+    assert stage.refused(front, request()).code() is grpc.StatusCode.UNAVAILABLE
+    release.set()
+    assert under_way.result() == said
+
+
+def test_an_authority_that_is_none_is_refused_before_listening(tmp_path: Path):
+    (tmp_path / "ca.pem").write_bytes(b"no certificate")
+    with pytest.raises(ConfigurationError, match=r"proxy\.upstream_tls_ca: expected certificates in PEM form"):
+        OipProxy(config(upstream_tls_ca=str(tmp_path / "ca.pem")), {"toy": engine()})
 
 
 def test_a_port_that_is_taken_is_refused_with_the_address(stage):

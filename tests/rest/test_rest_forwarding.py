@@ -314,6 +314,36 @@ def test_exchanges_beyond_the_limit_are_refused_at_once(stage):
     assert [e.kind for e in stage.refusals] == ["overloaded"]
 
 
+def test_a_model_that_hangs_leaves_places_for_the_others(stage):
+    """Of eight places six are one model's, however its path is spelled."""
+    release = threading.Event()
+
+    async def script(asked):
+        if "digits" in asked.target:
+            await asyncio.to_thread(release.wait, 20)
+        return said({})
+
+    stage.upstream.script = script
+    proxy = stage.proxy(limits=LimitsConfig(concurrent_rpcs=8))
+    paths = [INFER, INFER + "/", INFER.replace("/v2/", "//v2/")] * 2
+    held = [
+        threading.Thread(target=httpx.post, args=(proxy + path,), kwargs={"timeout": 20, "content": b"{}"})
+        for path in paths
+    ]
+    for thread in held:
+        thread.start()
+    until(lambda: len(stage.upstream.seen) == 6)
+    refused = stage.client.post(proxy + INFER, content=b"{}")
+    assert refused.status_code == 503
+    assert refused.json() == {"error": "demur: 6 such calls wait for upstream already; try again"}
+    assert stage.client.get(proxy + "/v2/health/ready").status_code == 200
+    assert stage.client.post(proxy + "/v2/models/letters/infer", content=b"{}").status_code == 200
+    release.set()
+    for thread in held:
+        thread.join()
+    assert stage.client.post(proxy + INFER, content=b"{}").status_code == 200
+
+
 def test_many_at_once_each_get_their_own_answer(stage):
     proxy = stage.proxy()
 

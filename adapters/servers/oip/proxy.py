@@ -15,7 +15,6 @@ from demur.adapters.servers.oip.unary import Sent
 from demur.adapters.servers.oip.upstream import Upstream
 from demur.monitor.config.server import LimitsConfig, ProxyConfig
 from demur.monitor.engine import Engine
-from demur.monitor.errors import ConfigurationError
 from demur.monitor.event import RefusalEvent
 from demur.monitor.service.listening import bind
 
@@ -53,7 +52,8 @@ class OipProxy:
         self._credentials = server_credentials
         self._upstream = Upstream(
             config.upstream,
-            credentials=upstream_credentials or _upstream_credentials(config),
+            credentials=upstream_credentials,
+            authority=config.upstream_tls_ca,
             message_bytes=limits.message_bytes,
             timeout_seconds=config.upstream_timeout_seconds,
             calls=limits.concurrent_rpcs,
@@ -103,14 +103,3 @@ class OipProxy:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._backlog.close()
         self._upstream.close()
-
-
-def _upstream_credentials(config: ProxyConfig) -> grpc.ChannelCredentials | None:
-    if config.upstream_tls_ca is None:
-        return None
-    try:
-        return grpc.ssl_channel_credentials(config.upstream_tls_ca.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(
-            f"proxy.upstream_tls_ca: {config.upstream_tls_ca} cannot be read ({error.strerror})"
-        ) from error

@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +15,8 @@ import grpc
 from grpc.experimental import ChannelOptions
 
 from demur.adapters.servers.oip.places import CrowdedError, Places
+from demur.adapters.servers.oip.renewal import Renewed
+from demur.monitor.service.tls import read_authorities
 
 FOREVER_SECONDS = 365 * 86400.0  # grpcio reports "no deadline" as some 9e18 seconds
 OURS_ALONE = frozenset(
@@ -86,6 +89,8 @@ class Upstream:
 
     A unary call takes at most `timeout_seconds`, and calls of one model at most three quarters of `calls` places: a server or
     a model that hangs holds up nobody else. Streams have their own bound, and no limit of time.
+    `authority`: certificates to trust where `credentials` are None; a changed file is trusted from the next connection on.
+    Raises: ConfigurationError when it cannot be read.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class Upstream:
         target: str,
         *,
         credentials: grpc.ChannelCredentials | None,
+        authority: Path | None = None,
         message_bytes: int,
         timeout_seconds: float,
         calls: int,
@@ -105,12 +111,10 @@ class Upstream:
             ("grpc.service_config_disable_resolution", 1),
             *KEEPALIVE,
         )
-        self._channel = _channel(target, credentials, options)
-        # A unary method called as one that streams its answer is the same on the wire. In grpcio it is the one kind of call
-        # that can be cancelled and yet waits in the calling thread: it costs 0.2 to 0.3 ms less than a future.
-        alone = (ChannelOptions.SingleThreadedUnaryStream, 1)
-        self._unary_channel = _channel(target, credentials, (*options, alone))
-        self._method = functools.lru_cache(METHODS_KEPT)(self._unary_channel.unary_stream)
+        authority = authority if credentials is None else None
+        self._channels = Renewed(
+            authority, lambda: _Channels(target, credentials or _credentials(authority), options), _Channels.close
+        )
 
     def forward(self, method: str, request: bytes, context: Any, seconds: float | None = None) -> Outcome:
         """Call a unary method, for at most `seconds`; returns when the call has ended, however it ended."""
@@ -121,9 +125,16 @@ class Upstream:
             return Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, f"demur: {error}", b"", (), ())
 
     def _forwarded(self, method: str, request: bytes, context: Any, seconds: float | None) -> Outcome:
+        lease = self._channels.lease()
+        try:
+            return self._ended(lease.held.unary(method), request, context, seconds)
+        finally:
+            lease.let_go()
+
+    def _ended(self, start: Any, request: bytes, context: Any, seconds: float | None) -> Outcome:
         ends = perf_counter() + self._timeout
         limits = [s for s in (seconds_left(context), seconds, self._timeout) if s is not None]
-        call = self._method(method)(request, timeout=min(limits), metadata=passed_on(context.invocation_metadata()))
+        call = start(request, timeout=min(limits), metadata=passed_on(context.invocation_metadata()))
         if not context.add_callback(call.cancel):
             call.cancel()  # the client had gone before
         answers: list[bytes] = []
@@ -155,17 +166,38 @@ class Upstream:
 
     def stream(self, method: str, requests: Iterator[bytes], context: Any) -> Any:
         """Open a call that streams both ways; the caller reads, and ends, what is returned."""
-        call = self._channel.stream_stream(method)(
+        lease = self._channels.lease()
+        call = lease.held.stream(method)(
             requests, timeout=seconds_left(context), metadata=passed_on(context.invocation_metadata())
         )
+        if not call.add_callback(lease.let_go):
+            lease.let_go()
         if not context.add_callback(call.cancel):
             call.cancel()
         return call
 
     def close(self) -> None:
         """End every call."""
-        self._channel.close()
-        self._unary_channel.close()
+        self._channels.close()
+
+
+class _Channels:
+    """One for streams, and one for unary calls.
+
+    A unary method called as one that streams its answer is the same on the wire. In grpcio it is the one kind of call that
+    can be cancelled and yet waits in the calling thread: it costs 0.2 to 0.3 ms less than a future.
+    """
+
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None, options: Any) -> None:
+        alone = (ChannelOptions.SingleThreadedUnaryStream, 1)
+        self._both = _channel(target, credentials, options), _channel(target, credentials, (*options, alone))
+        self.stream = self._both[0].stream_stream
+        self.unary = functools.lru_cache(METHODS_KEPT)(self._both[1].unary_stream)
+
+    def close(self) -> None:
+        """End every call."""
+        for channel in self._both:
+            channel.close()
 
 
 def _kind(method: str, request: bytes) -> tuple[str, bytes]:
@@ -178,3 +210,9 @@ def _channel(target: str, credentials: grpc.ChannelCredentials | None, options: 
     if credentials is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, credentials, options)
+
+
+def _credentials(authority: Path | None) -> grpc.ChannelCredentials | None:
+    if authority is None:
+        return None
+    return grpc.ssl_channel_credentials(read_authorities(authority, "proxy.upstream_tls_ca"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from demur.adapters.servers.oip.judge import Judge
+from demur.adapters.servers.oip.places import CrowdedError, Places
 from demur.adapters.servers.oip.reading import Asked
 from demur.adapters.servers.oip.rest import headers
 from demur.adapters.servers.oip.rest.client import GoneError, HttpClient, Receive, Send
@@ -21,7 +22,9 @@ UNREAD = (400, 408, 413)  # statuses of demur's own for requests that were not r
 
 
 class RestApplication:
-    """One proxy; at most `concurrent` exchanges at once, the others are refused with 503."""
+    """One proxy; at most `concurrent` exchanges at once, and of one model or path three quarters of them: the others are
+    refused with 503.
+    """
 
     def __init__(
         self,
@@ -37,7 +40,7 @@ class RestApplication:
         self._upstream, self._judge, self._inference = upstream, judge, inference
         self._reads_all = reads_all  # unmapped models too: their answers are annotated
         self._concurrent, self._message_bytes, self._patience = concurrent, message_bytes, patience_seconds
-        self._open = 0
+        self._open, self._places = 0, Places(concurrent)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One exchange."""
@@ -71,6 +74,13 @@ class RestApplication:
         if client.framed_twice:
             raise RefusedError(400, "expected Content-Length or Transfer-Encoding, got both", "invalid")
         found = target(client.raw_path) if client.method == "POST" else None
+        try:
+            with self._places.one(client.raw_path if found is None else found.model):
+                await self._forwarded(client, found)
+        except CrowdedError as error:
+            raise RefusedError(503, str(error), "overloaded") from error
+
+    async def _forwarded(self, client: HttpClient, found: Target | None) -> None:
         if found is not None and found.infer and (self._reads_all or self._mapped(found)):
             await client.answer(await self._inference.reply(client, found))
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +26,12 @@ from demur.monitor.engine import Engine
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.event import RefusalEvent
 from demur.monitor.service.listening import refuse_live
-from demur.monitor.service.tls import CertificateFiles
+from demur.monitor.service.tls import http_context
 
 LOG = logging.getLogger("demur.oip")
 WORKERS = 32  # threads that parse and judge; those that ask upstream again wait for it
 IDLE_SECONDS = 75  # a client's connection without a request; clients that pool connections keep them for a minute
 START_SECONDS = 30.0
-RENEWAL_SECONDS = 10.0  # between two looks at the certificate's files
 BACKLOG = 2048  # connections not yet accepted, as uvicorn has it
 
 
@@ -64,11 +62,7 @@ class RestProxy:
         )
         self._upstream = HttpUpstream(config.rest, message_bytes=self._limits.message_bytes)
         self._pool = ThreadPoolExecutor(WORKERS, "demur-oip-rest")
-        tls = None if config.rest.listen.startswith("unix:") else tls
-        self._server = uvicorn.Server(self._settings(tls))
-        self._certificate = None if tls is None else CertificateFiles(tls)
-        if self._certificate is not None:
-            self._certificate.read()
+        self._server = uvicorn.Server(self._settings(None if config.rest.listen.startswith("unix:") else tls))
         self._thread = threading.Thread(target=self._run, name="demur-oip-rest", daemon=True)
         self._sockets: list[socket.socket] = []
         self._failure: BaseException | None = None
@@ -116,22 +110,8 @@ class RestProxy:
             LOG.exception("the REST proxy stopped")
 
     async def _serve(self) -> None:
-        renewing = asyncio.create_task(self._renewing())
         await self._server.serve(sockets=self._sockets)
-        renewing.cancel()
         await self._upstream.close()
-
-    async def _renewing(self) -> None:
-        """New connections get a renewed certificate without a restart, as those of gRPC do."""
-        context, files = self._server.config.ssl, self._certificate
-        while context is not None and files is not None:
-            await asyncio.sleep(RENEWAL_SECONDS)
-            if files.renewed() is None:
-                continue
-            try:
-                context.load_cert_chain(files.config.certificate, files.config.key)
-            except OSError:  # changed again since it was looked at; SSLError is one too
-                LOG.warning("keeping the last good certificate", exc_info=True)
 
     def _settings(self, tls: TlsConfig | None) -> uvicorn.Config:
         config, limits = self._config, self._limits
@@ -157,22 +137,10 @@ class RestProxy:
             server_header=False,
             date_header=False,
             timeout_keep_alive=IDLE_SECONDS,
-            **_tls(tls),
         )
-        try:
-            settings.load()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"tls: certificate or key cannot be used ({error})") from error
+        settings.load()
+        settings.ssl = None if tls is None else http_context(tls)
         return settings
-
-
-def _tls(config: TlsConfig | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    mutual = (
-        {} if config.client_ca is None else {"ssl_ca_certs": str(config.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    )
-    return {"ssl_certfile": str(config.certificate), "ssl_keyfile": str(config.key), **mutual}
 
 
 def _bound(listen: str) -> socket.socket:

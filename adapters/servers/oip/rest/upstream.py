@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 
+from demur.adapters.servers.oip.renewal import Renewed
 from demur.adapters.servers.oip.rest.headers import Headers
 from demur.adapters.servers.oip.rest.reply import RefusedError, Reply
 from demur.monitor.config.rest import RestProxyConfig
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.service.tls import read_authorities
 
 # Below the 5 s after which uvicorn, and so MLServer and KServe, close an idle connection: reusing one at that moment fails.
 IDLE_SECONDS = 4.0
 
 
 class HttpUpstream:
-    """Connections to the server. No redirects, cookies or proxies of the environment: this is a proxy, not a browser."""
+    """Connections to the server. No redirects, cookies or proxies of the environment: this is a proxy, not a browser.
+
+    A changed `upstream_tls_ca` is trusted from the next connection on.
+    """
 
     def __init__(self, config: RestProxyConfig, *, message_bytes: int) -> None:
         try:
@@ -28,9 +34,8 @@ class HttpUpstream:
                 f"proxy.rest.upstream: expected http(s)://host:port, got {config.upstream} ({error})"
             ) from error
         self._message_bytes = message_bytes
-        self._transport = httpx.AsyncHTTPTransport(
-            verify=_trust(config), limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
-        )
+        self._closing: set[asyncio.Task[None]] = set()
+        self._transport = Renewed(config.upstream_tls_ca, lambda: _transport(config), self._close_later)
         self._timeout = httpx.Timeout(config.timeout_seconds, connect=config.connect_seconds).as_dict()
 
     @asynccontextmanager
@@ -48,12 +53,16 @@ class HttpUpstream:
             content=content,
             extensions={"timeout": self._timeout, "target": target},
         )
-        with _blamed(self._url):
-            response = await self._transport.handle_async_request(request)
+        lease = self._transport.lease()
         try:
-            yield response
+            with _blamed(self._url):
+                response = await lease.held.handle_async_request(request)
+            try:
+                yield response
+            finally:
+                await response.aclose()
         finally:
-            await response.aclose()
+            lease.let_go()
 
     async def whole(self, method: str, target: bytes, headers: Headers, content: bytes) -> Reply:
         """The answer with its body as it was sent, coded or not.
@@ -88,7 +97,13 @@ class HttpUpstream:
 
     async def close(self) -> None:
         """Close idle connections."""
-        await self._transport.aclose()
+        self._transport.close()
+        await asyncio.gather(*self._closing)
+
+    def _close_later(self, transport: httpx.AsyncHTTPTransport) -> None:
+        task = asyncio.get_running_loop().create_task(transport.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 class _blamed:  # noqa: N801  reads as a statement
@@ -109,14 +124,19 @@ class _blamed:  # noqa: N801  reads as a statement
             raise RefusedError(502, f"no answer from upstream {self._where} ({type(failure).__name__})") from failure
 
 
+def _transport(config: RestProxyConfig) -> httpx.AsyncHTTPTransport:
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
+    return httpx.AsyncHTTPTransport(verify=_trust(config), limits=limits)
+
+
 def _trust(config: RestProxyConfig) -> ssl.SSLContext | bool:
     if not config.upstream.startswith("https:"):
         return False
+    if config.upstream_tls_ca is None:
+        return ssl.create_default_context()
+    name = "proxy.rest.upstream_tls_ca"
+    read_authorities(config.upstream_tls_ca, name)
     try:
-        return ssl.create_default_context(
-            cafile=None if config.upstream_tls_ca is None else str(config.upstream_tls_ca)
-        )
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"proxy.rest.upstream_tls_ca: {config.upstream_tls_ca} cannot be read ({error})"
-        ) from error
+        return ssl.create_default_context(cafile=str(config.upstream_tls_ca))
+    except OSError as error:  # SSLError is one too
+        raise ConfigurationError(f"{name}: {config.upstream_tls_ca} cannot be used ({error})") from error
