@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from demur.monitor.cli.console import bars, out
+from demur.monitor.cli.console import bars, note, out
 from demur.monitor.errors import ConfigurationError, DemurError
 
 if TYPE_CHECKING:
@@ -134,13 +134,12 @@ def _tell(made: Collected) -> None:
         try:
             summary = made.summary(number)
         except DemurError as error:  # more rows than memory: they are written all the same
-            out().print(f"[yellow]note[/]  not read back: {error}")
+            note(f"not read back: {error}")
             continue
         out().print(f"[bold]{table.path}[/]  {table.rows:,} rows of {table.inputs:,} inputs{_accuracy(summary)}")
         _signals(summary)
         for text in [*_left_out(table), *(f.message for f in summary.findings)]:
-            out().print("[yellow]note[/]  ", end="")
-            out().print(text, markup=False)
+            note(text)
         out().print()
     out().print(f"next: {_next([table.path for table in made.tables])}", markup=False)
 
@@ -171,8 +170,9 @@ def _left_out(table: Any) -> Iterator[str]:
 
 def _next(paths: Sequence[Path]) -> str:
     if len(paths) > 1:
-        return f"demur fit monitor.yaml --reference {paths[0]} --calibration {paths[1]} -o monitor.demur"
-    return f"demur evaluate monitor.demur {paths[0]}; for a fit, --split 0.6/0.4 writes a reference and a calibration table"
+        return f"demur fit monitor.yaml --reference {paths[0]} \\\n        --calibration {paths[1]} -o monitor.demur"
+    other = "for a fit, --split 0.6/0.4 writes a reference and a calibration table"
+    return f"demur evaluate monitor.demur {paths[0]}\n      {other}"
 
 
 def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:

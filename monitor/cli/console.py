@@ -25,6 +25,13 @@ def out() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Something a person should know, in lines of the terminal's width."""
+    from rich.markup import escape
+
+    out().print(f"[yellow]note[/]  {escape(text)}", soft_wrap=False)
+
+
 @contextmanager
 def bars(unit: str = "rows") -> Iterator[Callable[[str, int, int], None]]:
     """Progress bars on a terminal, one for each stage; elsewhere nothing. Gives the function that moves them.

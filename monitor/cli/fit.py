@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from demur.monitor.cli.console import bars, out
+from demur.monitor.cli.console import bars, note, out
 from demur.monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _finish(bundle: Bundle, output: Path, sign: Path | None) -> None:
     from demur.monitor.cli.inspect import promises
 
     for finding in bundle.manifest.findings:
-        out().print(f"[yellow]note[/]  {finding}", markup=True)
+        note(finding)
     promises(bundle)
     out().print(
         f"\n[bold]{output}[/]  {output.stat().st_size:,} bytes  sha256:{bundle.digest[:16]}…  version {bundle.manifest.version}"

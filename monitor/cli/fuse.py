@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import note, out
 from demur.monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def _told(made: Fused) -> None:
     shown = [o.name for o in made.model.graph.output if o.name.startswith(f"{made.prefix}.")]
     out().print(f"\nadded  {', '.join(shown)}", markup=False)
     if made.levelled:
-        out().print("[yellow]note[/]  ", end="")
-        out().print(made.levelled, markup=False)
+        note(made.levelled)
     out().print(f"as model and monitor apart, to the last bit, on {made.tried} made-up batches; the self-test passed")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import note, out
 
 if TYPE_CHECKING:
     from demur.monitor.evaluate.estimate import Estimate
@@ -62,8 +62,8 @@ def hallucinations(
         spans = (_span(one.kept_true, ".1%"), _span(one.after, ".0f"), _span(one.reduction, ".1%"))
         shown.add_row(one.name, limit, *(x for pair in zip(cells, spans, strict=True) for x in pair))
     out().print(shown, soft_wrap=False)
-    for note in found.notes:
-        out().print(f"[yellow]note[/] {note}")
+    for text in found.notes:
+        note(text)
     if json is not None:
         found.save(json)
         out().print(f"\n[bold]{json}[/]  {json.stat().st_size:,} bytes")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import note, out
 from demur.monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -70,6 +71,16 @@ def instrument(
     written = made.save(place)
     _told(made)
     out().print("\n" + "\n".join(f"[bold]{path}[/]  {path.stat().st_size:,} bytes" for path in written))
+    out().print("\n" + _next(made, *written[:2]), markup=False)
+
+
+def _next(made: Instrumented, model: Path, signals: Path) -> str:
+    """What to run now, in lines of a terminal."""
+    place, chart = shlex.quote(str(model)), shlex.quote(str(signals))
+    into = "boxes.npz" if made.maps else "--split 0.6/0.4 reference.npz calibration.npz"
+    first = f"next: complete `detection:` (docs/detection.md) in\n  {chart}\n" if made.maps else "next:\n"
+    inputs = "  # DATASET: a table of arrays, a folder of images, a .csv"
+    return f"{first}{inputs}\n  demur collect {place} DATASET \\\n    --map {chart} {into}"
 
 
 def shape_of(text: str) -> tuple[str, tuple[int, ...]]:
@@ -101,9 +112,8 @@ def _told(made: Instrumented) -> None:
     if made.head_weight is not None:
         classes, width = made.head_weight.shape
         out().print(f"\nhead  {classes} x {width}, gives the logits to {made.head_error:.1g}")
-    for note in made.notes:
-        out().print("[yellow]note[/]  ", end="")
-        out().print(note, markup=False)
+    for text in made.notes:
+        note(text)
     kept = "equal to the last bit" if made.moved == 0 else f"[yellow]moved by up to {made.moved:.2g}[/]"
     out().print(f"the model's own outputs on {made.tried} made-up batches: {kept}")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import note, out
 
 
 def perturb(
@@ -52,8 +52,8 @@ def perturb(
         value = f"{entry.values[level - 1]:g}" if level else "as it was"
         out().print(f"severity {level}  {entry.parameter}: {value}", markup=False)
     if made.left_out:
-        out().print(f"[yellow]note[/]  left out, being of the rows as they were: {', '.join(made.left_out)}")
+        note(f"left out, being of the rows as they were: {', '.join(made.left_out)}")
     if made.unchanged:
-        out().print(f"[yellow]note[/]  {made.unchanged} rows are not finite and stay as they were, at severity 0")
+        note(f"{made.unchanged} rows are not finite and stay as they were, at severity 0")
     rows = len(made.columns["severity"])
     out().print(f"[bold]{output}[/]  {rows} rows with {', '.join(made.columns)}; every row is eval_only")

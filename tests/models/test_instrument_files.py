@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,7 +18,7 @@ from demur.monitor.cli.main import app
 from demur.monitor.config.document import parse, read_yaml
 from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.errors import ConfigurationError, DemurError
-from tests.models.graphs import BIAS, WEIGHT, X, hidden, mlp
+from tests.models.graphs import BIAS, WEIGHT, D, X, hidden, mlp
 from tests.models.test_fuse import fitted, rows_of
 from tests.models.test_instrument import EXPORTS
 
@@ -184,3 +186,24 @@ def test_fuse_reads_the_map_beside_the_model_and_says_what_it_added(run, tmp_pat
     assert "a signature is required" in str(unsigned.exception)
     assert run("bundle", "sign", "guard.demur", "--key", "k").exit_code == 0
     assert run("fuse", "m.instrumented.onnx", "guard.demur", "-o", "g.onnx", "--key", "k.pub").exit_code == 0
+
+
+def test_the_command_says_what_comes_next(run):
+    """And what it says runs: a classifier's command is complete but for the dataset."""
+    onnx.save(mlp(("Softmax", "z", "y", {})), "net.onnx")
+    said = run("instrument", "net.onnx").output
+    words = said[said.index("demur collect") :].replace("\\\n", "").split()
+    assert words[1:4] == ["collect", "net.instrumented.onnx", "DATASET"]
+    np.savez("data.npz", x=np.random.default_rng(0).normal(size=(50, D)).astype(np.float32))
+    made = run(*(w.replace("DATASET", "data.npz") for w in words[1:]))
+    assert made.exit_code == 0, made.output
+    assert sorted(p.name for p in Path().glob("*.npz")) == [
+        "calibration.npz",
+        "data.npz",
+        "net.head.npz",
+        "reference.npz",
+    ]
+    shutil.copy(EXPORTS / "yolo_split.onnx", "boxes.onnx")
+    said = run("instrument", "boxes.onnx").output
+    assert "next: complete `detection:` (docs/detection.md) in\n  boxes.signals.yaml" in said
+    assert "--map boxes.signals.yaml boxes.npz" in said

@@ -177,7 +177,10 @@ def test_a_configuration_that_cannot_be_used_says_why(given, says):
 def test_what_must_be_fitted_is_asked_for_at_once():
     with pytest.raises(ConfigurationError, match="standardised_max_logit is fitted on reference frames"):
         Segmenter(config(score="standardised_max_logit"))
-    with pytest.raises(ConfigurationError, match="anomaly_area, largest_region need a fitted level"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"anomaly_area, largest_region need a fitted level; name the file that Segmenter\.save wrote",
+    ):
         Segmenter(config(signals=ALL))
     with pytest.raises(ConfigurationError, match="give `reference`"):
         Segmenter.fit(config(score="standardised_max_logit"), level=answers(40, 2))

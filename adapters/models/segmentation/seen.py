@@ -108,7 +108,8 @@ class SeenFrame:
             return max(peak(self.surface, self.config.least_area), float(judged.min()))
         if self.low_components is None:
             raise ConfigurationError(
-                f"segmentation: {', '.join(OF_A_LEVEL)} need a fitted level; give `fitted`, the file of Segmenter.fit"
+                f"segmentation: {', '.join(OF_A_LEVEL)} need a fitted level; name the file that Segmenter.save wrote "
+                "after Segmenter.fit, as `fitted`"
             )
         over = np.count_nonzero(judged > self._low()) if name == "anomaly_area" else self.low_components.largest
         return over / judged.size

@@ -45,7 +45,8 @@ class Segmenter:
         lacking = [s for s in config.signals if s in OF_A_LEVEL] if level is None else []
         if lacking:
             raise ConfigurationError(
-                f"segmentation: {', '.join(lacking)} need a fitted level; give `fitted`, the file of Segmenter.fit"
+                f"segmentation: {', '.join(lacking)} need a fitted level; name the file that Segmenter.save wrote "
+                "after Segmenter.fit, as `fitted`"
             )
         self.config, self.level, self._threads = config, level, threads
         self._scorer, self._plain = scorer, None if scorer else PixelScorer.plain(config, PROBE + (config.void or 0))
