@@ -80,6 +80,9 @@ class NumpyOps:
     def take(self, rows: Any, index: Any) -> Array:
         return np.asarray(rows[index])
 
+    def take_each(self, columns: Any, index: Any) -> Array:
+        return np.take_along_axis(columns, index, axis=0)
+
     def pick(self, x: Array, index: Any) -> Array:
         if index.ndim == 1:
             return np.asarray(np.take_along_axis(x, index[:, None], axis=-1)[:, 0])

@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-Signal: TypeAlias = str  # "logits", "features", ..., or "p:<column>" for another column's p-value
+Signal: TypeAlias = str  # "logits", "features", ..., or another column's p-value "p:<column>" or score "s:<column>"
+
+
+def derived(signal: Signal) -> bool:
+    """Whether it is a number of another column, (N,), and no input of the graph."""
+    return signal.startswith(("p:", "s:"))
 
 
 def missing_of(signal: Signal) -> Signal:
@@ -84,6 +89,10 @@ class Ops(Protocol[T]):
 
     def take(self, rows: Any, index: T) -> T:
         """Rows of a table by position: (M, D), (N,) -> (N, D) or (N, k) -> (N, k, D); (M,), (N,) -> (N,) or (N, k) -> (N, k)."""
+        ...
+
+    def take_each(self, columns: Any, index: T) -> T:
+        """Entries of every column of a table by position: (M, K), (N, K) -> (N, K)."""
         ...
 
     def pick(self, x: T, index: T) -> T:

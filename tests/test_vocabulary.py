@@ -45,6 +45,7 @@ CASES = {
     "take_row_each": lambda xp, x, t: xp.sum(xp.take(t["rows"], xp.bottom(x, 4)[1])),
     "take_values": lambda xp, x, t: xp.take(t["line"], xp.bottom(x, 4)[1]),
     "take_value": lambda xp, x, t: xp.take(t["line"], xp.argmax(x)),
+    "take_each": lambda xp, x, t: xp.take_each(t["bank"], xp.index(xp.rank(x, t["points"]))),
     "pick": lambda xp, x, t: xp.pick(x, xp.bottom(x, 4)[1]),
     "pick_one": lambda xp, x, t: xp.pick(x, xp.argmax(x)),
     "rank": lambda xp, x, t: xp.rank(x, t["points"]),

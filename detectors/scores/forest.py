@@ -31,14 +31,14 @@ class IsolationForest:
     Source: Liu, Ting & Zhou 2008, "Isolation forest", eq. 2.
     """
 
-    # All trees are filled up to one depth and laid out level by level, tree beside tree, so that the children of node i
-    # are 2 i and 2 i + 1 and the roots are T to 2 T - 1: a step of the walk gathers a column and a threshold, and no child (100 trees of 256 rows,
-    # 256 rows: 1.5 ms instead of 2.1). Comparing every cut instead, one product a level, touches each of 25,500 cuts.
-    feature: Integers  # (T 2^depth,), the column that is cut; 0 below a leaf, and before the roots
-    threshold: Array  # (T 2^depth,), +inf below a leaf: to the left
-    path: Array  # (T 2^depth,), path length over c(n) and the number of trees
-    roots: Integers  # (T,), T to 2 T - 1
-    leaves: Integers  # (1,), T 2^depth: node i there is path i - leaves
+    # All trees are filled up to one depth, a tree a column, level by level, so that the root is row 1 and the children of
+    # row i are 2 i and 2 i + 1: a step of the walk takes a feature and a threshold, and no child, from the tree's own column.
+    # Comparing every cut instead, one product a level, touches each of 25,500 cuts.
+    feature: Integers  # (2^depth, T), the column of the features that is cut; 0 below a leaf, and in the unused row 0
+    threshold: Array  # (2^depth, T), +inf below a leaf: to the left
+    path: Array  # (2^depth, T), path length over c(n) and the number of trees
+    roots: Integers  # (T,), 1
+    leaves: Integers  # (1,), 2^depth: row i there is row i - leaves of `path`
     depth: int
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     scales: ClassVar[Scaling] = sample(FOREST_ROWS)
@@ -60,13 +60,11 @@ class IsolationForest:
     def _laid_out(cls, trees: list[Any], rows: int) -> Self:
         depth = max(tree.max_depth for tree in trees)
         laid = [_laid(tree, depth) for tree in trees]
-        unused = np.zeros(len(laid))
-        feature, threshold = (
-            np.concatenate([unused, *(tree[i][level] for level in range(depth) for tree in laid)]) for i in (0, 1)
-        )
-        path = np.concatenate([tree.path for tree in laid]) / (len(laid) * float(average_path(np.array([rows]))[0]))
-        roots = np.arange(len(laid), 2 * len(laid), dtype=np.int32)
-        leaves = np.array([len(path)], np.int32)
+        unused = np.zeros(1)
+        feature, threshold = (np.stack([np.concatenate([unused, *tree[i]]) for tree in laid], axis=1) for i in (0, 1))
+        path = np.stack([tree.path for tree in laid], axis=1) / (len(laid) * float(average_path(np.array([rows]))[0]))
+        roots = np.ones(len(laid), np.int32)
+        leaves = np.array([2**depth], np.int32)
         return cls(
             feature.astype(np.int32), threshold.astype(np.float32), path.astype(np.float32), roots, leaves, depth
         )
@@ -76,10 +74,10 @@ class IsolationForest:
         never = xp.greater(xp.max(x, keepdims=True), np.inf)
         place = self.roots + xp.flags(never)  # (N, T)
         for _ in range(self.depth):
-            value = xp.pick(x, xp.take(self.feature, place))
-            right = xp.greater(value, xp.take(self.threshold, place))
+            value = xp.pick(x, xp.take_each(self.feature, place))
+            right = xp.greater(value, xp.take_each(self.threshold, place))
             place = place + place + xp.flags(right)
-        return xp.exp(-float(np.log(2)) * xp.sum(xp.take(self.path, place - self.leaves)))
+        return xp.exp(-float(np.log(2)) * xp.sum(xp.take_each(self.path, place - self.leaves)))
 
 
 class _Tree(NamedTuple):
