@@ -87,7 +87,8 @@ class Stage:
 
     def __init__(self, upstream: Any = None) -> None:
         self.upstream = upstream or Scripted()
-        self.decisions: list[DecisionEvent] = []
+        self._decisions: list[DecisionEvent] = []
+        self._proxies: list[OipProxy] = []
         self.refusals: list[RefusalEvent] = []
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
         self._server.add_generic_rpc_handlers((self.upstream,))
@@ -107,7 +108,7 @@ class Stage:
     ) -> OipProxy:
         """A started proxy: model `digits` judged by monitor `toy`, whose signal `logits` is the output `scores`."""
         loaded = Loaded.open(bundle or row_bundle(version=1))
-        engine = Engine(loaded, conduct=conduct, recorder=recorder, listeners=[self.decisions.append])
+        engine = Engine(loaded, conduct=conduct, recorder=recorder, listeners=[self._decisions.append])
         document = {
             "listen": options.pop("listen", "127.0.0.1:0"),
             "upstream": options.pop("upstream", self.target),
@@ -124,6 +125,7 @@ class Stage:
         )
         proxy.start()
         self._open.append(proxy.stop)
+        self._proxies.append(proxy)
         return proxy
 
     def channel(self, address: str, credentials: Any = None) -> grpc.Channel:
@@ -156,6 +158,13 @@ class Stage:
         with pytest.raises(grpc.RpcError) as caught:
             self.channel(proxy.address).unary_unary(method)(message, **{"timeout": 10, **call})
         return caught.value
+
+    @property
+    def decisions(self) -> list[DecisionEvent]:
+        """What telemetry heard about all calls so far."""
+        for proxy in self._proxies:
+            proxy.settle()
+        return self._decisions
 
     @property
     def verdicts(self) -> Any:

@@ -25,6 +25,8 @@ FALLBACK = {"on_abstain": "fallback", "fallback": {"model": "safe"}}
 class Recorder:
     """Keeps what was recorded."""
 
+    gates = True
+
     def __init__(self) -> None:
         self.actions: list[list[int]] = []
 

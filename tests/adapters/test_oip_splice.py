@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demur.adapters.servers.oip import datatypes, messages, splice
+from demur.adapters.servers.oip import datatypes, splice
+from demur.adapters.servers.oip.answer import answered
 from demur.adapters.servers.oip.reading import UnreadableOutputError
 from demur.proto.oip.inference_pb2 import ModelInferResponse
 from tests.adapters.fake_server import SHARED, UNKNOWN
@@ -49,7 +50,7 @@ def owners(message: ModelInferResponse) -> list[int]:
 @settings(max_examples=400, deadline=None)
 @given(answers(), st.sets(st.sampled_from(NAMES)))
 def test_outputs_are_taken_out_with_their_entries(message, names):
-    found = splice.without(messages.answered(serialized(message)), names)
+    found = splice.without(answered(serialized(message)), names)
     expected = ModelInferResponse.FromString(serialized(message))
     belong = owners(message)
     for place in reversed(range(len(message.outputs))):
@@ -63,7 +64,7 @@ def test_outputs_are_taken_out_with_their_entries(message, names):
 @settings(max_examples=300, deadline=None)
 @given(answers(), st.sampled_from(NAMES), st.lists(st.integers(-5, 5), min_size=2, max_size=2))
 def test_an_array_is_put_where_the_old_one_was(message, name, values):
-    answer = messages.answered(serialized(message))
+    answer = answered(serialized(message))
     places = [i for i, o in enumerate(message.outputs) if o.name == name]
     if len(places) != 1 or SHARED in message.outputs[places[0]].parameters:
         with pytest.raises(UnreadableOutputError):
@@ -76,7 +77,7 @@ def test_an_array_is_put_where_the_old_one_was(message, name, values):
     else:
         expected.outputs[places[0]].contents.int64_contents[:] = values
     assert ModelInferResponse.FromString(found) == expected
-    assert messages.answered(found).tensor(name).array(1 << 10).tolist() == values
+    assert answered(found).tensor(name).array(1 << 10).tolist() == values
 
 
 RAW = st.sampled_from([d for d in datatypes.DTYPES if d not in ("BOOL", "BF16")])

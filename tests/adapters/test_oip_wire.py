@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demur.adapters.servers.oip import messages, wire
+from demur.adapters.servers.oip.answer import answered
 from demur.adapters.servers.oip.wire import MalformedError
 from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -81,7 +82,7 @@ def test_any_bytes_end_in_a_message_or_in_an_error(raw):
         with pytest.raises(DecodeError):
             ModelInferResponse.FromString(raw)
     messages.asked(raw)
-    messages.answered(raw)
+    answered(raw)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_message_of_millions_of_empty_fields_costs_nothing_to_refuse():
     tracemalloc.start()
     began = time.process_time()
     assert messages.asked(hostile) is None
-    assert messages.answered(hostile) is None
+    assert answered(hostile) is None
     taken, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken < 3

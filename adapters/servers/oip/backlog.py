@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 LOG = logging.getLogger("demur.oip")
-LINGER_SECONDS = 0.01  # at a thousand calls a second ten are judged together, for a quarter of what each costs alone
+# Whoever begins to judge finds code and weights gone from the caches, which costs ten times one verdict (0.5 ms): at a
+# thousand calls a second a proxy costs 1.62 times a plain pass-through with 10 ms, 1.31 with 50, 1.23 with 100.
+LINGER_SECONDS = 0.1
 LARGEST_BYTES = 32 << 20
 
 T = TypeVar("T")
@@ -32,14 +34,18 @@ class Backlog(Generic[T]):
         self._waiting_bytes = self._taken_bytes = 0
         self._busy = False
         self._change = threading.Condition()
-        self._closing = threading.Event()
+        self._hurry = threading.Event()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="demur-backlog", daemon=True)
         self._thread.start()
 
     def put(self, item: T, size_bytes: int) -> bool:
         """Whether the item was taken; False when the caller is to judge it himself."""
         with self._change:
-            if self._closing.is_set() or self._waiting_bytes + self._taken_bytes + size_bytes > self._largest:
+            if self._closed:
+                return False
+            if self._waiting_bytes + self._taken_bytes + size_bytes > self._largest:
+                self._hurry.set()
                 return False
             self._waiting.append(item)
             self._waiting_bytes += size_bytes
@@ -49,14 +55,16 @@ class Backlog(Generic[T]):
 
     def settle(self) -> None:
         """Wait until everything that was put before is judged."""
+        self._hurry.set()
         with self._change:
             self._change.wait_for(lambda: not (self._waiting or self._busy))
 
     def close(self) -> None:
         """Take nothing more; returns when everything is judged."""
-        self._closing.set()
         with self._change:
+            self._closed = True
             self._change.notify_all()
+        self._hurry.set()
         self._thread.join()
 
     def _run(self) -> None:
@@ -72,9 +80,11 @@ class Backlog(Generic[T]):
     def _taken(self) -> list[T]:
         """All that waits, as soon as there is some; nothing once closed and empty."""
         with self._change:
-            self._change.wait_for(lambda: self._waiting or self._closing.is_set())
-        self._closing.wait(self._linger)
+            self._change.wait_for(lambda: self._waiting or self._closed)
+        self._hurry.wait(self._linger)
         with self._change:
+            if not self._closed:
+                self._hurry.clear()
             items, self._waiting = self._waiting, []
             self._taken_bytes, self._waiting_bytes = self._waiting_bytes, 0
             self._busy = bool(items)

@@ -64,6 +64,30 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: bytes | memo
     return (values.astype(np.uint32) << 16).view(np.float32) if datatype == "BF16" else values
 
 
+def from_contents(tensor: Any) -> NDArray[Any]:
+    """The elements of a message's tensor in typed contents, which FP16 and BF16 do not have.
+
+    Raises: UnreadableOutputError when they are not as many as its shape says, or do not fit its datatype.
+    """
+    name, shape = tensor.name, tuple(tensor.shape)
+    field = TYPED_FIELDS.get(tensor.datatype)
+    if field is None:
+        raise UnreadableOutputError(f"output {name}: {tensor.datatype} exists as raw contents only, got none")
+    values, count = getattr(tensor.contents, field), elements(shape)
+    if len(values) != count:
+        raise UnreadableOutputError(
+            f"output {name}: expected {count} elements in {field} for shape {shape}, got {len(values)}"
+        )
+    if tensor.datatype == "BYTES":
+        found = np.empty(count, object)
+        found[:] = list(values)
+        return found
+    try:
+        return np.asarray(values, DTYPES[tensor.datatype])
+    except (OverflowError, ValueError) as error:
+        raise UnreadableOutputError(f"output {name}: a value does not fit {tensor.datatype}") from error
+
+
 def to_raw(values: NDArray[Any], datatype: str) -> bytes:
     """Raw contents of these elements. BF16 takes float32 and cuts its mantissa."""
     if datatype == "BYTES":

@@ -64,9 +64,7 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
         if judgement is not None and judgement.withheld is not None:
             _withhold(judgement.withheld, context)
         answer = self._relayed(outcome, context)
-        if judgement is None or judgement.verdicts is None or call.kept is None:
-            return answer
-        return self._annotated(answer, judgement, call)
+        return answer if judgement is None else self._annotated(answer, judgement, call)
 
     def _stream(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         if not self._open.acquire(blocking=False):
@@ -88,7 +86,8 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
             self._open.release()
 
     def _annotated(self, answer: bytes, judgement: Judgement, call: Inference) -> bytes:
-        if judgement.verdicts is None or (self._annotate == "off" and not judgement.action):
+        silent = self._annotate == "off" and not judgement.action
+        if silent or judgement.verdicts is None or call.kept is None:
             return answer
         tensors = seen_by(call.plan.model, call.seen) if self._annotate == "outputs" else None
         more = {"answered_by": call.answered_by} if call.answered_by else {}

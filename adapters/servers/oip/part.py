@@ -7,8 +7,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from demur.adapters.servers.oip import messages, wire
-from demur.adapters.servers.oip.messages import InferAnswer
+from demur.adapters.servers.oip import wire
+from demur.adapters.servers.oip.answer import RAW_OUTPUTS, InferAnswer
 from demur.adapters.servers.oip.wire import Field, MalformedError
 from demur.proto.oip.inference_pb2 import ModelInferResponse
 
@@ -62,7 +62,7 @@ def part(raw: bytes) -> Part:
     """
     try:
         fields = wire.scan(raw)
-        if any(f.number > INFER_RESPONSE and f.number <= messages.RAW_OUTPUTS for f in fields):
+        if any(f.number > INFER_RESPONSE and f.number <= RAW_OUTPUTS for f in fields):
             return Part(raw, fields, False, True, "", *_read(raw))
         inner = [raw[f.start : f.end] for f in fields if f.number == INFER_RESPONSE and f.kind == wire.BYTES]
         error = wire.last(raw, fields, ERROR_MESSAGE)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import annotation, datatypes, messages, wire
-from demur.adapters.servers.oip.messages import InferAnswer, InputTensor, OutputTensor
+from demur.adapters.servers.oip.answer import OUTPUTS, RAW_OUTPUTS, InferAnswer, OutputTensor, answered
+from demur.adapters.servers.oip.messages import InputTensor
 from demur.monitor.verdicts import Verdicts
 from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -58,7 +59,7 @@ def without(answer: InferAnswer, names: Collection[str]) -> bytes | None:
         return answer.raw
     if answer.entries is None or answer.mixed:
         return None
-    gone = [answer.output_places[i] for i in places] + [e for i in places if (e := answer.entries[i]) >= 0]
+    gone = [answer.output_places[i] for i in places] + [e for i in places if (e := answer.entry(i)) >= 0]
     return wire.spliced(answer.raw, answer.fields, dict.fromkeys(gone, b""))
 
 
@@ -69,11 +70,11 @@ def put(answer: InferAnswer, arrays: Mapping[str, NDArray[Any]]) -> bytes | None
         return None
     for name, array in arrays.items():
         place = answer.names.index(name)
-        output, entry = answer.outputs[place], answer.entries[place]
+        output, entry = answer.outputs[place], answer.entry(place)
         if entry >= 0:
-            changes[entry] = wire.delimited(messages.RAW_OUTPUTS, datatypes.to_raw(array, output.datatype))
+            changes[entry] = wire.delimited(RAW_OUTPUTS, datatypes.to_raw(array, output.datatype))
         else:
-            changes[answer.output_places[place]] = wire.delimited(messages.OUTPUTS, _typed(output, array))
+            changes[answer.output_places[place]] = wire.delimited(OUTPUTS, _typed(output, array))
     return wire.spliced(answer.raw, answer.fields, changes)
 
 
@@ -105,11 +106,11 @@ def _parameters(values: Mapping[str, str]) -> bytes:
 
 def _with_tensors(raw: bytes, verdicts: Verdicts, tensors: Arrays) -> bytes | None:
     """None when the message is in no form that they could be added to."""
-    answer = messages.answered(raw)
+    answer = answered(raw)
     forged = [] if answer is None else [n for n in answer.names if n.startswith(PREFIX)]
     if forged and answer is not None:
         bare = without(answer, forged)
-        answer = None if bare is None else messages.answered(bare)
+        answer = None if bare is None else answered(bare)
     if answer is None or answer.entries is None or answer.mixed:
         return None
     typed = not answer.entry_places and any(o.HasField("contents") for o in answer.outputs)

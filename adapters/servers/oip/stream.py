@@ -11,9 +11,9 @@ import grpc
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import annotation, messages, splice
+from demur.adapters.servers.oip.answer import InferAnswer, answered
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.mapping import ProxiedModel
-from demur.adapters.servers.oip.messages import InferAnswer
 from demur.adapters.servers.oip.part import Part, part, refusal
 from demur.adapters.servers.oip.pending import Pending, Waiting
 from demur.adapters.servers.oip.plan import Plan
@@ -143,7 +143,7 @@ class InferStream:
             bare = kept_whole(plan, asked, seen) or splice.without(seen, plan.extras)
             if bare is None and plan.model is not None:
                 plan.model.rejections.learn(asked.version, UNALIGNED)
-            kept = seen if bare is None or bare is seen.raw else messages.answered(bare)
+            kept = seen if bare is None or bare is seen.raw else answered(bare)
             self._prove(asked, seen, plan)
         hands = _Hands(kept)
         judgement = self._judge.judge(

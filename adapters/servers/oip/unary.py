@@ -10,10 +10,10 @@ import grpc
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import messages, splice
+from demur.adapters.servers.oip.answer import InferAnswer, answered, shown
 from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.mapping import ProxiedModel
-from demur.adapters.servers.oip.messages import InferAnswer
 from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Answered, Asked, UnreadableOutputError
 from demur.adapters.servers.oip.refusal import rejected
@@ -39,7 +39,7 @@ class Sent:
 
     def exchange(self) -> Exchange:
         """What the judge looks at."""
-        seen = self.seen or messages.answered(self.answer)
+        seen = self.seen or shown(self.answer)
         return Exchange(asked=self.asked, answered=seen, plan=self.plan, traceparent=self.traceparent)
 
 
@@ -56,9 +56,15 @@ class Inference:
     asked: Asked | None = None
     plan: Plan = field(default_factory=Plan)
     seen: InferAnswer | None = None  # the answer as the monitor sees it
-    kept: InferAnswer | None = None  # the answer as the client gets it, when it can be read
+    _kept: bytes | None = None  # the answer as the client gets it, where that is another
     instead: Outcome | None = None
     answered_by: str = ""
+
+    @property
+    def kept(self) -> InferAnswer | None:
+        """The answer as the client gets it, when it can be read."""
+        same = self._kept is None or (self.seen is not None and self._kept is self.seen.raw)
+        return self.seen if same else answered(self._kept or b"")
 
     def run(self) -> tuple[Outcome, Judgement | None]:
         """How the call ended, its answer being what the client gets, and what is thought of it when there is one already."""
@@ -77,10 +83,11 @@ class Inference:
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """See Hands."""
-        if self.kept is None:
+        kept = self.kept
+        if kept is None:
             return False
-        here = {name: array for name, array in arrays.items() if name in self.kept.names}
-        answer = splice.put(self.kept, here) if here else None
+        here = {name: array for name, array in arrays.items() if name in kept.names}
+        answer = splice.put(kept, here) if here else None
         if answer is not None:
             self.instead = Outcome.of(answer)
         return answer is not None
@@ -88,7 +95,7 @@ class Inference:
     def ask(self, model: str, version: str) -> bool:
         """See Hands."""
         outcome = self.upstream.forward(self.method, splice.addressed(self.request, model, version), self.context)
-        if not outcome.ok or messages.answered(outcome.answer) is None:
+        if not outcome.ok or answered(outcome.answer) is None:
             return False
         self.instead, self.answered_by = outcome, model
         return True
@@ -101,7 +108,7 @@ class Inference:
         needed = () if model is None else model.contract(model.engine.loaded).needed
         request = splice.with_inputs(self.request, inputs, needed if self.asked and self.asked.outputs else ())
         outcome = self.upstream.forward(self.method, request, self.context, seconds)
-        answer = messages.answered(outcome.answer) if outcome.ok else None
+        answer = answered(outcome.answer) if outcome.ok else None
         if answer is None:
             raise UnreadableOutputError(f"a further call of the model failed: {outcome.code.name} {outcome.details}")
         return answer
@@ -124,19 +131,19 @@ class Inference:
 
     def _read(self, outcome: Outcome) -> Outcome:
         """The answer as the client gets it."""
-        seen = self.seen = self.kept = messages.answered(outcome.answer)
+        seen = self.seen = answered(outcome.answer)
         if seen is None or self.asked is None or not self.plan.extras:
             return outcome
         bare = kept_whole(self.plan, self.asked, seen) or splice.without(seen, self.plan.extras)
         if bare is not None:
-            self.kept = seen if bare is seen.raw else messages.answered(bare)
+            self._kept = bare
             return replace(outcome, answer=bare)
         if messages.in_sequence(self.request):
             self._learn(UNALIGNED)
             self.plan = Plan(self.plan.model, cause=UNALIGNED)
             return outcome  # whole: the model must not run a second time
         outcome = self._plainly(UNALIGNED)
-        self.seen = self.kept = messages.answered(outcome.answer)
+        self.seen = answered(outcome.answer)
         return outcome
 
     def _plainly(self, why: str) -> Outcome:
