@@ -12,7 +12,7 @@ from demur.detectors.policy import Column, Rule
 from demur.detectors.pvalue import count_in_graph, lay_out
 from demur.detectors.score import Score, absent
 from demur.detectors.tape import Sym
-from demur.detectors.tensor import Signal
+from demur.detectors.tensor import Signal, derived
 
 
 def needs_prediction(columns: Sequence[Column], rules: Sequence[Rule]) -> set[str]:
@@ -27,7 +27,7 @@ def read_by(column: Column, score: Score, sliced: set[str]) -> tuple[Signal, ...
 
 
 def levels(scores: Mapping[str, Score], columns: Sequence[Column]) -> list[list[Column]]:
-    """Row columns in the order they can be computed: a fused score comes after the columns whose p-values it reads.
+    """Row columns in the order they can be computed: a score that reads others' comes after them.
 
     Raises: ValueError when a fused score reads an unknown or uncalibrated column, or itself.
     """
@@ -38,19 +38,28 @@ def levels(scores: Mapping[str, Score], columns: Sequence[Column]) -> list[list[
                 raise ValueError(
                     f"column {column.name!r} reads the p-value of {member!r}, which is no calibrated column"
                 )
+        unknown = sorted(set(sources(scores[column.score])) - set(rows))
+        if unknown:
+            raise ValueError(f"column {column.name!r} reads the scores of {unknown}, which are no columns of rows")
     ordered: list[list[Column]] = []
     placed: set[str] = set()
     while len(placed) < len(rows):
-        ready = [c for c in rows.values() if c.name not in placed and set(members(scores[c.score])) <= placed]
+        ready = [c for c in rows.values() if c.name not in placed and set(sources(scores[c.score])) <= placed]
         if not ready:
-            raise ValueError(f"columns {sorted(set(rows) - placed)} read each other's p-values in a circle")
+            raise ValueError(f"columns {sorted(set(rows) - placed)} read each other in a circle")
         ordered.append(ready)
         placed |= {c.name for c in ready}
     return ordered
 
 
 def members(score: Score) -> list[str]:
+    """Columns whose p-values it reads."""
     return [s.removeprefix("p:") for s in score.inputs if s.startswith("p:")]
+
+
+def sources(score: Score) -> list[str]:
+    """Columns whose p-values or scores it reads."""
+    return [s[2:] for s in score.inputs if derived(s)]
 
 
 @dataclass(eq=False)
@@ -99,23 +108,25 @@ class RowColumns:
             name = "calibration" if level == 0 else f"calibration.level{level}"
             p = count_in_graph(self.xp, matrix, zero, tables, name, self.predicted)
             order, scores, p_values = [*order, *columns], [*scores, matrix], [*p_values, p]
-            self._publish(columns, p)
+            self._publish("p:", columns, p)
+            self._publish("s:", columns, matrix)
         return self._in_order(order, scores), self._in_order(order, p_values)
 
     def grouped(self) -> Sym:
         """(N, Sg): the row scores that group columns aggregate."""
         return self._stack(self.group_columns)[0]
 
-    def _publish(self, columns: list[Column], p: Sym) -> None:
-        read = {m for c in self.columns for m in members(self.held[c.score])}
-        if not read & {c.name for c in columns}:
+    def _publish(self, kind: str, columns: list[Column], values: Sym) -> None:
+        """Numbers (N, S) of these columns as signals, where some score reads one of them."""
+        names = [f"{kind}{c.name}" for c in columns]
+        if not {s for c in self.columns for s in self.held[c.score].inputs} & set(names):
             return
         parts = (
-            [p]
+            [values]
             if len(columns) == 1
-            else self.xp.nodes_out("Split", len(columns), p, width=0, axis=1, num_outputs=len(columns))
+            else self.xp.nodes_out("Split", len(columns), values, width=0, axis=1, num_outputs=len(columns))
         )
-        self.signals |= {f"p:{c.name}": Sym(v.value, self.xp, 0) for c, v in zip(columns, parts, strict=True)}
+        self.signals |= {name: Sym(v.value, self.xp, 0) for name, v in zip(names, parts, strict=True)}
 
     def _in_order(self, order: list[Column], parts: list[Sym]) -> Sym:
         names = [c.name for c in order]

@@ -16,7 +16,7 @@ from demur.detectors.onnx_ops import IR_VERSION, OPSET, OnnxOps
 from demur.detectors.policy import Column, Rule
 from demur.detectors.score import Score
 from demur.detectors.tape import Sym
-from demur.detectors.tensor import Signal
+from demur.detectors.tensor import Signal, derived
 
 FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
 Kinds: TypeAlias = dict[str, tuple[ir.DataType, list[str | int]]]
@@ -38,9 +38,9 @@ def compile_scores(scores: Mapping[str, Score], widths: Mapping[Signal, int]) ->
     Raises: ValueError for a score that reads p-values (they need calibrated columns: use `compile_monitor`), or a
     signal whose width is not given.
     """
-    fused = [name for name, score in scores.items() if any(s.startswith("p:") for s in score.inputs)]
+    fused = [name for name, score in scores.items() if any(map(derived, score.inputs))]
     if fused:
-        raise ValueError(f"scores {fused} read p-values; compile their calibrated columns with compile_monitor")
+        raise ValueError(f"scores {fused} read other columns; compile their calibrated columns with compile_monitor")
     columns = [Column(name, name) for name in scores]
     xp = OnnxOps()
     inputs = signal_inputs(scores, columns, (), widths)
@@ -106,7 +106,7 @@ def signal_inputs(
     axis: str = "N",
 ) -> dict[Signal, ir.Value]:
     """Graph inputs for the signals in use, in the order of `widths`."""
-    used = {s for c in columns for s in scores[c.score].inputs if not s.startswith("p:")}
+    used = {s for c in columns for s in scores[c.score].inputs if not derived(s)}
     if needs_prediction(columns, rules):
         used.add("logits")
     missing = sorted(used - set(widths))

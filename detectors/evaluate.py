@@ -8,7 +8,7 @@ import numpy as np
 
 from demur.detectors.numpy_ops import Array, NumpyOps
 from demur.detectors.score import Score, absent
-from demur.detectors.tensor import Ops, Signal, Signals, T
+from demur.detectors.tensor import Ops, Signal, Signals, T, derived
 
 
 def evaluate(scores: Mapping[str, Score], signals: Signals[Array]) -> dict[str, Array]:
@@ -35,7 +35,7 @@ def poison(xp: Ops[T], signals: Signals[T], inputs: tuple[Signal, ...], lacking:
         x = signals[signal]
         if signal in lacking:
             x = xp.where(present(xp, x), x, 0.0)
-        row = x * 0.0 if signal.startswith("p:") else xp.zero(x)
+        row = x * 0.0 if derived(signal) else xp.zero(x)
         total = row if total is None else total + row
     assert total is not None  # noqa: S101 - a score reads something
     return total

@@ -76,7 +76,8 @@ def _row_columns(
         values = (values + poison(xp, known, read_by(column, score, sliced), absent(score))).astype(np.float32)
         tables = [column.calibration] if column.unit == "row" else [()]
         p = p_values(tables, values[:, None], predicted if column.sliced else None)[:, 0]
-        found[column.name], known[f"p:{column.name}"] = (values, p), p
+        found[column.name] = values, p
+        known |= {f"p:{column.name}": p, f"s:{column.name}": values}
     return found
 
 

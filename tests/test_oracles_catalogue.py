@@ -23,6 +23,7 @@ from tests import (
     test_oracles_tabular,
     test_oracles_transforms,
     test_oracles_views,
+    test_promises_stopping,
 )
 from tests.oracles.table import FUSION, ROW, STREAM
 
@@ -54,6 +55,7 @@ ALONE = {  # whose fit is random, foreign or made of parts, or which read other 
     test_oracles_sigmoid: {"sigmoid_energy", "objectness_gap"},
     test_oracles_pixels: {"rba", "standardised_max_logit", "given"},
     test_oracles_tabular: {"isolation_forest", "magnitude"},
+    test_promises_stopping: {"early_stopped"},
     test_oracles_views: {
         "cover",
         "predictive_entropy",

@@ -61,6 +61,13 @@ def check_policy(specs: Sequence[RuleSpec]) -> None:
             f"policy: {kind(whole[0].promise)} of a group rule needs group rules only, because a row rule refuses rows, "
             "not groups; give the row rules unit group"
         )
+    stopped = [s.name for s, p in refusals(specs) if p.by == "early_stopping"]
+    after = [s.name for s, _ in (*selectives(specs), *joints(specs))]
+    if stopped and after:
+        raise ValueError(
+            f'policy: rule "{stopped[0]}" chooses its column on all calibration rows, so none is left to count errors on for '
+            f'rule "{after[0]}"; use two monitors, or choose the column on other rows'
+        )
     _check_columns(specs)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Good = Literal["id", "correct"]
 Level = float | Fraction
-RefusalBy = Literal["split", "simes", "asymptotic", "neyman_pearson"]
+RefusalBy = Literal["split", "simes", "asymptotic", "neyman_pearson", "early_stopping"]
 SelectiveBy = Literal["sgr", "fixed_sequence", "learn_then_test"]
 ControlBy = Literal["binomial", "betting"]
 DEFAULT_STARTS = 3
@@ -69,8 +69,9 @@ class RefuseGoodAtMost:
     `alpha` None takes a Bonferroni share of the policy's total. `good` is "id" (every calibration unit) or "correct"
     (those the model answered correctly; needs losses). `by` is the theorem: split conformal p-values, or with `confidence`
     the exact tolerance limit ("split"); p-values that hold at every level at once for this calibration ("simes", "asymptotic");
-    the umbrella rule, whose power on labelled outliers is reported ("neyman_pearson").
-    Raises: ValueError for a level outside (0, 1), or a `by` that needs a confidence and has none.
+    the umbrella rule, whose power on labelled outliers is reported ("neyman_pearson"); split p-values of a column that was chosen
+    on the same rows, `scores.stopping`, which hold on average and say nothing of this calibration ("early_stopping").
+    Raises: ValueError for a level outside (0, 1), or a `by` that needs a confidence and has none, or the other way round.
     """
 
     alpha: Level | None = None
@@ -86,7 +87,11 @@ class RefuseGoodAtMost:
         if self.good not in ("id", "correct"):
             raise ValueError(f'good: expected "id" or "correct", got {self.good!r}')
         _check_by(self.by, RefusalBy)
-        if self.by != "split" and self.confidence is None:
+        if self.by == "early_stopping" and (self.confidence is not None or self.good != "id"):
+            raise ValueError(
+                "early stopping on the calibration rows promises an average over all of them; leave out confidence and good"
+            )
+        if self.by not in ("split", "early_stopping") and self.confidence is None:
             raise ValueError(f"by: {self.by} is a promise for this calibration draw; add a confidence, for example 0.9")
         if self.by == "asymptotic" and self.confidence is not None and self.confidence > MOST_ASYMPTOTIC:
             raise ValueError(
@@ -194,6 +199,14 @@ class RuleSpec:
             )
         if self.candidates:
             self._check_candidates()
+        if isinstance(self.promise, RefuseGoodAtMost) and self.promise.by == "early_stopping":
+            self._check_stopping()
+
+    def _check_stopping(self) -> None:
+        if self.unit != "row" or self.sliced:
+            raise ValueError(
+                f'rule "{self.name}": early stopping on the calibration rows is for all rows alike; remove the unit, or slices'
+            )
 
     def _check_candidates(self) -> None:
         if len(set(self.candidates)) < len(self.candidates) or self.column not in self.candidates:

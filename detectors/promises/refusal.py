@@ -45,7 +45,7 @@ def thresholds(
 
     Raises: CalibrationRefused when there are too few units, no labels for good: correct, or slices of clustered rows.
     """
-    if promise.by in conditional.BOUNDS and sample.clustered and spec.unit == "row":
+    if promise.by in (*conditional.BOUNDS, "early_stopping") and sample.clustered and spec.unit == "row":
         raise CalibrationRefused(
             f"by {promise.by} needs independent units, and these rows come in groups; use a group rule, or by: split"
         )

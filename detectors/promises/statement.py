@@ -24,6 +24,7 @@ THEOREMS: dict[tuple[str, str], str] = {
         "marginal",
         "split",
     ): "split conformal p-values (Vovk, Gammerman & Shafer 2005), bounded for this bundle by Wilks 1941",
+    ("marginal", "early_stopping"): "conformalised early stopping (Liang, Zhou & Sesia 2023)",
     ("tolerance", "split"): _TOLERANCE,
     ("tolerance", "neyman_pearson"): "the Neyman-Pearson umbrella rule (Tong, Feng & Li 2018)",
     ("tolerance", "simes"): "calibration-conditional p-values, Simes bound (Bates et al. 2023)",
@@ -117,6 +118,11 @@ class Statement:
             every = ", at this and every other level at once" if self.by in ("simes", "asymptotic") else ""
             alone = " for each class alone" if self.slices else ""
             return f"{start}{where} {bundle}, with {self._confidence()} confidence over the calibration draw{alone}{every}."
+        if self.by == "early_stopping":
+            return (
+                f"{start} on average over calibration draws (n = {self.n}), although the same rows choose the column: each input "
+                "joins the choice. For this bundle alone no rate is promised."
+            )
         alone = " in each of them" if self.slices else ""
         return (
             f"{start}{where} on average over calibration draws; {bundle} the rate is at most {percent_up(self.bound)} "

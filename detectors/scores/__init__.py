@@ -54,6 +54,7 @@ from demur.detectors.scores.self_similarity import SelfSimilarity
 from demur.detectors.scores.shaped import ReActEnergy, Shaped
 from demur.detectors.scores.sigmoid import ObjectnessGap, SigmoidEnergy
 from demur.detectors.scores.sirc import SIRC
+from demur.detectors.scores.stopping import EarlyStopped
 from demur.detectors.scores.stream import EntropyInterval, MeanNLL
 from demur.detectors.scores.subspace import CORE, Residual
 from demur.detectors.scores.tails import COPOD, ECOD
@@ -145,11 +146,12 @@ SCORES: dict[str, type[Any]] = {
     "fused": Fused,
     "two_sided": TwoSided,
     "flagged": Flagged,
+    "early_stopped": EarlyStopped,
     "scod": SCOD,
     "given": Given,
     "onnx_score": OnnxScore,
 }
 
-# They read p-values of the columns that `of` lists, and come after the members are calibrated.
+# They read p-values of the columns that `of` lists, and come after the members are calibrated; `early_stopped` reads scores.
 FUSIONS = frozenset({"failure", "flagged", "fused", "two_sided"})
 STREAM_SCORES: dict[str, type[Any]] = {"mean_nll": MeanNLL, "entropy_interval": EntropyInterval}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from demur.detectors.policy import Column
 from demur.detectors.promises.clustered import one_row_per_group
+from demur.detectors.scores.stopping import EarlyStopped
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import scoring
@@ -26,9 +27,15 @@ def score_members(
     policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable, tick: Tick = silent
 ) -> dict[str, NDArray[np.float32]]:
     """What fusions read, scored by the compiled graph on fold A: member -> (n,), in the order of the rows."""
-    alone = [Column(m, m) for m in sorted(planned.members)]
-    session = Session(graph_of(policy, planned, {m: scores[m] for m in planned.members}, alone, ()))
-    found = scoring.score_rows(session, table, tick)["scores"]
+    return score_alone(policy, planned, {m: scores[m] for m in planned.members}, table, tick)
+
+
+def score_alone(
+    policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable, tick: Tick = silent
+) -> dict[str, NDArray[np.float32]]:
+    """Each of these scores, which read signals, by the compiled graph: name -> (n,), in the order of the rows."""
+    alone = [Column(m, m) for m in sorted(scores)]
+    found = scoring.score_rows(Session(graph_of(policy, planned, scores, alone, ())), table, tick)["scores"]
     return {c.name: found[:, i] for i, c in enumerate(alone)}
 
 
@@ -45,6 +52,7 @@ def gather(
         return _gather_streams(policy, planned, scores, table)
     fold_a = {n: np.sort(s) for n, s in (found or {}).items()}
     found_all = judge(policy, planned, scores, fold_a, table, tick)
+    found_all |= _places(planned, scores, found_all)
     return Evidence(
         scores={n: a for n, a in found_all.items() if n not in fold_a},
         fold_a=fold_a,
@@ -54,6 +62,14 @@ def gather(
         classes=policy.signals["logits"].width if "logits" in policy.signals else None,
         weighted=table.weight is not None,
     )
+
+
+def _places(
+    planned: Plan, scores: Mapping[str, Any], found: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """Where each calibration row stands in the table of each column that chooses: what stands for its score there."""
+    held = {c.name: scores[c.score] for c in planned.columns if isinstance(scores[c.score], EarlyStopped)}
+    return {name: score.places(np.column_stack([found[n] for n in score.of])) for name, score in held.items()}
 
 
 def judge(

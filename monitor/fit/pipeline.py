@@ -29,11 +29,12 @@ from demur.monitor.fit.contract import BUNDLE, CALIBRATION, EMPTY, empty_groups_
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.gathering import check_outliers, gather, score_members, with_outliers
 from demur.monitor.fit.known_rows import marks
-from demur.monitor.fit.plan import Plan, plan
+from demur.monitor.fit.plan import Plan, plan, stops
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
 from demur.monitor.fit.shared import shared_rows
 from demur.monitor.fit.sources import Config, Source, as_config, as_reference, as_table
+from demur.monitor.fit.stopping import fit_stopped
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.taught import MEMBER as TAUGHT
 from demur.monitor.fit.taught import NO_ROWS, check_untaught, taught_rows
@@ -86,6 +87,7 @@ def fit(
     found = None if first is None else score_members(policy, planned, scores, first, tick)
     if first is not None and found is not None:
         scores = fit_fusions(policy, scores, found, first)
+    scores = fit_stopped(policy, planned, scores, second, tick)
     evidence = gather(policy, planned, scores, found, second, tick)
     evidence = with_outliers(policy, planned, scores, evidence, sides.get("outliers"))
     notes = [*(f.message for f in findings), *said, *empty_groups_said(policy, cal.empty), *_wrong(policy)]
@@ -156,6 +158,7 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         first, second = split_folds(policy, planned, cal)
         check_untaught(second, rows)
         found = None if first is None else score_members(policy, planned, scores, first)
+        scores = fit_stopped(policy, planned, scores, second)
         # Outliers' scores are what they were, unless fusions among them read the p-values of other rows now.
         known = {} if planned.folded else Evidence.of(bundle).outliers
         evidence = replace(gather(policy, planned, scores, found, second), outliers=known)
@@ -194,7 +197,7 @@ def fit_scores(
     reference = replace(reference, sides={n: replace(as_reference(t, absent), engine=engine) for n, t in sides.items()})
     scores = {}
     for score in policy.scores:
-        if not is_fusion(score):
+        if not is_fusion(score) and not stops(score):
             engine.stage = f"fitting {score.name}"
             scores[score.name] = build_score(score.type, dict(score.hyper), reference)
     return scores
@@ -215,7 +218,9 @@ def fit_fusions(
     correct = None if table.right is None else table.right[rows]
     reference = Reference(crossed, None if table.label is None else table.label[rows], correct=correct)
     return {
-        s.name: build_score(s.type, dict(s.hyper), reference) if is_fusion(s) else scores[s.name] for s in policy.scores
+        s.name: build_score(s.type, dict(s.hyper), reference) if is_fusion(s) else scores[s.name]
+        for s in policy.scores
+        if not stops(s)
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from demur.detectors.policy import Aggregate, Unit
@@ -68,7 +68,13 @@ def plan(config: PolicyConfig) -> Plan:
         for when in rule.scores:
             wanted = _column(rule, when, members)
             columns.setdefault(wanted.name, wanted)
-    return Plan(tuple(columns.values()), tuple(_spec(r, members) for r in config.rules), members)
+    stopped = frozenset(s.name for s in config.scores if stops(s))
+    return Plan(tuple(columns.values()), tuple(_spec(r, members, stopped) for r in config.rules), members)
+
+
+def stops(score: ScoreConfig) -> bool:
+    """Whether a score chooses among others on the calibration rows."""
+    return score.type == "early_stopped"
 
 
 def _members(score: ScoreConfig) -> list[str]:
@@ -85,6 +91,7 @@ def _check(config: PolicyConfig, members: frozenset[str]) -> None:
     for score in config.scores:
         if score.name in members and score.type in FUSIONS:
             raise ConfigurationError(f"score {score.name}: a fusion cannot feed another; list its members instead")
+    _check_stopped(config, members)
     steps = {s.name for s in config.scores if s.type in STREAM_SCORES}
     if steps and len(steps) < len(config.scores):
         raise ConfigurationError(
@@ -103,6 +110,35 @@ def _check(config: PolicyConfig, members: frozenset[str]) -> None:
             )
 
 
+def _check_stopped(config: PolicyConfig, members: frozenset[str]) -> None:
+    """Raises: ConfigurationError for what conformalised early stopping does not carry."""
+    types = {s.name: s.type for s in config.scores}
+    stopped = {s.name: s for s in config.scores if stops(s)}
+    for name, score in stopped.items():
+        of = score.hyper.get("of")
+        if not isinstance(of, list) or len(of) < 2:
+            raise ConfigurationError(f"score {name}: `of` must list at least 2 other scores, got {of!r}")
+        known = [m for m in of if types[m] in FUSIONS or m in stopped or types[m] in STREAM_SCORES]
+        if known or name in members:
+            what = f"chooses among scores of rows, and {known[0]} is none" if known else "can feed no fusion"
+            raise ConfigurationError(
+                f"score {name}: early_stopped {what}; list scores that read signals, and let a rule look at it"
+            )
+    for rule in config.rules:
+        if not stopped.keys() & set(rule.scores):
+            continue
+        said = rule.promise
+        if said.kind != "refuse_good_at_most" or said.by not in (None, "split") or said.confidence or said.good != "id":
+            raise ConfigurationError(
+                f"rule {rule.name}: {rule.when} is chosen on the calibration rows, which carries refuse_good_at_most on average and "
+                "nothing else; leave out confidence, by and good, or name one of the scores it chooses among"
+            )
+        if rule.unit != "row" or rule.slice:
+            raise ConfigurationError(
+                f"rule {rule.name}: {rule.when} is chosen for all rows alike; remove unit or slice"
+            )
+
+
 def _column(rule: RuleConfig, when: str, members: frozenset[str]) -> PlannedColumn:
     if rule.unit == "group":
         aggregate = rule.aggregate or "max"
@@ -114,13 +150,14 @@ def _column(rule: RuleConfig, when: str, members: frozenset[str]) -> PlannedColu
     return PlannedColumn(when, when, rule.unit)
 
 
-def _spec(rule: RuleConfig, members: frozenset[str]) -> RuleSpec:
+def _spec(rule: RuleConfig, members: frozenset[str], stopped: frozenset[str]) -> RuleSpec:
     columns = tuple(_column(rule, when, members).name for when in rule.scores)
     candidates = columns if len(columns) > 1 else ()
     sliced = rule.slice is not None
-    return RuleSpec(
-        rule.name, columns[0], reason(rule), promise(rule.promise), rule.unit, sliced=sliced, candidates=candidates
-    )
+    promised = promise(rule.promise)
+    if stopped & set(rule.scores):
+        promised = replace(promised, by="early_stopping")  # type: ignore[arg-type]  # _check_stopped
+    return RuleSpec(rule.name, columns[0], reason(rule), promised, rule.unit, sliced=sliced, candidates=candidates)
 
 
 def promise(config: PromiseConfig) -> Promise:

@@ -130,6 +130,7 @@ COMPOSED = {
     "failure": ("p-values of the scores in `of`", "", ""),
     "two_sided": ("the p-value of the score in `of`", "", ""),
     "flagged": ("p-values of the scores in `of`", "", ""),
+    "early_stopped": ("the scores in `of`", "", ""),
     "scod": ("`logits` and its score's", "", ""),
     "onnx_score": ("the inputs of the model", "", ""),
     "given": ("the signal that it names", "", ""),
