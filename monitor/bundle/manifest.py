@@ -42,7 +42,7 @@ class OriginEntry(Section):
 class ScoreEntry(Section):
     """A fitted score: its parameters are the graph's initializers of the same name.
 
-    `state_bytes` of them, `multiply_adds` of matrix products for one row: 0 where the score reads p-values.
+    `state_bytes` of them, `multiply_adds` of matrix products for one row: 0 where the score reads other columns.
     """
 
     name: str

@@ -154,7 +154,8 @@ def _signal(config: PolicyConfig, name: str, fitted: Fitted) -> SignalEntry:
 
 def _score(config: PolicyConfig, name: str, score: Any, kind: str) -> ScoreEntry:
     own = all(s in config.signals for s in score.inputs) and kind not in STREAM_SCORES
-    costs = cost(score, widths(config)) if own else Cost(0, 0, 0)
+    held = sum(array.nbytes for array in parameters(score).values())
+    costs = cost(score, widths(config)) if own else Cost(held, 0, 0)
     return ScoreEntry(
         name=name,
         type=kind,
