@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
+
+import numpy as np
 
 from demur.detectors.hyper import between, one_of, whole
 from demur.detectors.score import EXACT_MERGE, Reference, Scaling
 from demur.detectors.scores.logit import HOTTEST
-from demur.detectors.scores.softmax import class_count, log_rest, parts
+from demur.detectors.scores.softmax import class_count, parts
 from demur.detectors.tensor import Ops, Signal, Signals, T
+
+LOG_HALF = math.log(0.5)
+LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +48,8 @@ class Margin:
 class GEN:
     """Generalised entropy: the sum of p^g (1 - p)^g over the M most probable classes.
 
-    In log space: exp(g (log p + log(1 - p))), with log(1 - p) of the first class from the log-sum-exp of the others.
+    In log space: exp(g (log p + log(1 - p))), with log(1 - p) of a class that has more than half from the log-sum-exp of
+    the others.
     g is `gamma`, M is `top` or the number of classes if that is smaller.
     Shapes: logits (N, C) -> (N,). Range: [0, M 4^-g], dimensionless. Higher is less trustworthy.
     Raises: ValueError in fit when gamma is not in (0, 1], top is no whole number above 0, or with under 2 classes.
@@ -65,8 +72,8 @@ class GEN:
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> T:
         log_p = xp.log_softmax(signals["logits"])
         largest = log_p if self.top == self.classes else xp.top(log_p, self.top, ordered=False)
-        below_first = xp.greater(xp.max(log_p, keepdims=True), largest)
-        log_q = xp.where(below_first, xp.log(1.0 - xp.exp(largest)), xp.concat([log_rest(xp, log_p)]))
+        rest = xp.logsumexp(xp.where(xp.greater(log_p, LOG_HALF), LOWEST, log_p))
+        log_q = xp.where(xp.greater(largest, LOG_HALF), xp.concat([rest]), xp.log(1.0 - xp.exp(largest)))
         return xp.sum(xp.exp(self.gamma * (largest + log_q)))
 
 
