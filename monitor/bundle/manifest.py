@@ -15,6 +15,7 @@ from demur.monitor.config.document import Section
 from demur.monitor.errors import BundleError, UnsupportedSchema
 
 SCHEMA = 1
+EMPTY = "calibration_groups_without_rows"  # among the counts, where there are any
 
 
 class SignalEntry(Section):

@@ -11,7 +11,7 @@ import typer
 from demur.monitor.cli.console import out
 
 if TYPE_CHECKING:
-    from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle import Bundle, Manifest
 
 
 def inspect(
@@ -53,12 +53,30 @@ def head(bundle: Bundle) -> None:
         "signed": "yes (check with `demur bundle verify --key`)" if bundle.signature else "no",
         "signals": signals,
         "model": model,
-        "rows": ", ".join(f"{n} {name} (sha256:{manifest.digests[name][:12]}…)" for name, n in manifest.counts.items()),
+        "rows": ", ".join(
+            f"{manifest.counts.get(name, '?')} {name} (sha256:{digest[:12]}…)"
+            for name, digest in manifest.digests.items()
+        ),
+        **_origin(manifest),
         "built by": f"demur {manifest.demur}, ONNX Runtime {manifest.environment.get('onnxruntime', '?')}",
     }
     for name, text in lines.items():
         out().print(f"[bold]{name:<9}[/]{text}")
     out().print()
+
+
+def _origin(manifest: Manifest) -> dict[str, str]:
+    """How the signals were decoded, from which model they were collected, and how many groups had none."""
+    from demur.monitor.bundle.manifest import EMPTY
+
+    origin, found = manifest.origin, dict[str, str]()
+    if origin is not None and origin.decoding:
+        found["decoded"] = f"by {', '.join(origin.decoding)} (sha256:{origin.decoding_digest[:12]}…)"
+    if origin is not None and origin.model:
+        found["from"] = f"the model sha256:{origin.model[:12]}…"
+    if empty := manifest.counts.get(EMPTY):
+        found["empty"] = f"{empty} calibration groups, which have no rows"
+    return found
 
 
 def promises(bundle: Bundle) -> None:

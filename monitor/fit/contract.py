@@ -12,7 +12,6 @@ from demur.monitor.fit.origin import Origin
 from demur.monitor.fit.table import SignalsTable
 
 BUNDLE, CALIBRATION = "the bundle", "calibration"
-EMPTY = "calibration_groups_without_rows"  # among the counts of a manifest
 
 
 def joint_origin(origins: Mapping[str, Origin | None]) -> tuple[Origin, list[str]]:

@@ -18,6 +18,7 @@ from demur.monitor.auto.run import choose
 from demur.monitor.auto.selection import MEMBER
 from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import check
+from demur.monitor.bundle.manifest import EMPTY
 from demur.monitor.bundle.selftest import INPUTS
 from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig, ScoreConfig
@@ -25,7 +26,7 @@ from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import vectors, weights
 from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
-from demur.monitor.fit.contract import BUNDLE, CALIBRATION, EMPTY, empty_groups_said, joint_origin, origin_of
+from demur.monitor.fit.contract import BUNDLE, CALIBRATION, empty_groups_said, joint_origin, origin_of
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.gathering import check_outliers, gather, score_members, with_outliers
 from demur.monitor.fit.known_rows import marks

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import demur
 from demur.detectors.reason import Reason
+from demur.monitor.bundle.manifest import EMPTY
 from demur.monitor.evaluate.hallucination import hallucinations
-from demur.monitor.fit.contract import EMPTY
 from demur.monitor.fit.offline import assess_table
 from demur.monitor.fit.pipeline import calibrate
 from demur.monitor.fit.table import SignalsTable

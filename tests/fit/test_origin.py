@@ -7,9 +7,11 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import demur
 from demur.monitor.bundle import Bundle, Manifest
+from demur.monitor.cli.main import app
 from demur.monitor.config.decoding import Decoding, decoding_of
 from demur.monitor.config.document import parse
 from demur.monitor.config.signal_map import SignalMapConfig
@@ -148,6 +150,17 @@ def test_sets_that_were_decoded_otherwise_are_not_fitted_together():
     ):
         with pytest.raises(ContractViolation, match=r"detection\.iou"):
             judge()
+
+
+def test_inspect_tells_where_a_bundles_tables_came_from(tmp_path):
+    origin = Origin(decoding(), "cd" * 32)
+    fitted = demur.fit(POLICY, reference=boxes(1, origin), calibration=boxes(2, origin, empty_groups=np.array([5])))
+    fitted.save(tmp_path / "b.demur")
+    said = CliRunner().invoke(app, ["inspect", str(tmp_path / "b.demur")], env={"COLUMNS": "100"}).output
+    assert f"by detection (sha256:{decoding().digest[:12]}" in said
+    assert "the model sha256:cdcdcdcdcdcd" in said
+    assert "1 calibration groups, which have no rows" in said
+    assert "200 reference (sha256:" in said
 
 
 def test_two_models_are_told_and_the_calibration_sets_is_recorded():
