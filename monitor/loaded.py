@@ -15,6 +15,7 @@ from demur.monitor.bundle.manifest import RuleEntry
 from demur.monitor.config.decoding import Decoding
 from demur.monitor.errors import BundleError
 from demur.monitor.session import CPU, Session
+from demur.monitor.unrolled import Unrolled, unrolled
 from demur.monitor.verdicts import PolicyView, RuleView
 
 GROUPS = "calibration/group.npy"
@@ -69,6 +70,11 @@ class Loaded:
     def unread(self) -> tuple[str, ...]:
         """Signals of the contract that no score reads: they may be sent or left out."""
         return tuple(n for n in self.widths if n not in self.session.inputs)
+
+    @cached_property
+    def unrolled(self) -> Unrolled | None:
+        """Many steps of a stream's graph in one run; None where it cannot be had."""
+        return unrolled(self.bundle.graph, self.session, self.widths, self.manifest.state_size)
 
     def conflict(self, decoding: Decoding) -> str:
         """Why signals that were decoded like this cannot be judged by this bundle, or ""."""

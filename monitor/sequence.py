@@ -18,7 +18,7 @@ from demur.monitor.streams import INCOMPLETE
 from demur.monitor.verdicts import Verdicts, unavailable
 
 LOG = logging.getLogger("demur.streams")
-LOOK_EVERY = 32  # steps between two looks at the clock
+LOOK_EVERY, STRIDE = 32, 512  # steps between two looks at the clock; steps of one run where the graph can be unrolled
 
 
 def assess_sequence(
@@ -55,14 +55,22 @@ def _walked(
 ) -> tuple[list[NDArray[Any]], str]:
     """The graph's outputs after the last step, or why there are none."""
     signals = {n: a for n, a in observation.signals.items() if n not in loaded.unread}
-    feed: dict[str, NDArray[Any]] = {"state": np.zeros((1, loaded.manifest.state_size), np.float32)}
+    state = np.zeros((1, loaded.manifest.state_size), np.float32)
     columns: list[NDArray[Any]] = []
     try:
-        for step in range(observation.rows):
-            if step % LOOK_EVERY == 0 and (cause := engine.late(began, deadline)):
+        whole = loaded.unrolled if observation.rows > LOOK_EVERY else None
+        step, last = 0, observation.rows - 1
+        while whole is not None and step < last:
+            if cause := engine.late(began, deadline):
                 return [], cause
-            columns = loaded.session.run_columns(feed | {n: a[step : step + 1] for n, a in signals.items()})
-            feed["state"] = columns[loaded.positions["next_state"]]
+            after = min(step + STRIDE, last)
+            state = whole.state_after(state, {n: a[step:after] for n, a in signals.items()})
+            step = after
+        for one in range(step, observation.rows):
+            if one % LOOK_EVERY == 0 and (cause := engine.late(began, deadline)):
+                return [], cause
+            columns = loaded.session.run_columns({"state": state} | {n: a[one : one + 1] for n, a in signals.items()})
+            state = columns[loaded.positions["next_state"]]
     except Exception:
         LOG.exception("monitor %s: the stream graph failed on %d steps", loaded.policy.monitor, observation.rows)
         return [], FAILED

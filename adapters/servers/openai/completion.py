@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,20 @@ SAID = (
 )  # what a reader of the answer gets; reasoning is not judged
 MOST_CHOICES = 128
 DONE = b"[DONE]"
+
+
+def _lean(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A token of logprobs without its text and bytes: a long answer has 60,000 of them, and what holds no list costs the
+    garbage collector nothing (3,000 tokens with 20 alternatives each: 208 to 72 ms).
+    """
+    found = document.unique(pairs)
+    if "logprob" in found:
+        return {name: found[name] for name in KEPT if name in found}
+    return found
+
+
+KEPT = ("logprob", "top_logprobs")
+LEAN = json.JSONDecoder(object_pairs_hook=_lean)
 
 
 class Completion:
@@ -72,7 +87,7 @@ class Completion:
 
     def _read(self, raw: bytes, part: str) -> None:
         try:
-            read = document.value(raw)
+            read = document.value(raw, LEAN)
         except MalformedError:
             self._problem = self._problem or "the answer is not readable JSON"
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Mapping
-from heapq import nlargest
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ class Tokens:
     def add(self, own: Any, top: Iterable[Any]) -> None:
         """One more token. Raises: UnreadableAnswerError for what is no number."""
         value = _number(own)
-        known = nlargest(self._most, (v for v in map(_number, top) if not v <= NEVER))
+        known = sorted([v for v in map(_number, top) if not v <= NEVER], reverse=True)[: self._most]
         self._own.append(_narrow(max(value, FLOOR) if not math.isnan(value) else value))
         blank = [0.0] * (self._most - len(known))
         self._top.extend([_narrow(max(v, FLOOR)) if not math.isnan(v) else v for v in known] + blank)
