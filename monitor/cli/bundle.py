@@ -68,7 +68,8 @@ def verify(
     loaded = Loaded.open(Bundle.load(bundle, trusted=trusted))
     signed = "signed by a trusted key" if trusted else "signature not checked (no --key)"
     out().print(
-        f"[green]good[/]  {bundle}: sha256:{loaded.bundle.digest}, {signed}, self-test passed ({loaded.marginal} marginal rows)"
+        f"[green]good[/]  {bundle}: sha256:{loaded.bundle.digest}, {signed}, self-test passed ({loaded.marginal} marginal rows)",
+        soft_wrap=False,
     )
     if head is not None:
         _verify_head(loaded.bundle, head)

@@ -50,7 +50,8 @@ def hallucinations(
         f"[bold]{found.before.value:.0f}[/] hallucinations on unknown images; {found.images_removed} of "
         f"{found.images_given} images with detections removed, with {found.boxes_removed} boxes: known objects in "
         f"{found.removed_by_label} by label, {found.removed_by_person} by a person"
-        + (f"; on {found.images_empty} further images nothing was detected" if found.images_empty else "")
+        + (f"; on {found.images_empty} further images nothing was detected" if found.images_empty else ""),
+        soft_wrap=False,
     )
     heads = ("filter", "threshold", "true\nkept", "", "halluci-\nnations", "", "reduc-\ntion", "")
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

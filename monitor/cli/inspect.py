@@ -54,7 +54,7 @@ def head(bundle: Bundle) -> None:
         "signals": signals,
         "model": model,
         "rows": ", ".join(
-            f"{manifest.counts.get(name, '?')} {name} (sha256:{digest[:12]}…)"
+            f"{manifest.counts.get(name, '?')} {name} (sha256:{digest[:8]}…)"
             for name, digest in manifest.digests.items()
         ),
         **_origin(manifest),

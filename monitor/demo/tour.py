@@ -59,7 +59,8 @@ def tour(folder: Path, seed: int, console: Console) -> bool:
         model = Session(train(*digits.train, seed))
     wrong = float((_signals(model, digits.test[0])["logits"].argmax(axis=1) != digits.test[1]).mean())
     console.print(
-        f"[green]✓[/] trained on {len(digits.train[0])} scans of digits 0-7; {wrong:.1%} of the held-out ones are answered wrongly"
+        f"[green]✓[/] trained on {len(digits.train[0])} scans of digits 0-7; {wrong:.1%} of the held-out ones are answered wrongly",
+        soft_wrap=False,
     )
     bundle = fitted(model, digits, folder)
     console.print(
@@ -73,7 +74,8 @@ def tour(folder: Path, seed: int, console: Console) -> bool:
     with _serving(folder) as address:
         console.print(f"[green]✓[/] demur serve on {address}; sending four streams through gRPC")
         console.print(
-            "  [dim]wrong: error rate among the accepted; an unseen digit or a photograph has no right answer[/]\n"
+            "  [dim]wrong: error rate among the accepted; an unseen digit or a photograph has no right answer[/]\n",
+            soft_wrap=False,
         )
         with board.live(console), Client(address, timeout_seconds=5) as client:
             for number, stream in enumerate(board.streams):
@@ -144,9 +146,10 @@ def _close(folder: Path, board: Board, console: Console, seconds: float) -> bool
     report = verify_log(Path(audit))
     mark = "[green]✓[/]" if report.ok else "[red]✗[/]"
     console.print(
-        f"\n{mark} audit trail: {report.covered} of {report.size} records are covered by its checkpoint, every digest matches"
+        f"\n{mark} audit trail: {report.covered} of {report.size} records are covered by its checkpoint, every digest matches",
+        soft_wrap=False,
     )
-    console.print(f"{'[green]✓[/]' if board.kept else '[red]✗[/]'} {board.sentence}")
+    console.print(f"{'[green]✓[/]' if board.kept else '[red]✗[/]'} {board.sentence}", soft_wrap=False)
     console.print(f"\nNext, look at what was refused and why ({seconds:.0f} s so far):")
     command = "demur" if which("demur") else sys.argv[0]  # `make demo` does not put it on the path
     console.print(f"  [bold]{command} audit ls {audit} --abstained --limit 20[/]")
