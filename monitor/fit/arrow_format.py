@@ -29,20 +29,16 @@ class ParquetTable:
         self._path, self._budget = path, budget
         self._files = parquet_files(path) if path.is_dir() else [path]
         self._rows, self._names = 0, tuple[str, ...]()
-        self._beside: dict[str, str] = {}
+        self._beside: dict[str, list[str]] = {}
         for number, file in enumerate(self._files):
             with pq.ParquetFile(file) as opened:
                 self._rows += opened.metadata.num_rows
                 names = tuple(opened.schema_arrow.names)
-                beside = beside_of(opened.schema_arrow.metadata)
+                for name, text in beside_of(opened.schema_arrow.metadata).items():
+                    self._beside.setdefault(name, []).append(text)
             if number and set(names) != set(self._names):
                 raise TableError(f"{file}: expected columns {sorted(self._names)}, got {sorted(names)}; write it again")
-            if number and beside != self._beside:
-                raise TableError(
-                    f"{file}: its metadata (how it was collected, groups without rows) differs from that of {self._files[0].name}; "
-                    "expected parts of one table"
-                )
-            self._names, self._beside = self._names or names, beside
+            self._names = self._names or names
         _refuse_twins(path, self._names)
 
     @property
@@ -71,7 +67,8 @@ class ArrowTable:
     def __init__(self, path: Path, budget: Budget) -> None:
         self._path, self._budget = path, budget
         with pa.ipc.open_stream(self._stream()) as reader:
-            self._names, self._beside = tuple(reader.schema.names), beside_of(reader.schema.metadata)
+            self._names = tuple(reader.schema.names)
+            self._beside = {name: [text] for name, text in beside_of(reader.schema.metadata).items()}
         _refuse_twins(path, self._names)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,28 @@ def beside_of(metadata: Mapping[Any, Any] | None) -> dict[str, str]:
     return {name: _text(held[METADATA + name]) for name in BESIDE if METADATA + name in held}
 
 
-def beside_column(text: str, name: str) -> NDArray[Any]:
-    """(k,) integers or strings. Raises: TableError for another thing."""
+def beside_column(texts: Sequence[str], name: str) -> NDArray[Any]:
+    """(k,) integers or strings: the lists of all parts of a table. Raises: TableError for another thing."""
+    values: list[Any] = []
+    for text in texts:
+        values += _ids(text, name)
+    try:
+        array = np.asarray(values)
+    except OverflowError:
+        array = np.empty(1, object)
+    if array.size and array.dtype.kind not in "iuU":
+        raise TableError(f"{name}: expected integers or strings in the file's metadata; write the table again")
+    return array
+
+
+def _ids(text: str, name: str) -> list[Any]:
     try:
         values = json.loads(text) if len(text) <= LARGEST_BYTES else None
-        plain = isinstance(values, list) and all(type(v) in (int, str) for v in values)
-        array = np.asarray(values) if plain else None
-    except (ValueError, RecursionError, OverflowError):
-        array = None
-    if array is None or (array.size and array.dtype.kind not in "iuU"):
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list) or not all(type(v) in (int, str) for v in values):
         raise TableError(f"{name}: expected a list of ids in the file's metadata; write the table again")
-    return array
+    return values
 
 
 def metadata_of(columns: Mapping[str, NDArray[Any]]) -> dict[str, str]:
