@@ -249,6 +249,14 @@ def absent(part: object) -> tuple[Signal, ...]:
     return found
 
 
+def carried(part: object) -> tuple[Signal, ...]:
+    """The inputs of a score whose numbers make it NaN (at worst infinite) themselves where they are not finite, by sums and
+    products alone, which hold on any hardware: nothing need be added for them.
+    """
+    found: tuple[Signal, ...] = getattr(part, "carried", ())
+    return found
+
+
 def required(transforms: tuple[Transform, ...], needs: tuple[Signal, ...]) -> tuple[Signal, ...]:
     """The signals that must be present before `transforms` so that `needs` are present after them, in order."""
     for transform in reversed(transforms):

@@ -95,6 +95,8 @@ class Entropy:
     """
 
     inputs: ClassVar[tuple[Signal, ...]] = ("logits",)
+    # Every log-probability is a logit less one number of the row: NaN for NaN and inf, and -inf for -inf, times exp(-inf).
+    carried: ClassVar[tuple[Signal, ...]] = ("logits",)
     scales: ClassVar[Scaling] = EXACT_MERGE
     source: ClassVar[str] = "Shannon 1948, A Mathematical Theory of Communication, section 6"
 

@@ -13,7 +13,7 @@ import pytest
 
 from demur.detectors.compile import serialize
 from demur.detectors.numpy_ops import NumpyOps
-from demur.detectors.score import absent
+from demur.detectors.score import absent, carried
 from demur.detectors.scores import SCORES
 from demur.detectors.storage import attachments, parameters, restore, settings
 from tests.contract.entries import WIDTHS, D, Entry, Signals, near, reference, with_logits
@@ -27,6 +27,7 @@ def yield_checks() -> Iterator[Callable[[Entry], None]]:
     yield check_rows_are_independent
     yield check_batch_size_changes_no_bit
     yield check_corrupt_row_is_not_finite
+    yield check_what_a_score_carries_needs_no_poison
     yield check_hostile_rows_are_right_or_not_finite
     yield check_inputs_and_parameters_are_left_alone
     yield check_far_is_less_trustworthy_than_near
@@ -94,6 +95,20 @@ def check_corrupt_rows(entry: Entry, runs: list[Callable[[Signals], np.ndarray]]
                     result = run(signals)
                     assert np.isnan(result[1]), (signal, value, place, run)
                     np.testing.assert_allclose(result[[0, 2]], before[[0, 2]], rtol=tolerance, atol=tolerance)
+
+
+def check_what_a_score_carries_needs_no_poison(entry: Entry) -> None:
+    """At every place, in its own operators alone: compile_scores adds nothing for a signal that is carried."""
+    for signal in carried(entry.score):
+        width = near(1)[signal].shape[1]
+        rows = {s: x.copy() for s, x in near(4 * width).items()}
+        for row, value in enumerate((np.nan, np.inf, -np.inf, np.nan) * width):
+            rows[signal][row, row // 4] = value
+        rows[signal][3::4, -1] = np.inf
+        with np.errstate(all="ignore"):
+            found = [entry.score(NumpyOps(), rows), entry.runtime(rows), entry.evaluator(rows)]
+        for result in found:
+            assert not np.isfinite(result).any()
 
 
 def hostile() -> Signals:
