@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from demur.detectors.decision import MOST_RULES
-from demur.detectors.policy import Column, Rule, Unit
+from demur.detectors.policy import Column, Rule, Slicing, Unit
 from demur.detectors.tensor import Signal
 
 
@@ -27,13 +27,21 @@ def check_policy(
             raise ValueError(f"column {column.name!r}: no score {column.score!r}; known: {sorted(scores)}")
         if column.unit not in units:
             raise ValueError(f"column {column.name!r}: unit {column.unit!r} is not one of {units}")
-        if column.sliced and (column.unit != "row" or "logits" not in widths):
-            raise ValueError(f"column {column.name!r}: only row columns of a monitor with logits can be sliced")
+        if column.sliced and (column.unit != "row" or not _tells(column.slicing, widths)):
+            raise ValueError(
+                f"column {column.name!r}: only row columns can be sliced, by logits or by codes in a signal of width 1"
+            )
     by_name = {c.name: c for c in columns}
     for rule in rules:
         if rule.column not in by_name:
             raise ValueError(f"rule {rule.name!r}: no column {rule.column!r}; known: {sorted(by_name)}")
-        _check_threshold(rule, by_name[rule.column], widths.get("logits", 0))
+        by, classes = by_name[rule.column].slicing, widths.get("logits", 0)
+        _check_threshold(rule, by_name[rule.column], classes if by is None else by.count(classes))
+
+
+def _tells(by: Slicing | None, widths: Mapping[Signal, int]) -> bool:
+    """Whether the signal that slices is there and fits."""
+    return by is not None and by.signal in widths and (not by.codes or widths[by.signal] == 1)
 
 
 def _check_names(columns: Sequence[Column], rules: Sequence[Rule]) -> None:

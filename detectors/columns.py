@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
 
 from demur.detectors.evaluate import poison
 from demur.detectors.lift import lift
 from demur.detectors.onnx_ops import OnnxOps
-from demur.detectors.policy import Column, Rule
+from demur.detectors.policy import BY_CLASS, Column, Rule, Slicing
 from demur.detectors.pvalue import count_in_graph, lay_out
-from demur.detectors.score import Score, absent
+from demur.detectors.score import Score, absent, carried
 from demur.detectors.tape import Sym
 from demur.detectors.tensor import Signal, derived
 
-
-def needs_prediction(columns: Sequence[Column], rules: Sequence[Rule]) -> set[str]:
-    """Names of the columns whose table or threshold depends on the predicted class, the argmax of the logits."""
-    return {c.name for c in columns if c.sliced} | {r.column for r in rules if len(r.threshold) > 1}
+INT64 = int(ir.DataType.INT64)
 
 
-def read_by(column: Column, score: Score, sliced: set[str]) -> tuple[Signal, ...]:
-    """What must be finite for the column to have a value: what the score reads, and the logits of a sliced column."""
-    extra = ("logits",) if column.name in sliced and "logits" not in score.inputs else ()
-    return (*score.inputs, *extra)
+def slicings(columns: Sequence[Column], rules: Sequence[Rule]) -> dict[str, Slicing]:
+    """What slices each column whose table or threshold depends on the slice, by name."""
+    found = {c.name: c.slicing for c in columns if c.slicing is not None}
+    return {r.column: BY_CLASS for r in rules if len(r.threshold) > 1} | found
+
+
+def read_by(column: Column, score: Score, sliced: Mapping[str, Slicing]) -> tuple[Signal, ...]:
+    """What must be finite for the column to have a value: what the score reads, and what tells the slice."""
+    by = sliced.get(column.name)
+    return score.inputs if by is None or by.signal in score.inputs else (*score.inputs, by.signal)
 
 
 def levels(scores: Mapping[str, Score], columns: Sequence[Column]) -> list[list[Column]]:
@@ -66,7 +73,7 @@ def sources(score: Score) -> list[str]:
 class RowColumns:
     """Every row's numbers on the tape: `scores`, `p_values` (N, S) of the row columns, `grouped` (N, Sg) of the others.
 
-    `predicted` is the (N,) int64 class when something is sliced by it.
+    `sliced` says what slices a column, by name; `places` is the slice of each row, (N,) int64, by each way of slicing.
     """
 
     xp: OnnxOps
@@ -74,7 +81,7 @@ class RowColumns:
     columns: Sequence[Column]
     signals: dict[Signal, Sym]
     classes: int
-    sliced: set[str]
+    sliced: Mapping[str, Slicing]
     _values: dict[str, Sym] = field(default_factory=dict)
 
     @property
@@ -85,16 +92,38 @@ class RowColumns:
     def group_columns(self) -> list[Column]:
         return [c for c in self.columns if c.unit == "group"]
 
-    @property
-    def predicted(self) -> Sym | None:
-        if not self.sliced:
-            return None
-        return self.xp.node("ArgMax", self.signals["logits"], width=0, axis=-1, keepdims=0)
+    @cached_property
+    def places(self) -> dict[Slicing, Sym]:
+        return {by: self._place(by) for by in dict.fromkeys(self.sliced.values())}
+
+    def _place(self, by: Slicing) -> Sym:
+        if not by.codes:
+            return self.xp.node("ArgMax", self.signals[by.signal], width=0, axis=-1, keepdims=0)
+        name, known = f"slices.{by.signal}", len(by.codes)
+        codes = self.xp.constant(f"{name}.codes", np.array(by.codes, np.float32))
+        found = self.xp.node("Cast", self.xp.node("Equal", self.signals[by.signal], codes, width=known), to=INT64)
+        back = self.xp.constant(f"{name}.back", np.arange(known, dtype=np.int64) - known)  # none found: known itself
+        total = self.xp.node("ReduceSum", found * back, self.xp.integers(-1), width=0, keepdims=0)
+        return self.xp.node("Add", total, self.xp.constant(f"{name}.other", np.int64(known)), width=0)
+
+    def unknown(self) -> list[Sym]:
+        """(N, 1) bool for every closed way of slicing: the row's value is finite and none of the known codes."""
+        found = []
+        for by, place in self.places.items():
+            if by.closed:
+                last = self.xp.constant(f"slices.{by.signal}.other", np.int64(len(by.codes)))
+                other = self.xp.node(
+                    "Unsqueeze", self.xp.node("Equal", place, last, width=0), self.xp.integers(-1), width=1
+                )
+                value = self.signals[by.signal]
+                broken = self.xp.node("Or", self.xp.node("IsNaN", value), self.xp.node("IsInf", value))
+                found.append(self.xp.node("And", other, self.xp.node("Not", broken), width=1))
+        return found
 
     def score_rows(self) -> Sym:
         """(N, S): the scores of columns that need no p-values, NaN where a row they read is not finite."""
-        raw, poison_of_each = self._poisoned(self.row_columns)
-        return raw + poison_of_each
+        raw, poisons = self._poisoned(self.row_columns)
+        return raw if poisons is None else raw + poisons
 
     def assess_rows(self) -> tuple[Sym, Sym]:
         """Scores and p-values (N, S) of the row columns, in their order."""
@@ -106,7 +135,7 @@ class RowColumns:
             self.xp.scope = "calibration"
             tables = lay_out(columns, self.classes)
             name = "calibration" if level == 0 else f"calibration.level{level}"
-            p = count_in_graph(self.xp, matrix, zero, tables, name, self.predicted)
+            p = count_in_graph(self.xp, matrix, zero, tables, name, self.places)
             order, scores, p_values = [*order, *columns], [*scores, matrix], [*p_values, p]
             self._publish("p:", columns, p)
             self._publish("s:", columns, matrix)
@@ -140,19 +169,33 @@ class RowColumns:
 
     def _stack(self, columns: Sequence[Column]) -> tuple[Sym, Sym]:
         """Scores side by side, NaN where they or what they read are not finite; and what made them so, 0 elsewhere."""
-        raw, poison_of_each = self._poisoned(columns)
-        zero = raw * 0.0 + poison_of_each
+        raw, poisons = self._poisoned(columns)
+        zero = raw * 0.0 if poisons is None else raw * 0.0 + poisons
         return raw + zero, zero
 
-    def _poisoned(self, columns: Sequence[Column]) -> tuple[Sym, Sym]:
-        """Scores side by side, and their poison: (N, S) each, or (N, 1) for columns that read the same signals."""
+    def _poisoned(self, columns: Sequence[Column]) -> tuple[Sym, Sym | None]:
+        """Scores side by side, and their poison: (N, S); (N, 1) for columns that read the same signals; None for scores that
+        need none.
+        """
         values = [self._value(c.score) for c in columns]
-        reads = [(read_by(c, self.held[c.score], self.sliced), absent(self.held[c.score])) for c in columns]
+        reads = self._reads(columns)
         self.xp.scope = "poison"
-        poisons = [poison(self.xp, self.signals, *r) for r in dict.fromkeys(reads)]
-        if len(poisons) > 1:
-            poisons = [self.xp.concat([poison(self.xp, self.signals, *r) for r in reads])]
-        return self.xp.concat(values), poisons[0]
+        if not any(reads):
+            return self.xp.concat(values), None
+        each = [
+            poison(self.xp, self.signals, read, absent(self.held[c.score])) if read else value * 0.0
+            for c, read, value in zip(columns, reads, values, strict=True)
+        ]
+        same = len({id(p.value) for p in each}) == 1
+        return self.xp.concat(values), each[0] if same else self.xp.concat(each)
+
+    def _reads(self, columns: Sequence[Column]) -> list[tuple[Signal, ...]]:
+        """What each column is poisoned with: what it reads, less signals that every column here carries by itself."""
+        every = [read_by(c, self.held[c.score], self.sliced) for c in columns]
+        needed = {
+            s for c, read in zip(columns, every, strict=True) for s in read if s not in carried(self.held[c.score])
+        }
+        return [tuple(s for s in read if s in needed) for read in every]
 
     def _value(self, name: str) -> Sym:
         if name not in self._values:

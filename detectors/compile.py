@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from demur.detectors.check import check_policy
-from demur.detectors.columns import RowColumns, needs_prediction
+from demur.detectors.columns import RowColumns, slicings
 from demur.detectors.decision import decide_rows
 from demur.detectors.grouping import decide_groups
 from demur.detectors.onnx_ops import IR_VERSION, OPSET, OnnxOps
@@ -44,7 +44,7 @@ def compile_scores(scores: Mapping[str, Score], widths: Mapping[Signal, int]) ->
     columns = [Column(name, name) for name in scores]
     xp = OnnxOps()
     inputs = signal_inputs(scores, columns, (), widths)
-    rows = RowColumns(xp, scores, columns, symbols(inputs, xp, widths), 0, set())
+    rows = RowColumns(xp, scores, columns, symbols(inputs, xp, widths), 0, {})
     return model_of(xp, inputs, {"scores": rows.score_rows()}, {"scores": (FLOAT, ["N", len(columns)])})
 
 
@@ -71,7 +71,7 @@ def compile_monitor(
     check_policy(scores, columns, rules, widths)
     xp = OnnxOps()
     inputs = signal_inputs(scores, columns, rules, widths)
-    sliced = needs_prediction(columns, rules)
+    sliced = slicings(columns, rules)
     rows = RowColumns(xp, scores, columns, symbols(inputs, xp, widths), widths.get("logits", 0), sliced)
     outputs = decide_rows(xp, rows, rules)
     row_count, group_count = len(rows.row_columns), len(rows.group_columns)
@@ -107,8 +107,7 @@ def signal_inputs(
 ) -> dict[Signal, ir.Value]:
     """Graph inputs for the signals in use, in the order of `widths`."""
     used = {s for c in columns for s in scores[c.score].inputs if not derived(s)}
-    if needs_prediction(columns, rules):
-        used.add("logits")
+    used |= {by.signal for by in slicings(columns, rules).values()}
     missing = sorted(used - set(widths))
     if missing:
         raise ValueError(f"scores read signals {missing}, whose widths are not given; known: {sorted(widths)}")

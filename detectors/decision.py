@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from demur.detectors.columns import RowColumns
 from demur.detectors.onnx_ops import OnnxOps
-from demur.detectors.policy import Column, Rule
+from demur.detectors.policy import Column, Rule, Slicing
+from demur.detectors.pvalue import looked_up, with_base
 from demur.detectors.reason import Reason
 from demur.detectors.tape import Sym
 
@@ -17,9 +20,16 @@ MOST_RULES = 62  # a bit each in an int64
 
 
 def hits(
-    xp: OnnxOps, scores: Sym, columns: Sequence[Column], rules: Sequence[Rule], predicted: Sym | None
+    xp: OnnxOps,
+    scores: Sym,
+    columns: Sequence[Column],
+    rules: Sequence[Rule],
+    sliced: Mapping[str, Slicing],
+    where: Mapping[Slicing, Sym],
 ) -> tuple[Sym, list[Rule | None]]:
     """(N, R) bool: the column's score exceeds the rule's threshold, strictly; and which rule each place belongs to.
+
+    Thresholds by slice are those of the row's slice, (N,) in `where`, by what slices the column.
 
     NaN exceeds nothing: it is INVALID. With at most one rule a column, every column is compared and needs no Gather.
     """
@@ -30,13 +40,27 @@ def hits(
         places = list(rules)
         order = [names.index(r.column) for r in rules]
         scores = xp.node("Gather", scores, xp.integers(*order), width=len(order), axis=1)
-    classes = max(len(r.threshold) for r in rules)
     never = np.full(1, np.inf, np.float32)
-    table = np.stack([np.broadcast_to(never if r is None else r.threshold, classes) for r in places], axis=-1)
-    thresholds = xp.constant(f"rules.{columns[0].unit}.threshold", table if classes > 1 else table[0])
-    if classes > 1:
-        thresholds = xp.node("Gather", thresholds, predicted, width=len(places), axis=0)
+    name = f"rules.{columns[0].unit}.threshold"
+    base, by = by_slicing(
+        [(None if r is None else r.column, never if r is None else r.threshold) for r in places], sliced
+    )
+    thresholds = looked_up(xp, name, by, where, len(places)) or xp.constant(name, base)
     return xp.greater(scores, thresholds), places
+
+
+def by_slicing(
+    values: Sequence[tuple[str | None, NDArray[Any]]], sliced: Mapping[str, Slicing]
+) -> tuple[NDArray[Any], dict[Slicing, NDArray[Any]]]:
+    """Of numbers (1,), or one a slice, of columns by name: (K,) those of all rows, and the others by slice, (C, K) each."""
+    base = np.zeros(len(values), values[0][1].dtype)
+    by: dict[Slicing, NDArray[Any]] = {}
+    for i, (column, numbers) in enumerate(values):
+        if column is None or len(numbers) == 1:
+            base[i] = numbers[0]
+        else:
+            by.setdefault(sliced[column], np.zeros((len(numbers), len(values)), numbers.dtype))[:, i] = numbers
+    return base, with_base(by, base)
 
 
 def not_finite(xp: OnnxOps, values: Sym) -> Sym:
@@ -91,11 +115,14 @@ def decide_rows(xp: OnnxOps, rows: RowColumns, rules: Sequence[Rule]) -> dict[st
     columns = rows.row_columns
     chosen = on_columns(rules, columns)
     xp.scope = "rules"
-    hit = hits(xp, scores, columns, chosen, rows.predicted) if chosen else None
+    hit = hits(xp, scores, columns, chosen, rows.sliced, rows.places) if chosen else None
     broken = not_finite(xp, xp.concat(checked(xp, rows, scores, p_values)))
     width = sum(1 + bool(c.calibration) for c in columns) + len(rows.group_columns)
-    decided = outcome(xp, "row", rules, hit, [(broken, width, Reason.INVALID)])
-    decided["pooled"] = pooled(xp, rules, chosen, rows.predicted, decided["rule_hits"])
+    unusable = [(broken, width, Reason.INVALID)]
+    if unknown := rows.unknown():
+        unusable.append((xp.concat(unknown), len(unknown), Reason.UNAVAILABLE))
+    decided = outcome(xp, "row", rules, hit, unusable)
+    decided["pooled"] = pooled(xp, rules, chosen, rows, decided["rule_hits"])
     return {"scores": scores, "p_values": p_values} | decided
 
 
@@ -111,17 +138,15 @@ def checked(xp: OnnxOps, rows: RowColumns, scores: Sym, p_values: Sym) -> list[S
     return [*parts, rows.grouped()] if rows.group_columns else parts
 
 
-def pooled(xp: OnnxOps, rules: Sequence[Rule], chosen: Sequence[Rule], predicted: Sym | None, like: Sym) -> Sym:
-    """(N,) int64: a bit for every rule whose threshold is the pooled one for the row's predicted class."""
-    classes = max((len(r.pooled) for r in chosen), default=1)
-    table = sum(
-        (np.broadcast_to(r.pooled, classes).astype(np.int64) << rules.index(r) for r in chosen),
-        start=np.zeros(classes, np.int64),
-    )
-    if classes > 1:
-        return xp.node("Gather", xp.constant("rules.pooled_bits", table), predicted, width=0, axis=0)
+def pooled(xp: OnnxOps, rules: Sequence[Rule], chosen: Sequence[Rule], rows: RowColumns, like: Sym) -> Sym:
+    """(N,) int64: a bit for every rule whose threshold is the pooled one for the row's slice."""
+    bits = [(r.column, r.pooled.astype(np.int64) << rules.index(r)) for r in chosen]
+    base, by = by_slicing(bits, rows.sliced) if bits else (np.zeros(0, np.int64), {})
+    found = looked_up(xp, "rules.pooled_bits", {key: part.sum(axis=1) for key, part in by.items()}, rows.places, 0)
+    if found is not None:
+        return found
     blank = like * xp.constant("int64.0", np.int64(0))
-    return blank + xp.constant("rules.pooled_bits", table[0]) if table[0] else blank
+    return blank + xp.constant("rules.pooled_bits", base.sum()) if base.any() else blank
 
 
 def on_columns(rules: Sequence[Rule], columns: Sequence[Column]) -> list[Rule]:

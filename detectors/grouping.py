@@ -26,9 +26,9 @@ def decide_groups(
     columns = rows.group_columns
     xp.scope = "groups"
     scores, filled = _aggregate(xp, rows, ids, count, row_reasons)
-    p_values = count_in_graph(xp, scores, scores * 0.0, lay_out(columns, 1), "calibration.group", None)
+    p_values = count_in_graph(xp, scores, scores * 0.0, lay_out(columns, 1), "calibration.group", {})
     chosen = on_columns(rules, columns)
-    hit = hits(xp, scores, columns, chosen, None) if chosen else None
+    hit = hits(xp, scores, columns, chosen, {}, {}) if chosen else None
     invalid = xp.node("And", not_finite(xp, scores), filled)
     broken = [(invalid, len(columns), Reason.INVALID)]
     if not empty_group:

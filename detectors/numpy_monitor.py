@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.detectors.columns import levels, needs_prediction, read_by
+from demur.detectors.columns import levels, read_by, slicings
 from demur.detectors.decision import on_columns
 from demur.detectors.evaluate import poison, poisoned
 from demur.detectors.numpy_ops import Array, NumpyOps
-from demur.detectors.policy import Column, Rule
+from demur.detectors.policy import Column, Rule, Slicing
 from demur.detectors.pvalue import p_values
 from demur.detectors.reason import Reason
 from demur.detectors.score import Score, absent
@@ -34,20 +34,33 @@ def evaluate_monitor(
 ) -> Outputs:
     """What `compile_monitor` computes, by name, shapes and dtypes alike."""
     with np.errstate(all="ignore"):
-        sliced = needs_prediction(columns, rules)
-        predicted = np.argmax(signals["logits"], axis=-1) if sliced else None
-        rows = _row_columns(scores, columns, signals, sliced, predicted)
+        sliced = slicings(columns, rules)
+        places = {by: _place(by, signals[by.signal]) for by in sliced.values()}
+        where = {name: places[by] for name, by in sliced.items()}
+        rows = _row_columns(scores, columns, signals, sliced, where)
         held = [c for c in columns if c.unit == "row"]
         matrix, p = (np.stack([rows[c.name][i] for c in held], axis=1) for i in (0, 1)) if held else _nothing(signals)
         grouped = [rows[c.name][0] for c in columns if c.unit == "group"]
         calibrated = [i for i, c in enumerate(held) if c.calibration]
         broken = _not_finite(np.column_stack([matrix, p[:, calibrated], *grouped]))
-        decided = _decide(matrix, held, rules, [(broken, Reason.INVALID)], predicted)
-        decided["pooled"] = _pooled(rules, held, predicted, len(broken))
+        unusable = [(broken, Reason.INVALID)]
+        for by, place in places.items():
+            value = signals[by.signal][:, 0]
+            unusable += [((place == len(by.codes)) & np.isfinite(value), Reason.UNAVAILABLE)] if by.closed else []
+        decided = _decide(matrix, held, rules, unusable, where)
+        decided["pooled"] = _pooled(rules, held, where, len(broken))
         outputs = {"scores": matrix, "p_values": p} | decided
         if grouped and group_id is not None:
             outputs |= _groups(columns, rules, grouped, broken, group_id, group_count, empty_group)
         return outputs
+
+
+def _place(by: Slicing, signal: Array) -> Ints:
+    """(N,) the slice of each row."""
+    if not by.codes:
+        return np.asarray(np.argmax(signal, axis=-1), np.int64)
+    known = {np.float32(code): place for place, code in enumerate(by.codes)}
+    return np.array([known.get(value, len(known)) for value in signal[:, 0]], np.int64)
 
 
 def _not_finite(values: Array) -> NDArray[np.bool_]:
@@ -64,8 +77,8 @@ def _row_columns(
     scores: Mapping[str, Score],
     columns: Sequence[Column],
     signals: Signals[Array],
-    sliced: set[str],
-    predicted: Ints | None,
+    sliced: Mapping[str, Slicing],
+    where: Mapping[str, Ints],
 ) -> dict[str, tuple[Array, Array]]:
     """Scores and p-values (N,) of every column, by name; group columns have no p-value of a row."""
     xp, known, found = NumpyOps(), dict(signals), {}
@@ -75,7 +88,7 @@ def _row_columns(
         values = poisoned(score, xp, known)
         values = (values + poison(xp, known, read_by(column, score, sliced), absent(score))).astype(np.float32)
         tables = [column.calibration] if column.unit == "row" else [()]
-        p = p_values(tables, values[:, None], predicted if column.sliced else None)[:, 0]
+        p = p_values(tables, values[:, None], where[column.name] if column.sliced else None)[:, 0]
         found[column.name] = values, p
         known |= {f"p:{column.name}": p, f"s:{column.name}": values}
     return found
@@ -86,12 +99,12 @@ def _decide(
     columns: Sequence[Column],
     rules: Sequence[Rule],
     broken: Sequence[tuple[NDArray[np.bool_], Reason]],
-    predicted: Ints | None,
+    where: Mapping[str, Ints],
 ) -> Outputs:
     names = [c.name for c in columns]
     rule_hits, reasons = np.zeros(len(matrix), np.int64), np.zeros(len(matrix), np.int64)
     for rule in on_columns(rules, columns):
-        threshold = rule.threshold[0] if len(rule.threshold) == 1 else rule.threshold[predicted]
+        threshold = rule.threshold[0] if len(rule.threshold) == 1 else rule.threshold[where[rule.column]]
         hit = matrix[:, names.index(rule.column)] > threshold
         rule_hits[hit] |= 1 << rules.index(rule)
         reasons[hit] |= int(rule.reason)
@@ -100,10 +113,10 @@ def _decide(
     return {"rule_hits": rule_hits, "reasons": reasons, "accept": reasons == 0}
 
 
-def _pooled(rules: Sequence[Rule], columns: Sequence[Column], predicted: Ints | None, count: int) -> Ints:
+def _pooled(rules: Sequence[Rule], columns: Sequence[Column], where: Mapping[str, Ints], count: int) -> Ints:
     total = np.zeros(count, np.int64)
     for rule in on_columns(rules, columns):
-        by_row = rule.pooled[0] if len(rule.pooled) == 1 else rule.pooled[predicted]
+        by_row = rule.pooled[0] if len(rule.pooled) == 1 else rule.pooled[where[rule.column]]
         total |= np.where(by_row, 1 << rules.index(rule), 0)
     return total
 
@@ -133,7 +146,7 @@ def _groups(
     if not empty_group:
         reasons.append((empty, Reason.UNAVAILABLE))
     return {
-        f"group_{k}": v for k, v in ({"scores": matrix, "p": p} | _decide(matrix, held, rules, reasons, None)).items()
+        f"group_{k}": v for k, v in ({"scores": matrix, "p": p} | _decide(matrix, held, rules, reasons, {})).items()
     }
 
 
@@ -159,7 +172,7 @@ def evaluate_stream(
         running = np.where(following[:, STEPS, None] > 0, following[:, maxima], np.float32(np.nan))
         p = p_values([c.calibration for c in columns], running, None)
         broken = [(invalid, Reason.INVALID), (state[:, LATCH] > 0.5, Reason.UNAVAILABLE)]
-        decided = _decide(running, columns, rules, broken, None)
+        decided = _decide(running, columns, rules, broken, {})
     return {"next_state": following, "scores": values, "p_values": p} | decided
 
 

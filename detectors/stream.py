@@ -146,8 +146,8 @@ def _decide(
     steps, maxima = kept[0], kept[1]
     maxima = xp.where(xp.greater(steps, 0.0), maxima, float("nan"))
     xp.scope = "calibration"
-    p_values = count_in_graph(xp, maxima, maxima * 0.0, lay_out(columns, 1), "calibration", None)
+    p_values = count_in_graph(xp, maxima, maxima * 0.0, lay_out(columns, 1), "calibration", {})
     xp.scope = "rules"
-    hit = hits(xp, maxima, columns, rules, None) if rules else None
+    hit = hits(xp, maxima, columns, rules, {}, {}) if rules else None
     broken = [(invalid, 1, Reason.INVALID), (xp.greater(latch, 0.5), 1, Reason.UNAVAILABLE)]
     return {"p_values": p_values} | outcome(xp, "stream", rules, hit, broken)
