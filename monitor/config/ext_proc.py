@@ -55,6 +55,16 @@ class ExtProcConfig(Section):
     body_bytes: int = Field(8 << 20, ge=1 << 10, description="largest body, decompressed; larger ones are not judged")
     buffer_bytes: int = Field(256 << 20, ge=1 << 10, description="bodies held at once, all together")
     streams: int = Field(256, ge=1, le=4096, description="HTTP exchanges under way at once; each holds a thread")
+    client_seconds: float = Field(
+        60,
+        gt=0,
+        description="where a monitor enforces: a client may leave its request unfinished for so long, then it fails",
+    )
+    idle_seconds: float = Field(
+        300,
+        gt=0,
+        description="where a monitor enforces: an answer may stand still for so long, then the exchange fails",
+    )
 
     @property
     def models(self) -> dict[str, ProxiedModelConfig | CompletionModelConfig]:

@@ -55,6 +55,12 @@ class Conversation:
             reply.echo(part, answer, getattr(message, part))
         return answer
 
+    @property
+    def awaits_client(self) -> bool:
+        """Whether the rest of a request is to come, which takes as long as its client likes."""
+        begun = self._exchange is not None and not self._passing
+        return begun and not self._read and self._modes.request != NONE and "response_headers" not in self._order
+
     def end(self, *, cleanly: bool) -> None:
         """Envoy said all it has to say. What it only showed is judged now; what it should have shown is recorded."""
         self._arrived = perf_counter()

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from demur.adapters.servers.ext_proc.conversation import Conversation
 from demur.adapters.servers.ext_proc.order import ProtocolError
+from demur.adapters.servers.ext_proc.patience import Patience, Waiting
 from demur.adapters.servers.ext_proc.service import Service
 from demur.proto.envoy.external_processor_pb2 import ProcessingRequest
 
@@ -22,11 +23,12 @@ PROCESS = f"/{SERVICE}/Process"
 
 class ExtProcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no types
     """A conversation that cannot go on ends with an error when some monitor must hold answers back, and cleanly when none
-    does: to Envoy an error is a failure, and a clean end means "go on without me".
+    does: to Envoy an error is a failure, and a clean end means "go on without me". Exchanges that stand still are given up
+    in the first case alone, because from outside its thread a call can only be ended with an error.
     """
 
-    def __init__(self, service: Service, streams: int) -> None:
-        self._service, self._streams = service, streams
+    def __init__(self, service: Service, streams: int, patience: Patience) -> None:
+        self._service, self._streams, self._patience = service, streams, patience
         self._free = threading.BoundedSemaphore(streams)
 
     def service(self, handler_call_details: Any) -> Any:
@@ -41,11 +43,12 @@ class ExtProcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio sh
             self._give_up(context, "overloaded", grpc.StatusCode.RESOURCE_EXHAUSTED, said)
             return
         try:
-            yield from self._conversation(messages, context)
+            with self._patience.over(context, self._service.patience(of_client=False)) as waiting:
+                yield from self._conversation(messages, context, waiting)
         finally:
             self._free.release()
 
-    def _conversation(self, messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
+    def _conversation(self, messages: Iterator[bytes], context: Any, waiting: Waiting) -> Iterator[bytes]:
         conversation, cleanly = Conversation(self._service, _traceparent(context)), False
         try:
             for raw in messages:
@@ -57,11 +60,16 @@ class ExtProcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio sh
                     return
                 if answer is not None:
                     yield answer.SerializeToString()
+                waiting.wait(self._service.patience(of_client=conversation.awaits_client))
                 if conversation.over:
                     break
             cleanly = True
         except grpc.RpcError:
-            LOG.debug("Envoy gave a stream up")
+            if waiting.given_up:
+                self._service.tell("", "deadline")
+                LOG.warning("an exchange was given up: nothing more of it came in time")
+            else:
+                LOG.debug("Envoy gave a stream up")
         finally:
             self._end(conversation, cleanly=cleanly and context.is_active())
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 
 from demur.adapters.servers.ext_proc.handler import SERVICE, ExtProcHandler
+from demur.adapters.servers.ext_proc.patience import Patience
 from demur.adapters.servers.ext_proc.service import Service
 from demur.monitor.config.ext_proc import ExtProcConfig
 from demur.monitor.config.server import LimitsConfig
@@ -54,7 +55,8 @@ class ExtProcServer:
             ),
             maximum_concurrent_rpcs=calls,
         )
-        self._server.add_generic_rpc_handlers((ExtProcHandler(self.service, config.streams),))
+        self._patience = Patience(min(config.client_seconds, config.idle_seconds))
+        self._server.add_generic_rpc_handlers((ExtProcHandler(self.service, config.streams, self._patience),))
         _with_health(self._server, health)
         self._address = ""
 
@@ -75,6 +77,7 @@ class ExtProcServer:
         """
         self._server.stop(grace_seconds).wait()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._patience.close()
         self.service.scoring.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import grpc
@@ -52,6 +53,12 @@ class Service:
     def enforcing(self) -> bool:
         """Whether an answer of some model must not pass when it cannot be judged."""
         return self._completions.enforcing or any(holds_back(e) for e in self._enforced)
+
+    def patience(self, *, of_client: bool) -> float:
+        """Seconds until an exchange is given up of which nothing more comes, from its client or from the server."""
+        if not self.enforcing:
+            return math.inf
+        return self._config.client_seconds if of_client else self._config.idle_seconds
 
     def exchange(self, headers: Mapping[str, str]) -> JudgedExchange | Withheld | None:
         """For a request with these headers; None when nothing judges its answer, a refusal when it shall not pass then."""
