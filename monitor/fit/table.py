@@ -16,6 +16,7 @@ from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.fingerprint import TableDigest, row_hashes
 from demur.monitor.fit.memory import Budget
 from demur.monitor.fit.origin import Origin
+from demur.monitor.fit.picked import cut, positions
 from demur.monitor.fit.readers import open_columns, reading
 from demur.monitor.fit.schema import Parts, checked, wanted
 from demur.monitor.observation import Grouping
@@ -24,7 +25,6 @@ __all__ = ["SignalsTable", "TableError", "load_table"]
 
 BATCH_BYTES = 16 << 20
 BATCH_ROWS = 65_536
-PICKED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -187,8 +187,8 @@ class SignalsTable:
 
         Raises: TableError for indices outside the table or a mask of another length.
         """
-        where = _positions(rows, len(self), self.source)
-        return replace(self, signals=_cut(self.signals, where), given=_cut(self.given, where), empty_groups=None)
+        where = positions(rows, len(self), self.source)
+        return replace(self, signals=cut(self.signals, where), given=cut(self.given, where), empty_groups=None)
 
     def batches(self, rows: int | None = None) -> Iterator[SignalsTable]:
         """Parts of at most `rows` consecutive rows (default about 16 MiB), signals as contiguous float32 in memory."""
@@ -196,7 +196,7 @@ class SignalsTable:
         for start in range(0, len(self), step):
             part = slice(start, start + step)
             signals = {name: float32(array[part]) for name, array in self.signals.items()}
-            yield replace(self, signals=signals, given=_cut(self.given, part), empty_groups=None)
+            yield replace(self, signals=signals, given=cut(self.given, part), empty_groups=None)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Every signal as one contiguous float32 array in memory."""
@@ -253,61 +253,3 @@ def float32(array: NDArray[Any]) -> NDArray[np.float32]:
     """Contiguous float32 in memory, native byte order. A float64 beyond float32 becomes infinite."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, np.float32)
-
-
-def _positions(rows: Any, count: int, source: str) -> slice | NDArray[np.int64]:
-    if isinstance(rows, slice):
-        return rows
-    index = np.asarray(rows)
-    if index.dtype == np.bool_ and index.shape == (count,):
-        index = np.flatnonzero(index)
-    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-        raise TableError(f"{source}: expected row indices or a mask ({count},), got {index.shape} {index.dtype}")
-    index = index.astype(np.int64)
-    if index.size and (index.min() < 0 or index.max() >= count):
-        raise TableError(f"{source}: expected rows 0..{count - 1}, got {index.min()}..{index.max()}")
-    if index.size and (np.diff(index) == 1).all():
-        return slice(int(index[0]), int(index[-1]) + 1)
-    return index
-
-
-def _cut(columns: Mapping[str, NDArray[Any]], where: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    return {name: _part(array, where) for name, array in columns.items()}
-
-
-def _part(array: NDArray[Any], where: slice | NDArray[np.int64]) -> Any:
-    """Rows of a column; many rows of a mapped file are left there."""
-    if isinstance(where, slice) or len(where) * array[:1].nbytes <= PICKED_BYTES:
-        return array[where]
-    mapped = isinstance(array, np.memmap | Picked) or isinstance(array.base, np.memmap)
-    return Picked(array, where) if mapped else array[where]
-
-
-@dataclass(frozen=True, eq=False)
-class Picked:
-    """Some rows of a mapped array, read when they are sliced: what the tables use of an ndarray, and no more."""
-
-    array: NDArray[Any] | Picked
-    index: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.index), *self.array.shape[1:])
-
-    @property
-    def ndim(self) -> int:
-        return self.array.ndim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, part: Any) -> NDArray[Any]:
-        found: NDArray[Any] = self.array[self.index[part]]
-        return found
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype)

@@ -282,7 +282,7 @@ def test_a_folder_of_parquet_is_one_table_in_the_order_of_names(tmp_path):
 def test_many_rows_of_a_mapped_table_stay_on_disk(tmp_path, monkeypatch):
     rows = np.random.default_rng(1).normal(size=(5000, 8)).astype(np.float32)
     np.save(tmp_path / "features.npy", rows)
-    monkeypatch.setattr("demur.monitor.fit.table.PICKED_BYTES", 1000)
+    monkeypatch.setattr("demur.monitor.fit.picked.PICKED_BYTES", 1000)
     chosen = np.random.default_rng(2).permutation(5000)[:3000]
     table = load_table(tmp_path).take(chosen)
     assert not isinstance(table.signals["features"], np.ndarray)

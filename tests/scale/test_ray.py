@@ -12,7 +12,8 @@ from demur.detectors.accumulate import Counts
 from demur.detectors.build import build_score
 from demur.detectors.score import Reference
 from demur.detectors.storage import kind_of, parameters, settings
-from demur.monitor.fit.table import Picked, load_table
+from demur.monitor.fit.picked import Picked
+from demur.monitor.fit.table import load_table
 from tests.contract.entries import reference
 from tests.contract.families import CASES
 from tests.scale.test_passes import world
@@ -66,7 +67,7 @@ def test_parts_of_a_mapped_file_are_read_where_they_lie(cut, engine, tmp_path):
 
 
 def test_picked_rows_of_a_mapped_file(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr("demur.monitor.fit.table.PICKED_BYTES", 0)
+    monkeypatch.setattr("demur.monitor.fit.picked.PICKED_BYTES", 0)
     np.save(tmp_path / "features.npy", np.random.default_rng(3).normal(size=(9_000, 6)).astype(np.float32))
     table = load_table(tmp_path).take(np.arange(0, 9_000, 3))
     assert isinstance(table.signals["features"], Picked)

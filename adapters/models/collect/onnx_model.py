@@ -14,7 +14,7 @@ from demur.adapters.models.collect.model import Access
 from demur.adapters.models.collect.tensor_spec import TensorSpec, one_of, spec
 from demur.adapters.models.graph import Graph
 from demur.adapters.models.graph_file import ModelFile, encoded
-from demur.adapters.models.instrument.check import ORIGIN
+from demur.adapters.models.instrument.check import instrumented_from
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.session import Session, environment
 
@@ -65,11 +65,6 @@ class OnnxModel:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def instrumented_from(file: ModelFile) -> str:
-    """SHA-256 (hex) of the model that this one was instrumented from, "" when it was not."""
-    return next((p.value for p in file.model.metadata_props if p.key == ORIGIN), "")
 
 
 def _digest(file: ModelFile, path: Path) -> str:

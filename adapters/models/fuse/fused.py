@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from demur.adapters.models.fuse.contract import check_model, check_rows
 from demur.adapters.models.fuse.opset import at_opset, raised
 from demur.adapters.models.fuse.part import part
 from demur.adapters.models.fuse.wiring import Wire, wires
 from demur.adapters.models.graph import Graph, domains, opset
 from demur.adapters.models.graph_file import ModelFile, ModelSource
-from demur.adapters.models.instrument.check import ORIGIN
 from demur.adapters.models.instrument.probe import Probe, Shapes, difference, same_bits, same_numbers
 from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import OPSET
@@ -25,11 +25,6 @@ from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.errors import ConfigurationError, SelfTestFailed
 from demur.monitor.session import Session
 
-OUTSIDE = {
-    "detection": "boxes of a detector",
-    "segmentation": "frames of a segmentation model",
-    "views": "several views of an input",
-}
 OLDEST_IR = 4  # before it, weights must be listed as inputs too
 
 
@@ -87,8 +82,8 @@ def fuse(
     file = ModelFile.read(model)
     held = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     mapped = _map(map, model, file)
-    _check_rows(mapped, held)
-    _check_model(file, held)
+    check_rows(mapped, held)
+    check_model(file, held)
     probe = Probe.of(Graph(file), shapes)
     own, monitor, said = _levelled(file, probe, held)
     graph = Graph(file.with_model(own))
@@ -98,37 +93,6 @@ def fuse(
     fused = Fused(file.with_model(joined), held, found, monitor, prefix, said, len(probe.feeds), graph.file)
     _prove(fused, probe)
     return fused
-
-
-def _check_rows(mapped: SignalMapConfig, bundle: Bundle) -> None:
-    """A monitor of what is decoded outside the graph, or of further calls, cannot be in the graph."""
-    document, manifest = mapped.model_dump(exclude_none=True), bundle.manifest
-    judged = [name for name in ("detection", "segmentation") if name in document or name in manifest.decoding.document]
-    if mapped.views is not None and mapped.views.signal in {s.name for s in manifest.signals}:
-        judged.append("views")
-    if judged:
-        raise ConfigurationError(
-            f"monitor {manifest.monitor} judges {OUTSIDE[judged[0]]}, which demur makes of the outputs outside the graph, so there is "
-            "nothing to fuse: serve it beside the model, in front of an inference server (`demur serve` with this signal map), "
-            "or call it in Python; `demur instrument` and --signal do not help here"
-        )
-
-
-def _check_model(file: ModelFile, bundle: Bundle) -> None:
-    """A bundle that names its model by digest is fused into that model only, instrumented or not; so is one whose tables
-    say which model's file they were collected from.
-    """
-    manifest = bundle.manifest
-    origin = next((p.value for p in file.model.metadata_props if p.key == ORIGIN), "")
-    named, collected = manifest.model.get("digest", ""), "" if manifest.origin is None else manifest.origin.model
-    known = {file.digest, origin} - {""}
-    wanted, how = (named, "fitted for") if named else (collected, "fitted on signals of")
-    if wanted and known and wanted not in known:
-        raise ConfigurationError(
-            f"{file.name}: monitor {manifest.monitor} was {how} the model with SHA-256 {wanted[:16]}..., this is "
-            f"{' from '.join(sorted(k[:16] + '...' for k in known))}; give that model, or collect from this one and fit again"
-            + ("" if named else " (where both are one model, name this one's digest under `model:` of the policy)")
-        )
 
 
 def _levelled(file: ModelFile, probe: Probe, bundle: Bundle) -> tuple[onnx.ModelProto, onnx.ModelProto, str]:

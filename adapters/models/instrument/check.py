@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from demur.adapters.models.graph import Graph, renamed
+from demur.adapters.models.graph_file import ModelFile
 from demur.adapters.models.instrument.layer import Head
 from demur.adapters.models.instrument.probe import Probe, difference, same_bits
 from demur.adapters.models.instrument.tap import Tap
@@ -18,6 +19,11 @@ from demur.monitor.errors import ConfigurationError
 ORIGIN = "demur.instrumented_from"  # metadata: SHA-256 of the model's file as it was
 ASTRAY = 0.5  # beyond this, features are not what the head reads, whatever rounding did
 CLOSE, CLOSE_HALF = 1e-4, 1e-2  # of features @ weight.T + bias to the logits, relative to the largest
+
+
+def instrumented_from(file: ModelFile) -> str:
+    """SHA-256 (hex) of the model that this one was instrumented from, "" when it was not."""
+    return next((p.value for p in file.model.metadata_props if p.key == ORIGIN), "")
 
 
 def tapped(graph: Graph, taps: Sequence[Tap], *, copies: bool = False) -> tuple[onnx.ModelProto, dict[str, str]]:
