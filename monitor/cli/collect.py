@@ -17,66 +17,85 @@ if TYPE_CHECKING:
     from demur.adapters.models.collect.summary import Collected, TableSummary
 
 
+Source = Annotated[str, typer.Argument(help="An ONNX file, or a server: grpc://host:port, http://host:port.")]
+Dataset = Annotated[
+    Path, typer.Argument(help="Inputs: a table of arrays as fit reads them, a folder of images, a .csv.")
+]
+Outputs = Annotated[
+    list[Path],
+    typer.Argument(help="Where the tables go: .npz, .parquet, a folder without suffix; one for each share of --split."),
+]
+Map = Annotated[
+    Path | None, typer.Option("--map", help="The signal map. Default: outputs that are named like signals.")
+]
+Split = Annotated[
+    str | None, typer.Option(help="Shares of the tables, such as 0.7/0.3, drawn at random; groups are never cut.")
+]
+Name = Annotated[str, typer.Option("--model", help="The model's name at the server.")]
+Version = Annotated[str, typer.Option("--version", help="Its version; default: the server's choice.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="INPUT=COLUMN: what feeds a model input. Default: the same name."),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="COLUMN=NAME: label, group_id, slice, id, ... under another name."),
+]
+Batch = Annotated[int | None, typer.Option(min=1, help="Inputs in a call. Default: the model's, else 32.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="The first inputs only.")]
+Shuffle = Annotated[bool, typer.Option("--shuffle", help="Take the inputs in random order.")]
+Seed = Annotated[int, typer.Option(help="Of --shuffle and --split.")]
+Size = Annotated[str | None, typer.Option(help="HxW of images, where the model takes any.")]
+Fitting = Annotated[
+    Literal["stretch", "crop", "pad"],
+    typer.Option("--resize", help="How images of another shape come to that size."),
+]
+Colour = Annotated[Literal["rgb", "bgr", "grey"] | None, typer.Option(help="Channels. Default: rgb for 3, grey for 1.")]
+Layout = Annotated[
+    Literal["nchw", "nhwc"] | None, typer.Option(help="Where channels stand. Default: as the model's input says.")
+]
+Scale = Annotated[float | None, typer.Option(help="Pixels are divided by this. Default for image files: 255.")]
+Mean = Annotated[str, typer.Option(help="Then subtracted: one number, or R,G,B.")]
+Std = Annotated[str, typer.Option(help="Then divided by: one number, or R,G,B.")]
+Threads = Annotated[int, typer.Option(min=1, help="Of ONNX Runtime.")]
+Providers = Annotated[
+    list[str] | None, typer.Option("--provider", help="An execution provider of ONNX Runtime. Default: CPU.")
+]
+Headers = Annotated[list[str] | None, typer.Option("--header", help="NAME=VALUE, sent with every call to a server.")]
+Authority = Annotated[Path | None, typer.Option(help="Certificates of the authority that signed the server's.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="For one call to a server.")]
+Retries = Annotated[int, typer.Option(min=0, help="Of a call that failed for a passing reason.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin again, instead of continuing a stopped run.")]
+
+
 def collect(
-    model: Annotated[str, typer.Argument(help="An ONNX file, or a server: grpc://host:port, http://host:port.")],
-    dataset: Annotated[
-        Path, typer.Argument(help="Inputs: a table of arrays as fit reads them, a folder of images, a .csv.")
-    ],
-    outputs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Where the tables go: .npz, .parquet, a folder without suffix; one for each share of --split."
-        ),
-    ],
-    signal_map: Annotated[
-        Path | None, typer.Option("--map", help="The signal map. Default: outputs that are named like signals.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Shares of the tables, such as 0.7/0.3, drawn at random; groups are never cut.")
-    ] = None,
-    name: Annotated[str, typer.Option("--model", help="The model's name at the server.")] = "",
-    version: Annotated[str, typer.Option("--version", help="Its version; default: the server's choice.")] = "",
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", help="INPUT=COLUMN: what feeds a model input. Default: the same name."),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--column", help="COLUMN=NAME: label, group_id, slice, id, ... under another name."),
-    ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Inputs in a call. Default: the model's, else 32.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first inputs only.")] = None,
-    shuffle: Annotated[bool, typer.Option("--shuffle", help="Take the inputs in random order.")] = False,
-    seed: Annotated[int, typer.Option(help="Of --shuffle and --split.")] = 0,
-    size: Annotated[str | None, typer.Option(help="HxW of images, where the model takes any.")] = None,
-    fitting: Annotated[
-        Literal["stretch", "crop", "pad"],
-        typer.Option("--resize", help="How images of another shape come to that size."),
-    ] = "stretch",
-    colour: Annotated[
-        Literal["rgb", "bgr", "grey"] | None, typer.Option(help="Channels. Default: rgb for 3, grey for 1.")
-    ] = None,
-    layout: Annotated[
-        Literal["nchw", "nhwc"] | None, typer.Option(help="Where channels stand. Default: as the model's input says.")
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Pixels are divided by this. Default for image files: 255.")
-    ] = None,
-    mean: Annotated[str, typer.Option(help="Then subtracted: one number, or R,G,B.")] = "",
-    std: Annotated[str, typer.Option(help="Then divided by: one number, or R,G,B.")] = "",
-    threads: Annotated[int, typer.Option(min=1, help="Of ONNX Runtime.")] = 1,
-    providers: Annotated[
-        list[str] | None, typer.Option("--provider", help="An execution provider of ONNX Runtime. Default: CPU.")
-    ] = None,
-    headers: Annotated[
-        list[str] | None, typer.Option("--header", help="NAME=VALUE, sent with every call to a server.")
-    ] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="Certificates of the authority that signed the server's.")] = None,
-    timeout_seconds: Annotated[float, typer.Option(min=0.1, help="For one call to a server.")] = 60.0,
-    retries: Annotated[int, typer.Option(min=0, help="Of a call that failed for a passing reason.")] = 5,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Begin again, instead of continuing a stopped run.")
-    ] = False,
+    model: Source,
+    dataset: Dataset,
+    outputs: Outputs,
+    signal_map: Map = None,
+    split: Split = None,
+    name: Name = "",
+    version: Version = "",
+    inputs: Inputs = None,
+    columns: Columns = None,
+    batch: Batch = None,
+    limit: Limit = None,
+    shuffle: Shuffle = False,
+    seed: Seed = 0,
+    size: Size = None,
+    fitting: Fitting = "stretch",
+    colour: Colour = None,
+    layout: Layout = None,
+    scale: Scale = None,
+    mean: Mean = "",
+    std: Std = "",
+    threads: Threads = 1,
+    providers: Providers = None,
+    headers: Headers = None,
+    tls_ca: Authority = None,
+    timeout_seconds: Timeout = 60.0,
+    retries: Retries = 5,
+    restart: Restart = False,
 ) -> None:
     """Run a model over a dataset and write its signals, for fit and calibrate.
 

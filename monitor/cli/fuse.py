@@ -14,28 +14,41 @@ if TYPE_CHECKING:
     from demur.adapters.models.fuse import Fused
 
 
+Model = Annotated[Path, typer.Argument(help="The instrumented model, an .onnx file; external data beside it.")]
+BundleFile = Annotated[Path, typer.Argument(help="The bundle of its monitor.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where the fused model goes.")]
+Signal = Annotated[
+    list[str] | None, typer.Option(help="SIGNAL=OUTPUT: which output is a signal; may be given more than once.")
+]
+Map = Annotated[
+    Path | None, typer.Option("--map", help="The signal map. Default: MODEL.signals.yaml beside the model.")
+]
+Prefix = Annotated[str, typer.Option(help="What the names of the monitor's outputs begin with.")]
+Key = Annotated[
+    list[Path] | None, typer.Option(help="Trusted public key: the bundle must be signed with one of those given.")
+]
+Triton = Annotated[
+    Path | None, typer.Option(help="Also write a Triton model repository: the fused model, and an ensemble.")
+]
+Name = Annotated[str | None, typer.Option(help="The model's name in Triton. Default: the file's.")]
+Batch = Annotated[int, typer.Option(min=0, help="Triton's; 0 leaves batching to clients.")]
+Shape = Annotated[
+    list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
+]
+
+
 def fuse(
-    model: Annotated[Path, typer.Argument(help="The instrumented model, an .onnx file; external data beside it.")],
-    bundle: Annotated[Path, typer.Argument(help="The bundle of its monitor.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the fused model goes.")] = None,
-    signal: Annotated[
-        list[str] | None, typer.Option(help="SIGNAL=OUTPUT: which output is a signal; may be given more than once.")
-    ] = None,
-    signals: Annotated[
-        Path | None, typer.Option("--map", help="The signal map. Default: MODEL.signals.yaml beside the model.")
-    ] = None,
-    prefix: Annotated[str, typer.Option(help="What the names of the monitor's outputs begin with.")] = "demur",
-    key: Annotated[
-        list[Path] | None, typer.Option(help="Trusted public key: the bundle must be signed with one of those given.")
-    ] = None,
-    triton: Annotated[
-        Path | None, typer.Option(help="Also write a Triton model repository: the fused model, and an ensemble.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name in Triton. Default: the file's.")] = None,
-    max_batch_size: Annotated[int, typer.Option(min=0, help="Triton's; 0 leaves batching to clients.")] = 0,
-    shape: Annotated[
-        list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
-    ] = None,
+    model: Model,
+    bundle: BundleFile,
+    output: Output = None,
+    signal: Signal = None,
+    signals: Map = None,
+    prefix: Prefix = "demur",
+    key: Key = None,
+    triton: Triton = None,
+    name: Name = None,
+    max_batch_size: Batch = 0,
+    shape: Shape = None,
 ) -> None:
     """Append a monitor to a model: one graph that returns the model's outputs, and whether to rely on them.
 

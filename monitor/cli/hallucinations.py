@@ -10,32 +10,42 @@ import typer
 from demur.monitor.cli.console import note, out
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from demur.monitor.evaluate.estimate import Estimate
+    from demur.monitor.evaluate.hallucination import Hallucinations
+
+
+BundleFile = Annotated[Path, typer.Argument(help="A bundle file.")]
+Known = Annotated[Path, typer.Argument(help="Boxes on images with known objects: `group_id`, and `loss` or `label`.")]
+Unknown = Annotated[Path, typer.Argument(help="Boxes on images that should hold no known object, with `group_id`.")]
+Confirmed = Annotated[
+    Path | None, typer.Option(help="Images (group ids, one a line) in which a person saw a known object.")
+]
+Review = Annotated[
+    Path | None, typer.Option(help="Write the images with detections, one a line, for a person to look at.")
+]
+Keep = Annotated[float, typer.Option(help="Share of true detections that a threshold keeps.")]
+Json = Annotated[Path | None, typer.Option(help="Write every figure as JSON.")]
+Bootstrap = Annotated[int, typer.Option(help="Resamples of images for intervals; 0 for none.")]
+Seed = Annotated[int, typer.Option(help="Of the resamples.")]
 
 
 def hallucinations(
-    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
-    known: Annotated[
-        Path, typer.Argument(help="Boxes on images with known objects: `group_id`, and `loss` or `label`.")
-    ],
-    unknown: Annotated[Path, typer.Argument(help="Boxes on images that should hold no known object, with `group_id`.")],
-    confirmed: Annotated[
-        Path | None, typer.Option(help="Images (group ids, one a line) in which a person saw a known object.")
-    ] = None,
-    review: Annotated[
-        Path | None, typer.Option(help="Write the images with detections, one a line, for a person to look at.")
-    ] = None,
-    keep: Annotated[float, typer.Option(help="Share of true detections that a threshold keeps.")] = 0.95,
-    json: Annotated[Path | None, typer.Option(help="Write every figure as JSON.")] = None,
-    bootstrap: Annotated[int, typer.Option(help="Resamples of images for intervals; 0 for none.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    bundle: BundleFile,
+    known: Known,
+    unknown: Unknown,
+    confirmed: Confirmed = None,
+    review: Review = None,
+    keep: Keep = 0.95,
+    json: Json = None,
+    bootstrap: Bootstrap = 1000,
+    seed: Seed = 0,
 ) -> None:
     """Count a detector's hallucinations before and after each score of a bundle, at a share of true detections kept.
 
     Example: [bold]demur hallucinations boxes.demur known.npz unknown.npz --confirmed seen.txt[/]
     """
-    from rich.table import Table
-
     from demur.monitor.evaluate.hallucination import hallucinations as count
     from demur.monitor.evaluate.hallucination import images_to_review
     from demur.monitor.monitor import Monitor
@@ -53,6 +63,17 @@ def hallucinations(
         + (f"; on {found.images_empty} further images nothing was detected" if found.images_empty else ""),
         soft_wrap=False,
     )
+    out().print(_filters(found), soft_wrap=False)
+    for text in found.notes:
+        note(text)
+    if json is not None:
+        found.save(json)
+        out().print(f"\n[bold]{json}[/]  {json.stat().st_size:,} bytes")
+
+
+def _filters(found: Hallucinations) -> Table:
+    from rich.table import Table
+
     heads = ("filter", "threshold", "true\nkept", "", "halluci-\nnations", "", "reduc-\ntion", "")
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in heads:
@@ -62,12 +83,7 @@ def hallucinations(
         cells = (f"{one.kept_true:.1%}", f"{one.after:.0f}", f"{one.reduction:.1%}")
         spans = (_span(one.kept_true, ".1%"), _span(one.after, ".0f"), _span(one.reduction, ".1%"))
         shown.add_row(one.name, limit, *(x for pair in zip(cells, spans, strict=True) for x in pair))
-    out().print(shown, soft_wrap=False)
-    for text in found.notes:
-        note(text)
-    if json is not None:
-        found.save(json)
-        out().print(f"\n[bold]{json}[/]  {json.stat().st_size:,} bytes")
+    return shown
 
 
 def _span(estimate: Estimate, spec: str) -> str:

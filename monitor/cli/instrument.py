@@ -15,34 +15,44 @@ if TYPE_CHECKING:
     from demur.adapters.models.instrument import Instrumented
 
 
+Model = Annotated[Path, typer.Argument(help="The model, an .onnx file; external data beside it.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="The instrumented model. Default: MODEL.instrumented.onnx beside the model."),
+]
+Features = Annotated[str | None, typer.Option(help="The tensor that is the features, when it is not found.")]
+Logits = Annotated[str | None, typer.Option(help="The tensor that is the logits, when it is not found.")]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(help="Earlier layers too: how many, evenly spaced, or a tensor; may be given more than once."),
+]
+Attention = Annotated[bool, typer.Option("--attention", help="Attention probabilities too.")]
+Pool = Annotated[
+    Literal["mean", "max", "cls", "last"] | None,
+    typer.Option(
+        help="How pictures and tokens become rows. Default: features as the model feeds its head, layers by mean."
+    ),
+]
+Shape = Annotated[
+    list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
+]
+Tolerance = Annotated[
+    float, typer.Option(min=0, help="By how much the model's own outputs may move. 0: not by one bit.")
+]
+List = Annotated[bool, typer.Option("--list", help="Only list the tensors that could be signals.")]
+
+
 def instrument(
-    model: Annotated[Path, typer.Argument(help="The model, an .onnx file; external data beside it.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="The instrumented model. Default: MODEL.instrumented.onnx beside the model."
-        ),
-    ] = None,
-    features: Annotated[str | None, typer.Option(help="The tensor that is the features, when it is not found.")] = None,
-    logits: Annotated[str | None, typer.Option(help="The tensor that is the logits, when it is not found.")] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(help="Earlier layers too: how many, evenly spaced, or a tensor; may be given more than once."),
-    ] = None,
-    attention: Annotated[bool, typer.Option("--attention", help="Attention probabilities too.")] = False,
-    pool: Annotated[
-        Literal["mean", "max", "cls", "last"] | None,
-        typer.Option(
-            help="How pictures and tokens become rows. Default: features as the model feeds its head, layers by mean."
-        ),
-    ] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="By how much the model's own outputs may move. 0: not by one bit.")
-    ] = 0.0,
-    show: Annotated[bool, typer.Option("--list", help="Only list the tensors that could be signals.")] = False,
+    model: Model,
+    output: Output = None,
+    features: Features = None,
+    logits: Logits = None,
+    layers: Layers = None,
+    attention: Attention = False,
+    pool: Pool = None,
+    shape: Shape = None,
+    tolerance: Tolerance = 0.0,
+    show: List = False,
 ) -> None:
     """Find a model's classifier head, and make its features and logits outputs; the model's answers stay as they are.
 

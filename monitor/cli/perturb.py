@@ -9,24 +9,32 @@ import typer
 
 from demur.monitor.cli.console import note, out
 
+TableFile = Annotated[Path, typer.Argument(help="Rows: .npz, a folder of .npy, .safetensors, .parquet or .arrow.")]
+As = Annotated[str, typer.Option("--as", help="What the rows are: images, features, text or series.")]
+How = Annotated[str, typer.Option(help="A perturbation of that kind, as docs/stress.md lists them.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Where the stress set goes: .npz, .safetensors, .parquet, .arrow; a folder without suffix.",
+    ),
+]
+Severity = Annotated[
+    list[int] | None, typer.Option(help="0 to 5; give it again for more, one copy of the rows each. Default: 3.")
+]
+Column = Annotated[str | None, typer.Option(help="The column to perturb. Default: the name of the kind.")]
+Seed = Annotated[int, typer.Option(help="Of the randomness, together with each row's id.")]
+
 
 def perturb(
-    table: Annotated[Path, typer.Argument(help="Rows: .npz, a folder of .npy, .safetensors, .parquet or .arrow.")],
-    kind: Annotated[str, typer.Option("--as", help="What the rows are: images, features, text or series.")],
-    how: Annotated[str, typer.Option(help="A perturbation of that kind, as docs/stress.md lists them.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Where the stress set goes: .npz, .safetensors, .parquet, .arrow; a folder without suffix.",
-        ),
-    ],
-    severity: Annotated[
-        list[int] | None, typer.Option(help="0 to 5; give it again for more, one copy of the rows each. Default: 3.")
-    ] = None,
-    column: Annotated[str | None, typer.Option(help="The column to perturb. Default: the name of the kind.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the randomness, together with each row's id.")] = 0,
+    table: TableFile,
+    kind: As,
+    how: How,
+    output: Output,
+    severity: Severity = None,
+    column: Column = None,
+    seed: Seed = 0,
 ) -> None:
     """Perturb the rows of a table, for evaluation only.
 
