@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -104,11 +104,12 @@ class Stage:
         recorder: Any = None,
         bundle: Bundle | None = None,
         limits: LimitsConfig | None = None,
+        listeners: Sequence[Any] = (),
         **options: Any,
     ) -> OipProxy:
         """A started proxy: model `digits` judged by monitor `toy`, whose signal `logits` is the output `scores`."""
         loaded = Loaded.open(bundle or row_bundle(version=1))
-        engine = Engine(loaded, conduct=conduct, recorder=recorder, listeners=[self._decisions.append])
+        engine = Engine(loaded, conduct=conduct, recorder=recorder, listeners=[self._decisions.append, *listeners])
         document = {
             "listen": options.pop("listen", "127.0.0.1:0"),
             "upstream": options.pop("upstream", self.target),

@@ -201,7 +201,8 @@ class Stage:
 
     def __init__(self) -> None:
         self.upstream = Upstream()
-        self.decisions: list[DecisionEvent] = []
+        self._decisions: list[DecisionEvent] = []
+        self._proxies: list[RestProxy] = []
         self.refusals: list[RefusalEvent] = []
         self._served = Served(self.upstream)
         self.direct = f"http://127.0.0.1:{self._served.port}"
@@ -222,7 +223,7 @@ class Stage:
     ) -> str:
         """The URL of a started proxy: model `digits` judged by monitor `toy`, whose signal `logits` is the output `scores`."""
         loaded = Loaded.open(bundle or row_bundle(version=1))
-        engine = self.engine = Engine(loaded, conduct=conduct, recorder=recorder, listeners=[self.decisions.append])
+        engine = self.engine = Engine(loaded, conduct=conduct, recorder=recorder, listeners=[self._decisions.append])
         document = {
             "rest": {"listen": "127.0.0.1:0", "upstream": self.direct} | (rest or {}),
             "models": {MODEL: {"monitor": "toy", "signals": {"logits": "scores"}} | (model or {})},
@@ -232,12 +233,20 @@ class Stage:
         proxy = RestProxy(config, {"toy": engine}, limits=limits, tls=tls, on_refusal=self.refusals.append)
         address = proxy.start()
         self._open.append(proxy.stop)
+        self._proxies.append(proxy)
         return address if address.startswith("unix:") else f"http{'s' if tls else ''}://{address}"
 
     def both(self, proxy: str, target: str = INFER, **call: Any) -> tuple[httpx.Response, httpx.Response]:
         """The same POST, without and with the proxy."""
         first = self.client.post(self.direct + target, **call)
         return first, self.client.post(proxy + target, **call)
+
+    @property
+    def decisions(self) -> list[DecisionEvent]:
+        """What telemetry heard about all calls so far."""
+        for proxy in self._proxies:
+            proxy.settle()
+        return self._decisions
 
     @property
     def verdicts(self) -> Any:

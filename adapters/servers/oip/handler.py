@@ -78,6 +78,7 @@ class OipHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships 
                 self._judge,
                 STREAM_INFER,
                 context,
+                self._backlog,
                 annotate=self._annotate,
                 message_bytes=self._message_bytes,
             )

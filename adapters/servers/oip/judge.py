@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import Protocol
 
 from demur.adapters.servers.failing import broken
 from demur.adapters.servers.oip import remedy
@@ -68,6 +69,24 @@ class Read:
     scored: Scored | None = None
 
 
+class Gone(Protocol):
+    """An answer that went out before it was judged."""
+
+    @property
+    def asked(self) -> Asked:
+        """The request, without its message."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """As for Exchange, of a mapped model."""
+        ...
+
+    def exchange(self) -> Exchange:
+        """The whole, its answer read now."""
+        ...
+
+
 class Judge:
     """Judges answers with the engines of this process. Never raises; in `observe` mode never withholds."""
 
@@ -109,14 +128,20 @@ class Judge:
             return Judgement(verdicts, unmapped(asked.model) if self._block_unmapped else None)
         return self._judged(model, asked, exchange, model.engine.loaded)
 
-    def judge_together(self, exchanges: Iterable[Exchange]) -> None:
-        """As `judge`, for answers that have gone out, whose verdicts nobody waits for: those of one model are scored in one run."""
+    def judge_together(self, gone: Iterable[Gone]) -> None:
+        """As `judge`, for answers of mapped models that have gone out, whose verdicts nobody waits for: those of one model are
+        scored in one run.
+        """
         by_model: dict[ProxiedModel, list[tuple[Asked, Exchange]]] = {}
-        for exchange in exchanges:
-            if exchange.asked is None or exchange.plan.model is None:
-                self.judge(exchange)
-            else:
-                by_model.setdefault(exchange.plan.model, []).append((exchange.asked, exchange))
+        for answer in gone:
+            model = answer.plan.model
+            if model is None:
+                continue
+            try:
+                by_model.setdefault(model, []).append((answer.asked, answer.exchange()))
+            except Exception:  # INVARIANT: an answer that cannot be read takes no other verdict with it
+                LOG.exception("monitor %s: reading an answer failed", model.engine.loaded.policy.monitor)
+                self.tell(model.engine.loaded.policy.monitor, "internal")
         for model, ours in by_model.items():
             loaded = model.engine.loaded
             for (asked, exchange), read in zip(ours, self._read_together(model, ours, loaded), strict=True):

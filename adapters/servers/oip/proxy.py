@@ -70,7 +70,7 @@ class OipProxy:
             ),
             maximum_concurrent_rpcs=limits.concurrent_rpcs,
         )
-        self._backlog: Backlog[Sent] = Backlog(lambda sent: judge.judge_together(s.exchange() for s in sent))
+        self._backlog: Backlog[Sent] = Backlog(judge.judge_together)
         handler = OipHandler(
             self._upstream,
             judge,

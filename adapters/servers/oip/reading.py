@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -56,6 +56,11 @@ class Asked:
     size: int = 0
     shapes: Callable[[], Iterable[Sequence[int]]] = tuple
     inputs: Callable[[], Mapping[str, Tensor]] = dict
+
+    def without_message(self) -> Asked:
+        """What is remembered of a request: it does not keep the tensors alive that came with it, and has no inputs."""
+        shapes = [tuple(shape) for shape in self.shapes()]
+        return replace(self, shapes=lambda: shapes, inputs=dict)
 
 
 class Answered(Protocol):

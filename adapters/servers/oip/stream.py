@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import annotation, messages, splice
 from demur.adapters.servers.oip.answer import InferAnswer, answered
+from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.part import Part, part, refusal
@@ -19,7 +19,7 @@ from demur.adapters.servers.oip.pending import Pending, Waiting
 from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Asked
 from demur.adapters.servers.oip.refusal import explained, rejected
-from demur.adapters.servers.oip.unary import UNALIGNED, kept_whole, seen_by
+from demur.adapters.servers.oip.unary import UNALIGNED, Sent, kept_whole, seen_by
 from demur.adapters.servers.oip.upstream import Upstream, deadline, passed_on, traceparent
 from demur.adapters.servers.oip.withheld import Withheld
 
@@ -36,9 +36,18 @@ class InferStream:
     """
 
     def __init__(
-        self, upstream: Upstream, judge: Judge, method: str, context: Any, *, annotate: str, message_bytes: int
+        self,
+        upstream: Upstream,
+        judge: Judge,
+        method: str,
+        context: Any,
+        backlog: Backlog[Sent] | None,
+        *,
+        annotate: str,
+        message_bytes: int,
     ) -> None:
         self._upstream, self._judge, self._method, self._context = upstream, judge, method, context
+        self._backlog = backlog
         self._annotate, self._message_bytes = annotate, message_bytes
         self._pending = Pending(most_bytes=message_bytes)
         self._proven: set[tuple[str, str]] = set()  # models of this stream whose extra outputs have come
@@ -88,7 +97,7 @@ class InferStream:
         if asked is None:
             self._pending.add(Waiting(None, plan))
             return request
-        light = _without_message(asked)
+        light = asked.without_message()
         read = plan.model is not None and plan.model.gather is not None  # signals may be the request's own inputs
         unsure = plan.asking and (asked.model, asked.version) not in self._proven
         if self._pending.add(Waiting(asked if read else light, plan, request if read or unsure else b"")):
@@ -146,23 +155,33 @@ class InferStream:
             kept = seen if bare is None or bare is seen.raw else answered(bare)
             self._prove(asked, seen, plan)
         hands = _Hands(kept)
-        judgement = self._judge.judge(
-            Exchange(
-                asked=asked,
-                answered=seen,
-                plan=plan,
-                cause=found.cause,
-                deadline=deadline(self._context),
-                traceparent=self._trace,
-                hands=hands,
-            )
-        )
+        judgement = Judgement() if self._deferred(found, waiting) else self._judgement(found, waiting, hands)
         if judgement.withheld is not None:
             return self._withheld(found, judgement, judgement.withheld)
         if kept is None:
             return found.raw
         return self._told(
             found, kept.raw if hands.answer is None or not judgement.action else hands.answer, judgement, plan.model
+        )
+
+    def _deferred(self, found: Part, waiting: Waiting) -> bool:
+        """Whether the backlog took it."""
+        if self._backlog is None or waiting.asked is None or not self._judge.defers(waiting.plan.model):
+            return False
+        sent = Sent(waiting.asked, found.answer, waiting.plan, self._trace, found.cause)
+        return self._backlog.put(sent, sent.size_bytes)
+
+    def _judgement(self, found: Part, waiting: Waiting, hands: _Hands) -> Judgement:
+        return self._judge.judge(
+            Exchange(
+                asked=waiting.asked,
+                answered=found.answer,
+                plan=waiting.plan,
+                cause=found.cause,
+                deadline=deadline(self._context),
+                traceparent=self._trace,
+                hands=hands,
+            )
         )
 
     def _prove(self, asked: Asked, seen: InferAnswer, plan: Plan) -> None:
@@ -181,12 +200,6 @@ class InferStream:
             self._context.abort(withheld.status, withheld.details)
         verdicts = judgement.verdicts
         return refusal(found, withheld.details, {} if verdicts is None else annotation.parameters(verdicts))
-
-
-def _without_message(asked: Asked) -> Asked:
-    """What is remembered of a request: it must not keep the tensors alive that came with it."""
-    shapes = [tuple(shape) for shape in asked.shapes()]
-    return replace(asked, shapes=lambda: shapes, inputs=dict)
 
 
 class _Hands:

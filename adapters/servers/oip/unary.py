@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import messages, splice
 from demur.adapters.servers.oip.answer import InferAnswer, answered, shown
-from demur.adapters.servers.oip.backlog import Backlog
+from demur.adapters.servers.oip.backlog import BESIDE_BYTES, Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.plan import Plan
@@ -22,25 +22,29 @@ from demur.monitor.errors import DemurError
 
 UNALIGNED = "the outputs that the monitor needs cannot be told from the client's in upstream's answer"
 REPEATED = "yes"
-BESIDE_BYTES = 4096  # what an exchange holds beside its answer
 # A server says so before the model runs; anything else may come after it ran, and a sequence must not advance twice.
 BEFORE_RUNNING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class Sent:
-    """An answer that has gone out, and what its verdict needs of the exchange; the request's tensors are not kept."""
+    """An answer that goes out before it is judged: `read` as far as it was read, else the bytes that upstream gave."""
 
     asked: Asked
-    answer: bytes  # as upstream gave it
+    read: InferAnswer | bytes | None
     plan: Plan
     traceparent: str
-    seen: InferAnswer | None  # the same when it has been read already
+    cause: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it holds."""
+        return BESIDE_BYTES + (len(self.read) if isinstance(self.read, bytes) else self.read.size if self.read else 0)
 
     def exchange(self) -> Exchange:
         """What the judge looks at."""
-        seen = self.seen or shown(self.answer)
-        return Exchange(asked=self.asked, answered=seen, plan=self.plan, traceparent=self.traceparent)
+        seen = shown(self.read) if isinstance(self.read, bytes) else self.read
+        return Exchange(asked=self.asked, answered=seen, plan=self.plan, cause=self.cause, traceparent=self.traceparent)
 
 
 @dataclass
@@ -163,11 +167,8 @@ class Inference:
         asked = self.asked
         if self.backlog is None or asked is None or not self.judge.defers(self.plan.model):
             return False
-        shapes = asked.shapes()
-        about = replace(asked, shapes=lambda: shapes, inputs=dict)
-        answer = answer if self.seen is None else self.seen.raw
-        sent = Sent(about, answer, self.plan, traceparent(self.context), self.seen)
-        return self.backlog.put(sent, len(answer) + BESIDE_BYTES)
+        sent = Sent(asked.without_message(), self.seen or answer, self.plan, traceparent(self.context))
+        return self.backlog.put(sent, sent.size_bytes)
 
     def _exchange(self, seen: InferAnswer | None) -> Exchange:
         return Exchange(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from demur.adapters.servers.failing import broken
 from demur.adapters.servers.oip import refusal
+from demur.adapters.servers.oip.backlog import BESIDE_BYTES, Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
+from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Asked
 from demur.adapters.servers.oip.rest import call as calls
 from demur.adapters.servers.oip.rest import headers
@@ -39,13 +42,44 @@ T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that goes out before it is read and judged."""
+
+    asked: Asked
+    plan: Plan
+    reply: Reply
+    traceparent: str
+    largest_bytes: int
+
+    def exchange(self) -> Exchange:
+        """What the judge looks at."""
+        seen, cause = calls.answered(self.reply, self.largest_bytes)
+        return Exchange(
+            asked=self.asked,
+            answered=seen,
+            plan=self.plan,
+            cause=cause,
+            traceparent=self.traceparent,
+            protocol=PROTOCOL,
+        )
+
+
 class Inference:
     """Judged calls. Parsing and scoring run in `pool`, so that no large body holds the others up."""
 
     def __init__(
-        self, upstream: HttpUpstream, judge: Judge, pool: Executor, *, annotate: str, message_bytes: int
+        self,
+        upstream: HttpUpstream,
+        judge: Judge,
+        pool: Executor,
+        backlog: Backlog[Answer],
+        *,
+        annotate: str,
+        message_bytes: int,
     ) -> None:
         self._upstream, self._judge, self._pool = upstream, judge, pool
+        self._backlog = backlog if annotate == "off" else None
         self._annotate, self._largest = annotate, message_bytes
 
     async def reply(self, client: HttpClient, target: Target) -> Reply:
@@ -55,7 +89,7 @@ class Inference:
         packed = headers.value(client.headers, b"content-encoding")
         call = read() if len(content) <= SMALL_BYTES and not packed else await self._in_pool(read)
         call, reply = await self._called(client.method, call)
-        if not 200 <= reply.status < 300:
+        if not 200 <= reply.status < 300 or self._deferred(client, call, reply):
             return reply
         judged = partial(self._judged, client, call, reply, asyncio.get_running_loop())
         try:
@@ -63,6 +97,13 @@ class Inference:
         except Exception:  # INVARIANT: what fails here is an abstention, and the operator chose what to do about those
             LOG.exception("judging an answer failed")
             return self._failed(call, reply)
+
+    def _deferred(self, client: HttpClient, call: Sent, reply: Reply) -> bool:
+        """Whether the backlog took the answer. One that extras must be taken out of is read now, and judged with that."""
+        if self._backlog is None or call.plan.extras or not self._judge.defers(call.plan.model):
+            return False
+        answer = Answer(call.asked.without_message(), call.plan, reply, _traceparent(client), self._largest)
+        return self._backlog.put(answer, len(reply.content) + BESIDE_BYTES)
 
     async def beside(self, client: HttpClient, target: Target) -> Reply | None:
         """The refusal of an answer that has no form demur could judge; None lets it pass."""

@@ -15,11 +15,12 @@ from typing import Any, cast
 
 import uvicorn
 
+from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Judge
 from demur.adapters.servers.oip.mapping import proxied
 from demur.adapters.servers.oip.rest.application import RestApplication
 from demur.adapters.servers.oip.rest.connection import Connection
-from demur.adapters.servers.oip.rest.inference import Inference
+from demur.adapters.servers.oip.rest.inference import Answer, Inference
 from demur.adapters.servers.oip.rest.upstream import HttpUpstream
 from demur.monitor.config.server import LimitsConfig, ProxyConfig, TlsConfig
 from demur.monitor.engine import Engine
@@ -60,6 +61,7 @@ class RestProxy:
         self._judge = Judge(
             proxied(config.models, engines, self._limits), on_refusal, block_unmapped=config.unmapped == "block"
         )
+        self._backlog: Backlog[Answer] = Backlog(self._judge.judge_together)
         self._upstream = HttpUpstream(config.rest, message_bytes=self._limits.message_bytes)
         self._pool = ThreadPoolExecutor(WORKERS, "demur-oip-rest")
         self._server = uvicorn.Server(self._settings(None if config.rest.listen.startswith("unix:") else tls))
@@ -92,13 +94,18 @@ class RestProxy:
         self._address = self._listen if unix else f"{self._listen.rpartition(':')[0]}:{found.getsockname()[1]}"
         return self._address
 
+    def settle(self) -> None:
+        """Wait until every answer that went out is judged."""
+        self._backlog.settle()
+
     def stop(self, grace_seconds: float = 0.0) -> None:
-        """Take no new connections, let exchanges under way end within `grace_seconds`, then cancel them."""
+        """Take no new connections, let exchanges under way end within `grace_seconds`, then cancel them; judge what has gone out."""
         self._server.config.timeout_graceful_shutdown = max(1, round(grace_seconds))
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(grace_seconds + 10)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._backlog.close()
         if self._listen.startswith("unix:"):
             Path(self._listen.removeprefix("unix:")).unlink(missing_ok=True)
 
@@ -116,7 +123,12 @@ class RestProxy:
     def _settings(self, tls: TlsConfig | None) -> uvicorn.Config:
         config, limits = self._config, self._limits
         inference = Inference(
-            self._upstream, self._judge, self._pool, annotate=config.annotate, message_bytes=limits.message_bytes
+            self._upstream,
+            self._judge,
+            self._pool,
+            self._backlog,
+            annotate=config.annotate,
+            message_bytes=limits.message_bytes,
         )
         application = RestApplication(
             self._upstream,
