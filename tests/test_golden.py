@@ -18,13 +18,23 @@ GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.demur"))
 
 
 def test_there_are_golden_bundles():
-    assert [p.stem for p in GOLDEN] == ["groups", "rows", "sliced", "stream"]
+    assert [p.stem for p in GOLDEN] == ["boxes", "groups", "rows", "sliced", "stream"]
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
 def test_golden_bundle_passes_its_self_test(path):
     loaded = Loaded.open(Bundle.load(path))
     assert loaded.marginal <= 2
+
+
+def test_golden_boxes_were_decoded_as_their_manifest_says():
+    """The others, which are older, say nothing of it."""
+    manifests = {p.stem: Bundle.load(p).manifest for p in GOLDEN}
+    assert [name for name, m in manifests.items() if m.origin is not None] == ["boxes"]
+    origin = manifests["boxes"].origin
+    assert origin.decoding["detection"]["floor"] == 0.3
+    assert (origin.decoding_digest, origin.model) == (manifests["boxes"].decoding.digest, "ab" * 32)
+    assert origin.decoding_digest == "599fd67777b4da5f494482099790d49c0cba3950e46df47ed25ef3c7aba4c2d9"
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)

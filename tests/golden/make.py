@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 import demur
+from demur.monitor.config.decoding import decoding_of
+from demur.monitor.config.signal_map import SignalMapConfig
+from demur.monitor.fit.origin import Origin
 
 HERE = Path(__file__).parent
 EVERY_SCORE = [
@@ -62,6 +65,22 @@ def groups() -> demur.Bundle:
     return demur.fit(policy, reference=made[0], calibration=made[1])
 
 
+def boxes() -> demur.Bundle:
+    """Boxes of a detector, decoded by a signal map; some images have none."""
+    policy = {
+        "monitor": "golden-boxes",
+        "signals": {"logits": 4},
+        "scores": ["max_logit"],
+        "rules": [{"strange": {"when": "max_logit", "unit": "group", "promise": {"refuse_good_at_most": 0.1}}}],
+        "empty_group": "accept",
+    }
+    chart = {"detection": {"layout": "yolov8", "classes": 4, "image": [64, 64], "floor": 0.3}}
+    origin = Origin(decoding_of(SignalMapConfig.model_validate(chart)), "ab" * 32)
+    beside = {"group_id": np.arange(240) // 3, "empty_groups": np.array([900, 901]), "_origin": origin.column()}
+    made = [{k: v for k, v in table(240, s).items() if k in ("logits", "label")} | beside for s in (1, 2)]
+    return demur.fit(policy, reference=made[0], calibration=made[1])
+
+
 def sliced() -> demur.Bundle:
     """A promise for each predicted class."""
     policy = {
@@ -93,5 +112,5 @@ def stream() -> demur.Bundle:
 
 
 if __name__ == "__main__":
-    for make in (rows, groups, sliced, stream):
+    for make in (rows, groups, boxes, sliced, stream):
         make().save(HERE / f"{make.__name__}.demur")
