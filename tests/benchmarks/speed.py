@@ -4,157 +4,91 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 from threadpoolctl import threadpool_limits
 
 from demur.detectors.build import build_score
-from demur.detectors.compile import compile_scores, serialize
+from demur.detectors.compile import FLOAT, compile_scores, model_of, serialize, signal_inputs, symbols
 from demur.detectors.evaluate import evaluate
+from demur.detectors.lift import lift
+from demur.detectors.onnx_ops import IR_VERSION, OPSET, OnnxOps
+from demur.detectors.policy import Column
+from demur.detectors.score import Score
 from demur.monitor.session import Session, environment
 from tests.benchmarks import pages
-from tests.differential.peers import Peers
-from tests.differential.rows import Rows
+from tests.benchmarks.pairs import BATCHES, CLASSES, PAIRS, Call, Pair, peers, theirs, world
 
-CLASSES, WIDTH, COLUMNS, REFERENCE = 1000, 512, 16, 10_000
-BATCHES = (1, 64, 4096)
 ROUNDS, ROUND_SECONDS, MOST_SECONDS = 5, 0.05, 12.0
-Call = Callable[[], object]
+LARGE_BYTES = 2**18  # of a matrix, whose reading is then counted apart
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A score of ours and the peer's: how ours is configured, and their class with its arguments."""
-
-    score: str
-    peer: str
-    hyper: dict[str, Any] = field(default_factory=dict)
-    kind: str = "logits"  # what theirs reads: logits, features, maps, model or table
-    given: dict[str, Any] = field(default_factory=dict)
-    most_rows: int = 4096  # theirs needs more memory beyond it
-
-    @property
-    def name(self) -> str:
-        return (
-            "+".join(t if isinstance(t, str) else next(iter(t)) for t in self.hyper["transforms"][:1])
-            if "transforms" in self.hyper
-            else self.score
-        )
-
-
-def shaped(transform: str | dict[str, Any]) -> dict[str, Any]:
-    return {"transforms": [transform, "linear_head"], "score": "energy"}
-
-
-HEAD = {"head": "head"}
-PAIRS = (
-    Pair("msp", "MaxSoftmax"),
-    Pair("max_logit", "MaxLogit"),
-    Pair("energy", "EnergyBased"),
-    Pair("entropy", "Entropy"),
-    Pair("gen", "GEN", given={"M": 100}),
-    Pair("kl_matching", "KLMatching"),
-    Pair("weighted_energy", "WeightedEBO", given={"weights": "prior"}),
-    Pair("mahalanobis", "Mahalanobis", kind="features"),
-    Pair("relative_mahalanobis", "RMD", kind="features"),
-    Pair("vim", "ViM", {"dim": 256}, "features", {"d": 256, "w": "weight", "b": "bias"}),
-    Pair("knn", "KNN", kind="features"),
-    Pair("nnguide", "NNGuide", kind="features", given=HEAD),
-    Pair("she", "SHE", kind="features", given=HEAD),
-    Pair("nci", "NCI", {"alpha": 1e-3}, "features", {"head": "head", "alpha": 1e-3}),
-    Pair("pnml", "PNML", kind="features", given=HEAD),
-    Pair("grad_norm", "GradNorm", kind="model"),
-    Pair("react_energy", "ReAct", kind="maps"),
-    Pair("shaped", "ASH", shaped({"ash_s": {"percentile": 65}}), "maps"),
-    Pair("shaped", "SCALE", shaped({"scale": {"percentile": 65}}), "maps"),
-    Pair("shaped", "LTS", {"transforms": ["lts"], "score": "energy"}, "features", HEAD),
-    Pair(
-        "shaped",
-        "DICE",
-        {"transforms": ["dice"], "score": "energy"},
-        "features",
-        {"w": "weight", "b": "bias", "p": 0.9},
-        64,
-    ),
-    Pair("knn", "knn.KNN", {"k": 5, "metric": "euclidean"}, "table"),
-    Pair("lof", "lof.LOF", kind="table"),
-    Pair("isolation_forest", "iforest.IForest", kind="table", given={"random_state": 0}),
-    Pair("ecod", "ecod.ECOD", kind="table"),
-    Pair("copod", "copod.COPOD", kind="table"),
-    Pair("hbos", "hbos.HBOS", kind="table"),
-    Pair("pca", "pca.PCA", kind="table"),
-)
-
-
-@functools.cache
-def world(kind: str) -> Rows:
-    """Reference and 4,096 test rows: a classifier's, or a table's."""
-    width, classes = (COLUMNS, 2) if kind == "table" else (WIDTH, CLASSES)
-    made = Rows.made(1, rows=REFERENCE, width=width, classes=classes)
-    more = np.random.default_rng(2).choice(len(made.features), max(BATCHES))
-    noise = 0.3 * np.random.default_rng(3).random((max(BATCHES), width))
-    small = 1 / np.sqrt(width)
-    return made.but(
-        test=(made.features[more] + noise).astype(np.float32), weight=made.weight * small, bias=made.bias * small
-    )
-
-
-@functools.cache
-def peers() -> Peers:
-    return Peers(world("features"))
-
-
-def theirs(pair: Pair) -> Callable[[int], Call]:
-    """Their fitted score, as a call on the first n test rows."""
-    if pair.kind == "table":
-        module, name = pair.peer.split(".")
-        table = getattr(importlib.import_module(f"pyod.models.{module}"), name)(**pair.given)
-        table.fit(world("table").features.astype(np.float64))
-        test = world("table").test.astype(np.float64)
-        return lambda n: functools.partial(table.decision_function, test[:n])
-    p = peers()
-    known = {"head": p.head, "weight": p.weights[0], "bias": p.weights[1], "prior": p.torch.ones(CLASSES)}
-    named = {k: known.get(v, v) if isinstance(v, str) else v for k, v in pair.given.items()}
-    kind = getattr(p.detectors, pair.peer)
-    if pair.kind == "model":
-        found = kind(p.head, param_filter=lambda name: name == "weight")
-        return lambda n: functools.partial(found.predict, p.test[:n])
-    first = (None, p.map_head) if pair.kind == "maps" else (None,)
-    found = kind(*first, **named)
-    known_rows, asked = {"logits": (p.logits, p.test_logits), "features": (p.features, p.test)}.get(
-        pair.kind, (p.features[:, :, None, None], p.test[:, :, None, None])
-    )
-    word = {"maps": "feature_maps"}.get(pair.kind, pair.kind)
-    if getattr(found, "requires_fit", False):
-        getattr(found, f"fit_{word}")(known_rows, p.labels)
-    if pair.peer == "KNN":
-        found.knn.n_jobs = 1
-    predict = getattr(found, f"predict_{word}")
-    return lambda n: functools.partial(predict, asked[:n])
-
-
-def ours(pair: Pair) -> Callable[[int], tuple[Call, Call]]:
-    """Our score as a graph and in NumPy."""
+def ours(pair: Pair) -> Callable[[int], dict[str, Call]]:
+    """Our score as a graph and in NumPy; for one row also what no graph of it can go below."""
     rows = world(pair.kind)
     score = build_score(pair.score, pair.hyper, rows.reference)
     given = {name: array for name, array in rows.given.items() if name in score.inputs}
-    session = Session(serialize(compile_scores({"score": score}, {n: a.shape[1] for n, a in given.items()})))
+    widths = {n: a.shape[1] for n, a in given.items()}
+    model = compile_scores({"score": score}, widths)
+    session, alone = Session(serialize(model)), Session(serialize(operators(score, widths)))
+    matrices = products(model)
 
-    def calls(n: int) -> tuple[Call, Call]:
+    def calls(n: int) -> dict[str, Call]:
         batch = {name: np.ascontiguousarray(given[name][:n]) for name in session.inputs}
-        return functools.partial(session.run_columns, batch), functools.partial(evaluate, {"score": score}, batch)
+        found: dict[str, Call] = {
+            "ours": functools.partial(session.run_columns, batch),
+            "numpy": functools.partial(evaluate, {"score": score}, batch),
+        }
+        if n == 1:
+            found["operators"] = functools.partial(alone.run_columns, batch)
+            if matrices:
+                found["products"] = matrices
+        return found
 
     return calls
+
+
+def operators(score: Score, widths: dict[str, int]) -> ModelProto:
+    """The score's own operators, without those that make a row INVALID that is not finite."""
+    xp = OnnxOps()
+    inputs = signal_inputs({"score": score}, [Column("score", "score")], (), widths)
+    value = lift(score, "score", xp)(xp, symbols(inputs, xp, widths))
+    return model_of(xp, inputs, {"scores": value}, {"scores": (FLOAT, ["N", 1])})
+
+
+def products(model: ModelProto) -> Call | None:
+    """A row times each of the graph's large matrices, and nothing else; None without large matrices."""
+    held = {i.name: i for i in model.graph.initializer}
+    used = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in held]
+    nodes, inputs, outputs, weights = [], [], [], []
+    for i, node in enumerate(n for n in used if held[n.input[1]].ByteSize() > LARGE_BYTES):
+        weight = held[node.input[1]]
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        width, out = weight.dims[::-1] if turned else weight.dims
+        nodes.append(helper.make_node("Gemm", [f"x{i}", weight.name], [f"y{i}"], transB=int(turned)))
+        inputs.append(helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, width]))
+        outputs.append(helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, [1, out]))
+        weights.append(weight)
+    if not nodes:
+        return None
+    session = plain(helper.make_graph(nodes, "products", inputs, outputs, weights))
+    return functools.partial(
+        session.run_columns, {n: np.ones((1, session.width(n)), np.float32) for n in session.inputs}
+    )
+
+
+def plain(graph: GraphProto) -> Session:
+    return Session(
+        serialize(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION))
+    )
 
 
 def seconds(calls: dict[str, Call], rounds: int) -> dict[str, float | None]:
@@ -180,8 +114,7 @@ def measured(pair: Pair, rounds: int) -> Iterator[dict[str, Any]]:
     mine, other = ours(pair), theirs(pair)
     slow = 0.0
     for n in BATCHES:
-        graph, in_numpy = mine(n)
-        calls = {"ours": graph, "numpy": in_numpy}
+        calls = mine(n)
         if n <= pair.most_rows and slow * n < MOST_SECONDS:
             calls["peer"] = other(n)
         found = seconds(calls, rounds if n < max(BATCHES) else min(rounds, 3))
@@ -213,23 +146,30 @@ def one_node() -> float:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", CLASSES])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])
     axes = helper.make_tensor("axes", TensorProto.INT64, [1], [-1])
-    graph = helper.make_graph([helper.make_node("ReduceMax", ["x", "axes"], ["y"])], "floor", [x], [y], [axes])
-    session = Session(serialize(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)))
+    node = helper.make_node("ReduceMax", ["x", "axes"], ["y"])
+    session = plain(helper.make_graph([node], "floor", [x], [y], [axes]))
     call = functools.partial(session.run_columns, {"x": np.ones((1, CLASSES), np.float32)})
     return 1e6 * (seconds({"floor": call}, ROUNDS)["floor"] or 0.0)
 
 
 def misses(found: list[dict[str, Any]], floor: float) -> list[str]:
-    """Where ours is under 3 times as fast for one row, or under 0.9 times for more; and what a call of one operator
-    would reach.
-    """
-    asked = [r for r in found if r.get("peer")]
-    below = [r for r in asked if r["peer"] / r["ours"] < (3 if r["rows"] == 1 else 0.9)]
-    return [
-        f"{r['score']} beside {r['beside']}, N = {r['rows']}: {r['peer'] / r['ours']:.2f}"
-        + (f" (one operator alone: {r['peer'] / floor:.2f})" if r["rows"] == 1 else "")
-        for r in below
-    ]
+    """Where ours is under 3 times as fast for one row, or under 0.9 times for more; and what less than ours would reach."""
+    below = []
+    for row in found:
+        for other in ("peer", "numpy"):
+            times = (row.get(other) or np.inf) / row["ours"]
+            if times < (3 if row["rows"] == 1 else 0.9) and (other == "peer" or row["rows"] > 1):
+                name = row["beside"] if other == "peer" else "NumPy"
+                below.append(f"{row['score']} beside {name}, N = {row['rows']}: {times:.2f}{_reach(row, floor)}")
+    return below
+
+
+def _reach(row: dict[str, Any], floor: float) -> str:
+    """What the peer's time would be over that of the products, of the operators alone, and of one operator."""
+    if row["rows"] > 1:
+        return ""
+    least = {"its products alone": row.get("products"), "its own operators": row["operators"], "one operator": floor}
+    return " (" + ", ".join(f"{name}: {row['peer'] / time:.2f}" for name, time in least.items() if time) + ")"
 
 
 def main() -> None:
