@@ -125,7 +125,9 @@ def explain(verdicts: Verdicts, unit: int) -> tuple[str, ...]:
     if bits & Reason.INVALID:
         sentences.append("INVALID: a signal or score of this unit is not finite")
     if bits & Reason.UNAVAILABLE:
-        sentences.append(f"UNAVAILABLE: {verdicts.cause or 'this unit could not be assessed'}")
+        unknown = bool(verdicts.pooled[unit])  # which only a slice that calibration did not have makes of an abstention
+        default = "its slice is none that calibration had" if unknown else "this unit could not be assessed"
+        sentences.append(f"UNAVAILABLE: {verdicts.cause or default}")
     return tuple(sentences)
 
 

@@ -200,7 +200,7 @@ UNMIXABLE = {
     "both kinds": ({"scores": ["msp", "mean_nll"]}, "two monitors"),
     "a sliced group": (
         {"rules": [{"a": {**BASE["rules"][0]["a"], "unit": "group", "slice": "predicted_class"}}]},
-        "slices are predicted classes",
+        "slices are of rows",
     ),
     "a fusion of a fusion": (
         {

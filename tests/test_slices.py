@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+import demur
 from demur.detectors.compile import compile_monitor
 from demur.detectors.numpy_monitor import evaluate_monitor
 from demur.detectors.policy import Column, Rule, Slicing
+from demur.detectors.promises import CalibrationRefused, CalibrationSample, RefuseGoodAtMost, RuleSpec, calibrate
 from demur.detectors.reason import Reason
+from demur.monitor.errors import BundleError, ConfigurationError
 from tests.contract.entries import WIDTHS, C, near, session
+from tests.simulators import DRAWS, on_average, within
 from tests.test_compile import calibration, compare, rule, scores
 
 SITES, CAMERAS = Slicing("site", (-3, 0, 7)), Slicing("camera", (1, 2, 40_000), closed=True)
@@ -126,3 +132,148 @@ def test_slices_that_do_not_fit_their_signal_are_refused():
         compile_monitor(
             scores(), [column], [Rule("r", "a", Reason.NOVEL, np.zeros(3, np.float32), np.zeros(3, bool))], CODED
         )
+
+
+CODES, SHIFT = (-1, 4, 900), (0.0, 0.5, 2.0)
+
+
+def spec(alpha=0.1, confidence=None, **more):
+    return RuleSpec("novel", "v", Reason.NOVEL, RefuseGoodAtMost(alpha, confidence), **{"sliced": "site"} | more)
+
+
+def sites(rng, n):
+    at = rng.choice(3, n, p=[0.6, 0.25, 0.15])
+    v = (rng.random(n) + np.array(SHIFT)[at]).astype(np.float32)
+    return CalibrationSample({"v": v}, codes={"site": np.array(CODES)[at]})
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_each_listed_code_keeps_its_promise_and_one_threshold_for_all_does_not(confidence):
+    rng, rates, one = np.random.default_rng(61), [], []
+    for _ in range(DRAWS):
+        sample = sites(rng, 250)
+        found = calibrate([spec(confidence=confidence)], sample).rules[0]
+        assert (len(found.threshold), found.pooled[3]) == (4, True)
+        rates.append(np.where(found.pooled[:3], 0, np.clip(1 - (found.threshold[:3] - SHIFT), 0, 1)))
+        whole = calibrate([spec(confidence=confidence, sliced=False)], sample).rules[0].threshold[0]
+        one.append(np.clip(1 - (whole - np.array(SHIFT)), 0, 1))
+    for place in range(3):
+        ours, theirs = np.array(rates)[:, place], np.array(one)[:, 2]
+        assert on_average(ours, 0.1) if confidence is None else within(ours > 0.1, 0.1)
+        assert not (on_average(theirs, 0.1) if confidence is None else within(theirs > 0.1, 0.1))
+    assert np.mean(rates) > 0.04
+
+
+def test_few_rows_of_a_code_and_codes_that_nobody_had_are_pooled_or_refused_and_a_total_wants_the_latter():
+    rng = np.random.default_rng(62)
+    code = np.repeat([3, 7, 8], [100, 90, 5])
+    sample = CalibrationSample({"v": rng.random(195).astype(np.float32)}, codes={"site": code})
+    c = calibrate([spec()], sample)
+    assert c.rules[0].pooled.tolist() == [False, False, True, True]
+    assert [t.size for t in c.tables["v"]] == [100, 90, 195, 195]
+    assert (
+        "in each listed site on average over calibration draws; for this bundle (n = 190) the rate is at most" in c.text
+    )
+    assert (
+        "Listed: 3 and 7. Too few rows in 8: the pooled table is used, nothing is promised there. For any other site"
+        in c.text
+    )
+    with pytest.raises(CalibrationRefused, match="at least 9 calibration rows of site 8, got 5"):
+        calibrate([spec()], sample, small_slices="refuse")
+    with pytest.raises(CalibrationRefused, match="site 8 and any site that calibration did not have would fall back"):
+        calibrate([spec()], sample, refuse_good_at_most=0.2)
+    large = CalibrationSample({"v": sample.scores["v"]}, codes={"site": np.minimum(code, 7)})
+    with pytest.raises(
+        CalibrationRefused, match=r"any site that calibration did not have would fall back.*small_slices: refuse"
+    ):
+        calibrate([spec()], large, refuse_good_at_most=0.2)
+    closed = calibrate([spec(confidence=0.9)], large, refuse_good_at_most=0.2, small_slices="refuse")
+    assert (
+        "over the calibration draw for each site alone. Listed: 3 and 7. Any other site is UNAVAILABLE." in closed.text
+    )
+    with pytest.raises(CalibrationRefused, match="slices need each calibration row's site"):
+        calibrate([spec()], CalibrationSample({"v": sample.scores["v"]}))
+
+
+def coded_policy(**more):
+    return {
+        "monitor": "sites",
+        "signals": {"logits": 4, "features": 8, "site": 1},
+        "scores": ["mahalanobis", "msp"],
+        "rules": [
+            {"novel": {"when": "mahalanobis", "slice": "site", "promise": {"refuse_good_at_most": 0.1}}},
+            {"odd": {"when": "msp", "slice": "predicted_class", "promise": {"refuse_good_at_most": 0.1}}},
+        ],
+    } | more
+
+
+def coded_rows(sample, count, seed, codes=(1, 2, 5)):
+    table = sample(count, seed)
+    site = np.random.default_rng([seed, 6]).choice(codes, count)
+    table["features"] = (table["features"] + 0.2 * site[:, None]).astype(np.float32)
+    return table | {"site": site.astype(np.float32)[:, None]}
+
+
+@pytest.mark.parametrize("small", ["pool", "refuse"])
+def test_slices_by_a_signal_reach_the_bundle_and_its_verdicts(sample, small):
+    document = coded_policy(small_slices=small)
+    bundle = demur.fit(document, reference=sample_reference(sample), calibration=coded_rows(sample, 700, 2))
+    entry = next(c for c in bundle.manifest.columns if c.name == "mahalanobis@by.site")
+    others = "pooled" if small == "pool" else "unavailable"
+    assert (entry.slices.signal, entry.slices.codes, entry.slices.others) == ("site", [1, 2, 5], others)
+    assert entry.units[3] == sum(entry.units[:3]) == 700
+    assert "in each listed site" in bundle.manifest.rules[0].statement
+    assert "Listed: 1, 2 and 5." in bundle.manifest.rules[0].statement
+    assert demur.calibrate(bundle).encode() == bundle.encode()
+    fresh = {n: a for n, a in coded_rows(sample, 900, 3, (1, 2, 5, 6)).items() if n != "label"}
+    fresh["site"][:2, 0] = np.nan, 2.5
+    verdicts = demur.Monitor.of(bundle).assess(**fresh)
+    at, site = verdicts.columns.index("mahalanobis@by.site"), fresh["site"][:, 0]
+    limits = bundle.manifest.rules[0].thresholds
+    known = np.isin(site, (1, 2, 5))
+    threshold = np.array([limits[[1, 2, 5].index(s)] if s in (1, 2, 5) else limits[3] for s in site])
+    np.testing.assert_array_equal(verdicts.rule_hits & 1 == 1, verdicts.scores[:, at] > threshold)
+    np.testing.assert_array_equal(verdicts.pooled & 1 == 1, ~known)
+    said = [" ".join(r) for r in verdicts.reasons]
+    assert said[0].endswith("INVALID: a signal or score of this unit is not finite")
+    away = ["UNAVAILABLE: its slice is none that calibration had" in s for s in said]
+    np.testing.assert_array_equal(away, ~known & np.isfinite(site) if small == "refuse" else np.zeros(900, bool))
+    rates = [(verdicts.rule_hits & 1)[site == s].mean() for s in (1, 2, 5)]
+    assert max(rates) < 0.17
+    by_class = np.asarray(next(c for c in bundle.manifest.columns if c.name == "msp@class").units)
+    assert len(by_class) == 4
+
+
+def sample_reference(sample):
+    return coded_rows(sample, 300, 1)
+
+
+def test_new_calibration_rows_bring_their_own_codes(sample):
+    bundle = demur.fit(coded_policy(), reference=sample_reference(sample), calibration=coded_rows(sample, 700, 2))
+    later = demur.calibrate(bundle, calibration=coded_rows(sample, 600, 8, (2, 9)))
+    assert [c.slices.codes for c in later.manifest.columns if c.slices] == [[2, 9]]
+    whole = coded_policy()
+    del whole["rules"][0]["novel"]["slice"]
+    plain = demur.fit(whole, reference=sample_reference(sample), calibration=coded_rows(sample, 700, 2))
+    assert all("slices" not in c for c in json.loads(plain.manifest.encode())["columns"])
+    with pytest.raises(BundleError, match="give calibration data"):
+        demur.calibrate(plain, config=coded_policy())
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [(0.5, "whole numbers below"), (2.0**24, "whole numbers below"), (None, "at most 256 different codes")],
+)
+def test_codes_that_are_no_codes_are_refused_with_their_row(sample, values, says):
+    table = coded_rows(sample, 700, 2)
+    table["site"][17:] = np.arange(683)[:, None] if values is None else values
+    with pytest.raises(ConfigurationError, match=f"site: expected .*{says}.*" + ("" if values is None else "row 17")):
+        demur.fit(coded_policy(), reference=sample_reference(sample), calibration=table)
+
+
+@pytest.mark.parametrize("by", ["features", "camera", "sites"])
+def test_slices_name_a_signal_of_width_one(sample, by):
+    document = coded_policy()
+    document["rules"][0]["novel"]["slice"] = by
+    with pytest.raises(ConfigurationError, match=f"slice: expected predicted_class or a signal of width 1.*got {by}"):
+        demur.fit(document, reference=sample_reference(sample), calibration=coded_rows(sample, 700, 2))

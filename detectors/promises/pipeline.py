@@ -21,6 +21,7 @@ from demur.detectors.promises.promise import (
     policy_digest,
 )
 from demur.detectors.promises.statement import BUNDLE_CONFIDENCE, UNDER_LINES, Statement, TotalShare
+from demur.detectors.promises.wording import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ class Calibrated:
     """A policy whose every rule has its threshold and its statement.
 
     `rules` and `statements` are in policy order. `tables` holds, for every column of the sample, the sorted float32 tables
-    its p-values are read from: one, or one per predicted class. `n` counts calibration units; `survivors` and `folds` say,
+    its p-values are read from: one, or one per slice. `n` counts calibration units; `survivors` and `folds` say,
     by rule name, how many units a selective-risk rule saw and which part of the units a rule was calibrated on.
     """
 
@@ -89,14 +90,18 @@ def calibrate(
     check_policy(specs)
     alphas = levels(specs, refuse_good_at_most)
     _check_sample(specs, sample)
-    folds, refusing = _refusal_stage(specs, sample, alphas, seed, refuse_small=small_slices == "refuse")
+    closed = small_slices == "refuse"
+    folds, refusing = _refusal_stage(specs, sample, alphas, seed, refuse_small=closed)
     if refuse_good_at_most is not None:
-        _check_total(specs, refusing)
+        _check_total(specs, refusing, sample, closed=closed)
     first = joint.stage(joints(specs), refusing, sample, folds, seed)
     chosen = [*first, *risk.stage(selectives(specs), refusing, sample, folds, seed, first)]
     fitted = [*refusing, *((c.spec, c.thresholds) for c in chosen)]
     by_name = {spec.name: (spec, thresholds) for spec, thresholds in fitted}
-    statements = {s.rule: s for s in (*refusal.statements(refusing, alphas, sample), *(c.statement for c in chosen))}
+    statements = {
+        s.rule: s
+        for s in (*refusal.statements(refusing, alphas, sample, closed=closed), *(c.statement for c in chosen))
+    }
     return Calibrated(
         rules=tuple(_rule(*by_name[s.name]) for s in specs),
         tables=_tables(specs, sample, refusing),
@@ -185,7 +190,7 @@ def _named(
         ) from cause
 
 
-def _check_total(specs: Sequence[RuleSpec], refusing: Fitted) -> None:
+def _check_total(specs: Sequence[RuleSpec], refusing: Fitted, sample: CalibrationSample, *, closed: bool) -> None:
     if len({p.good for _, p in refusals(specs)}) > 1:
         raise ValueError("policy: a total refuse_good_at_most needs the same `good` in every refusal rule")
     if len({s.unit for s, _ in refusals(specs)}) > 1 and any(p.good == "correct" for _, p in refusals(specs)):
@@ -194,10 +199,16 @@ def _check_total(specs: Sequence[RuleSpec], refusing: Fitted) -> None:
             "row of a group that has a wrong one is no good group; use good: id, or one unit"
         )
     for spec, thresholds in refusing:
-        if thresholds.pooled.any():
+        by = sample.slices(spec.sliced) if spec.sliced else None
+        if by is None:
+            continue
+        pooled = thresholds.pooled.tolist()
+        found = [f"{by.noun} {label}" for label, small in zip(by.labels, pooled, strict=False) if small]
+        if found or (by.others and not closed):
+            others = f"any {by.noun} that calibration did not have" if by.others and not closed else ""
             raise CalibrationRefused(
-                f"predicted classes {np.flatnonzero(thresholds.pooled).tolist()} fall back to the pooled table, for which the "
-                "policy's total refuse_good_at_most cannot be promised; give more rows of them, or remove `sliced`",
+                f"{listed([*found, *filter(None, [others])])} would fall back to the pooled table, for which the policy's total "
+                "refuse_good_at_most cannot be promised; use small_slices: refuse, give more rows, or remove the slices",
                 rule=spec.name,
             )
 

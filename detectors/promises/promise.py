@@ -166,6 +166,7 @@ Promise = RefuseGoodAtMost | ErrorWhenAcceptedAtMost | WrongAndAcceptedAtMost | 
 class RuleSpec:
     """One rule before calibration: a score column, the unit it judges, the reason it gives and what it promises.
 
+    `sliced` promises for each slice apart: the predicted class by True, else the codes that the sample has under that name.
     With `candidates`, calibration puts the column among them in place of `column` that refuses most labelled outliers.
     Raises: ValueError for slices of anything but rows, for a sliced selective-risk promise, for candidates without a promise
     by neyman_pearson, and for a reason that no calibrated rule may give (INVALID and UNAVAILABLE are found by the engine and
@@ -177,7 +178,7 @@ class RuleSpec:
     reason: Reason
     promise: Promise
     unit: Unit = "row"
-    sliced: bool = False
+    sliced: bool | str = False
     candidates: tuple[str, ...] = ()
 
     @property
@@ -191,7 +192,7 @@ class RuleSpec:
         if self.reason in (Reason.INVALID, Reason.UNAVAILABLE):
             raise ValueError(f'rule "{self.name}": {self.reason.name} is never the reason of a calibrated rule')
         if self.sliced and self.unit != "row":
-            raise ValueError(f'rule "{self.name}": slices are predicted classes of rows, but the unit is {self.unit}')
+            raise ValueError(f'rule "{self.name}": slices are of rows, but the unit is {self.unit}')
         if self.sliced and not isinstance(self.promise, RefuseGoodAtMost):
             raise ValueError(
                 f'rule "{self.name}": {kind(self.promise)} is promised for the whole policy, not by slice; '

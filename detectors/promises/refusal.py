@@ -55,13 +55,12 @@ def thresholds(
         return slices.whole(pool, promise, alpha, plural)
     if sample.clustered:
         raise CalibrationRefused(
-            "slices of rows that come in groups are not supported, a group may span classes; use a group rule or no slices"
+            "slices of rows that come in groups are not supported, a group may span slices; use a group rule or no slices"
         )
-    if sample.predicted is None or sample.classes is None:
-        raise CalibrationRefused("slices need each calibration row's predicted class and the number of classes")
+    by = sample.slices(spec.sliced)
     good = row_mask(sample, units) & good_rows(sample, promise.good)
     scores = sample.column(spec.column, sample.rows)[good]
-    return slices.by_class(scores, sample.predicted[good], sample.classes, promise, alpha, refuse_small=refuse_small)
+    return slices.by_slice(scores, by.place[good], by, promise, alpha, refuse_small=refuse_small)
 
 
 def most_powerful(
@@ -116,12 +115,14 @@ def known_outliers(sample: CalibrationSample, column: str) -> NDArray[np.float32
     return outliers[np.isfinite(outliers)]
 
 
-def statements(refusing: Fitted, alphas: Mapping[str, Fraction], sample: CalibrationSample) -> list[Statement]:
-    """One statement for each rule of the first stage."""
+def statements(
+    refusing: Fitted, alphas: Mapping[str, Fraction], sample: CalibrationSample, *, closed: bool
+) -> list[Statement]:
+    """One statement for each rule of the first stage; `closed` policies do not assess rows of unknown slices."""
     return [
         _stable_statement(spec, spec.promise, thresholds)
         if isinstance(spec.promise, StableAtContamination)
-        else _refusal_statement(spec, thresholds, alphas[spec.name], sample)
+        else _refusal_statement(spec, thresholds, alphas[spec.name], sample, closed=closed)
         for spec, thresholds in refusing
     ]
 
@@ -143,11 +144,13 @@ def _stable_statement(spec: RuleSpec, promise: StableAtContamination, thresholds
 
 
 def _refusal_statement(
-    spec: RuleSpec, thresholds: slices.Thresholds, alpha: Level, sample: CalibrationSample
+    spec: RuleSpec, thresholds: slices.Thresholds, alpha: Level, sample: CalibrationSample, *, closed: bool
 ) -> Statement:
     promise = spec.promise
     assert isinstance(promise, RefuseGoodAtMost)  # noqa: S101 - INVARIANT: label_free() yields nothing else
-    own = np.flatnonzero(~thresholds.pooled).tolist() if spec.sliced else []
+    by = sample.slices(spec.sliced) if spec.sliced else None
+    pooled = [] if by is None else thresholds.pooled[: len(by.labels)].tolist()
+    own = [c for c, small in enumerate(pooled) if not small]
     return Statement(
         rule=spec.name,
         kind="marginal" if promise.confidence is None else "tolerance",
@@ -158,8 +161,10 @@ def _refusal_statement(
         bound=thresholds.bound(promise.confidence or BUNDLE_CONFIDENCE),
         good=promise.good,
         clustered=sample.clustered and spec.unit == "row",
-        slices=tuple(own),
-        pooled=tuple(np.flatnonzero(thresholds.pooled).tolist()),
+        slices=tuple(by.labels[c] for c in own) if by else (),
+        pooled=tuple(label for label, small in zip(by.labels, pooled, strict=True) if small) if by else (),
+        sliced_by=by.noun if by else "",
+        others="" if by is None or not by.others else "unavailable" if closed else "pooled",
         by=promise.by,
         power=power(spec, thresholds, sample),
         compared=thresholds.compared,

@@ -19,13 +19,27 @@ _ROWS_NAMED = 8
 
 
 @dataclass(frozen=True, eq=False)
+class Slices:
+    """What each row's slice is: `place` (n,) into `labels`. With `others`, values that no row has are one slice more."""
+
+    noun: str
+    place: NDArray[np.int64]
+    labels: tuple[int, ...]
+    others: bool
+
+    @property
+    def count(self) -> int:
+        return len(self.labels) + self.others
+
+
+@dataclass(frozen=True, eq=False)
 class CalibrationSample:
     """Calibration scores and what is known of the units they belong to.
 
     Shapes: `scores` maps a column to (n,) float32, one per row or, in a stream policy, one per stream (its running maximum);
     columns judged by group rules hold (G,), one aggregate per group. `loss` (n,) in [0, 1], 1 is wrong; when some lie between,
     the promises that count errors are refused. `predicted` (n,) int
-    class in [0, classes), needed by slices. `group` (n,) int64 ids 0..G-1, none empty. `weight` (n,) is refused: no promise
+    class in [0, classes), needed by slices by it; `codes` (n,) int64 by the name of what else slices. `group` (n,) int64 ids 0..G-1, none empty. `weight` (n,) is refused: no promise
     here can carry it. `outliers` maps a column to scores (m,) float32 of units known to be outliers: they set no threshold, only
     the power printed beside one. Non-finite scores are refused by `calibrate`, with their row numbers.
     Raises: ValueError when lengths, ids or values do not fit.
@@ -38,9 +52,11 @@ class CalibrationSample:
     weight: NDArray[np.float64] | None = None
     classes: int | None = None
     outliers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    codes: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {k: len(v) for k in ("loss", "predicted", "group", "weight") if (v := getattr(self, k)) is not None}
+        lengths |= {name: len(codes) for name, codes in self.codes.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"calibration sample: one value a row expected, got lengths {lengths}")
         for name, column in (*self.scores.items(), *self.outliers.items()):
@@ -87,7 +103,7 @@ class CalibrationSample:
     @cached_property
     def rows(self) -> int:
         """n; the number of streams in a stream policy."""
-        for known in (self.group, self.loss, self.predicted):
+        for known in (self.group, self.loss, self.predicted, *self.codes.values()):
             if known is not None:
                 return len(known)
         return len(next(iter(self.scores.values()), ()))
@@ -96,6 +112,22 @@ class CalibrationSample:
     def units(self) -> int:
         """How many independent units there are: groups when rows carry group ids, else rows (or streams)."""
         return self.groups if self.group is not None else self.rows
+
+    def slices(self, by: bool | str) -> Slices:
+        """The slice of each row, by the predicted class or the codes of that name.
+
+        Raises: CalibrationRefused when the sample does not have them.
+        """
+        if by is True:
+            if self.predicted is None or self.classes is None:
+                raise CalibrationRefused("slices need each calibration row's predicted class and the number of classes")
+            return Slices("predicted class", self.predicted, tuple(range(self.classes)), others=False)
+        if by not in self.codes:
+            raise CalibrationRefused(
+                f"slices need each calibration row's {by}, got none; give calibration data that has it"
+            )
+        known, index = np.unique(self.codes[str(by)], return_inverse=True)
+        return Slices(str(by), index.astype(np.int64), tuple(known.tolist()), others=True)
 
     def column(self, name: str, length: int) -> NDArray[np.float32]:
         """The scores of one column. Raises: ValueError when it is missing or not `length` long; CalibrationRefused on NaN, inf."""

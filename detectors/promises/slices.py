@@ -1,4 +1,4 @@
-"""Calibration tables, one for every row or one per predicted class, and the thresholds promised from them."""
+"""Calibration tables, one for every row or one per slice, and the thresholds promised from them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from demur.detectors.promises.neyman_pearson import Power
+    from demur.detectors.promises.sample import Slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """Thresholds (1,) or (C,) float32, the tables they are order statistics of, their ranks, and which slices use the pooled table.
+    """Thresholds (1,), or one a slice, float32, the tables they are order statistics of, their ranks, and which slices use the pooled table.
 
     `compared` are the columns that one was chosen from, with their powers.
     """
@@ -93,26 +94,27 @@ def whole(table: Table, promise: RefuseGoodAtMost, alpha: Level, unit: str) -> T
     return Thresholds(table.scores[rank - 1 : rank].copy(), np.zeros(1, dtype=np.bool_), (table,), (rank,))
 
 
-def by_class(
+def by_slice(
     scores: NDArray[np.float32],
-    predicted: NDArray[np.int64],
-    classes: int,
+    place: NDArray[np.int64],
+    slices: Slices,
     promise: RefuseGoodAtMost,
     alpha: Level,
     *,
     refuse_small: bool,
 ) -> Thresholds:
-    """One threshold per predicted class; a class too small for the promise takes the pooled table's and is marked.
+    """One threshold per slice, of rows at `place` (n,); a slice too small for the promise takes the pooled table's and is marked.
 
-    Raises: CalibrationRefused when even the pooled table is too small, or for any small class when `refuse_small`.
+    Raises: CalibrationRefused when even the pooled table is too small, or for any small slice of calibration rows when
+    `refuse_small`.
     """
     pool = Table(np.sort(scores))
     shared = whole(pool, promise, alpha, "rows")
-    own = [Table(np.sort(scores[predicted == c])) for c in range(classes)]
+    own = [Table(np.sort(scores[place == c])) for c in range(slices.count)]
     small = [t.rank(alpha, promise) > t.n for t in own]
-    if refuse_small and any(small):
+    if refuse_small and any(small[: len(slices.labels)]):
         c = small.index(True)
-        raise too_few(own[c], promise, alpha, f"calibration rows of predicted class {c}")
+        raise too_few(own[c], promise, alpha, f"calibration rows of {slices.noun} {slices.labels[c]}")
     tables = tuple(pool if s else t for t, s in zip(own, small, strict=True))
     ranks = tuple(shared.ranks[0] if s else t.rank(alpha, promise) for t, s in zip(own, small, strict=True))
     values = np.array([t.scores[r - 1] for t, r in zip(tables, ranks, strict=True)], dtype=np.float32)

@@ -59,7 +59,7 @@ class Statement:
     then holds for this bundle with 95 % confidence. `n` counts calibration units, or survivors for selective risk. `tried`
     is a stricter risk that `n` survivors did not support and `tried_needs` about how many would (None: no number would). `by`
     names the theorem; `power` counts the labelled outliers refused, and all of them, `compared` those of every column that
-    this one was chosen from; `graded` losses are not only 0 and 1; `stability` is RejEx's account.
+    this one was chosen from; `slices` and `pooled` are values of `sliced_by`, `others` says what becomes of unknown ones; `graded` losses are not only 0 and 1; `stability` is RejEx's account.
     """
 
     rule: str
@@ -79,6 +79,8 @@ class Statement:
     power: tuple[int, int] | None = None
     compared: tuple[Power, ...] = ()
     graded: bool = False
+    sliced_by: str = ""
+    others: Literal["", "pooled", "unavailable"] = ""
     stability: Stability | None = None
 
     @property
@@ -112,11 +114,11 @@ class Statement:
 
     def _refusal(self) -> str:
         start = f"For traffic exchangeable with the calibration data, refuses at most {percent(self.level)} of {self._good()}"
-        where = " in each listed predicted class" if self.slices else ""
+        where = f" in each listed {self.sliced_by}" if self.slices else ""
         bundle = f"for this bundle (n = {self.n}{self._counted()})"
         if self.kind == "tolerance":
             every = ", at this and every other level at once" if self.by in ("simes", "asymptotic") else ""
-            alone = " for each class alone" if self.slices else ""
+            alone = f" for each {self._slice_noun()} alone" if self.slices else ""
             return f"{start}{where} {bundle}, with {self._confidence()} confidence over the calibration draw{alone}{every}."
         if self.by == "early_stopping":
             return (
@@ -208,10 +210,22 @@ class Statement:
     def _slices(self) -> str:
         if not self.slices and not self.pooled:
             return ""
-        own = f"Listed: {listed([str(c) for c in self.slices])}." if self.slices else "No class is listed."
-        if not self.pooled:
-            return own
-        return f"{own} Too few rows in {listed([str(c) for c in self.pooled])}: the pooled table is used, nothing is promised there."
+        own = (
+            f"Listed: {listed([str(c) for c in self.slices])}."
+            if self.slices
+            else f"No {self._slice_noun()} is listed."
+        )
+        if self.pooled:
+            few = listed([str(c) for c in self.pooled])
+            own += f" Too few rows in {few}: the pooled table is used, nothing is promised there."
+        if self.others == "pooled":
+            own += f" For any other {self.sliced_by} the pooled table is used, nothing is promised there."
+        if self.others == "unavailable":
+            own += f" Any other {self.sliced_by} is UNAVAILABLE."
+        return own
+
+    def _slice_noun(self) -> str:
+        return "class" if self.sliced_by == "predicted class" else self.sliced_by
 
     def _weights(self) -> str:
         if not self.clustered or self.unit != "row":

@@ -25,7 +25,7 @@ def refused(fitted: Fitted, sample: CalibrationSample, unit: Unit) -> NDArray[np
     """Units some rule refuses; a row is also refused with its group. Shapes: (G,) for unit group, else (n,)."""
 
     def above(spec: RuleSpec, thresholds: Thresholds, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
-        return thresholds.refuses(scores, sample.predicted if spec.sliced else None)
+        return thresholds.refuses(scores, sample.slices(spec.sliced).place if spec.sliced else None)
 
     return _any(fitted, sample, unit, above)
 

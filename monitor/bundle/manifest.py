@@ -56,8 +56,16 @@ class ScoreEntry(Section):
     multiply_adds: int = Field(0, ge=0)
 
 
+class SlicesEntry(Section):
+    """The signal whose codes slice a column, those that calibration had, and what rows with another code get."""
+
+    signal: str
+    codes: list[int] = Field(min_length=1, max_length=256)
+    others: Literal["pooled", "unavailable"]
+
+
 class ColumnEntry(Section):
-    """A calibrated column: how many units its p-values come from."""
+    """A calibrated column: how many units its p-values come from, in all or of each slice."""
 
     name: str
     score: str
@@ -65,6 +73,7 @@ class ColumnEntry(Section):
     aggregate: Literal["max", "mean"] | None = None
     sliced: bool = False
     units: list[int]
+    slices: SlicesEntry | None = None  # left out when None, as above
 
 
 class RuleEntry(Section):
@@ -136,6 +145,9 @@ class Manifest(Section):
         for signal in document["signals"]:
             if signal["output"] is None:
                 del signal["output"]
+        for column in document["columns"]:
+            if column["slices"] is None:
+                del column["slices"]
         if document["origin"] is None:
             del document["origin"]
         return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()

@@ -18,6 +18,9 @@ RESERVED = frozenset(
 )
 
 
+BY_CLASS = "predicted_class"
+
+
 class SignalConfig(Section):
     """One named tensor of the model: its width and what its numbers are."""
 
@@ -65,7 +68,10 @@ class RuleBody(Section):
     aggregate: Literal["max", "mean"] | None = Field(
         None, description="how a group's rows become one number (default max)"
     )
-    slice: Literal["predicted_class"] | None = Field(None, description="promise for each predicted class apart")
+    slice: Name | None = Field(
+        None,
+        description="promise for each slice apart: `predicted_class`, or a signal of width 1 that carries whole-number codes",
+    )
     reason: Literal["novel", "ambiguous", "out_of_scope", "refusal", "deception", "unhealthy"] | None = Field(
         None, description="reason kind; default: the rule's name when it is one, else by what is promised"
     )
@@ -129,6 +135,24 @@ def _rules(value: Any) -> Any:
     ]
 
 
+def _check_rule(rule: RuleConfig, scores: set[str], signals: dict[str, SignalConfig]) -> None:
+    """Raises: ValueError for scores and slices that the policy does not have, or keys that do not go together."""
+    for when in rule.scores:
+        if when not in scores:
+            raise ValueError(f"rule {rule.name}: no score is named {when!r}; scores are {', '.join(sorted(scores))}")
+    if rule.aggregate and rule.unit != "group":
+        raise ValueError(f"rule {rule.name}: aggregate belongs to unit: group")
+    if not isinstance(rule.when, str):
+        _check_choice(rule)
+    if rule.slice not in (None, BY_CLASS):
+        held = signals.get(str(rule.slice))
+        if held is None or held.width != 1 or held.kind == "table":
+            raise ValueError(
+                f"rule {rule.name}: slice: expected {BY_CLASS} or a signal of width 1 that carries codes, got {rule.slice}; "
+                f"add `{rule.slice}: 1` under signals"
+            )
+
+
 def _check_choice(rule: RuleConfig) -> None:
     """Raises: ValueError for a list of scores where nothing chooses among them."""
     if len(set(rule.scores)) < len(rule.scores):
@@ -167,7 +191,10 @@ class PolicyConfig(Section):
     on_failure: Literal["block", "pass"] = Field(
         "block", description="action for INVALID and UNAVAILABLE in enforce; never the verdict"
     )
-    small_slices: Literal["pool", "refuse"] = Field("pool", description="what a predicted class with too few rows gets")
+    small_slices: Literal["pool", "refuse"] = Field(
+        "pool",
+        description="with too few rows of a slice: the pooled table, or no calibration; of an unknown code: the pooled table, or UNAVAILABLE",
+    )
     tolerance: Annotated[float, Field(gt=0, lt=float("inf"))] | None = Field(
         None,
         description="of a regression, in its unit: an answer is wrong when the signal `estimate` is off the table's `target` by more",
@@ -209,15 +236,7 @@ class PolicyConfig(Section):
             if isinstance(members, list) and not all(isinstance(m, str) and m in others for m in members):
                 raise ValueError(f"score {score.name}: `of` must list other scores of this policy, got {members!r}")
         for rule in self.rules:
-            for when in rule.scores:
-                if when not in known:
-                    raise ValueError(
-                        f"rule {rule.name}: no score is named {when!r}; scores are {', '.join(sorted(known))}"
-                    )
-            if rule.aggregate and rule.unit != "group":
-                raise ValueError(f"rule {rule.name}: aggregate belongs to unit: group")
-            if not isinstance(rule.when, str):
-                _check_choice(rule)
+            _check_rule(rule, known, self.signals)
         return self
 
     def kind(self, signal: str) -> str:

@@ -22,7 +22,7 @@ from demur.detectors.storage import attachments, parameters, settings
 from demur.detectors.stream import compile_stream, state_size
 from demur.monitor.bundle import Bundle, graph
 from demur.monitor.bundle.bundle import GRAPH, npy
-from demur.monitor.bundle.manifest import ColumnEntry, OriginEntry, RuleEntry, ScoreEntry, SignalEntry
+from demur.monitor.bundle.manifest import ColumnEntry, OriginEntry, RuleEntry, ScoreEntry, SignalEntry, SlicesEntry
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.fit import vectors
 from demur.monitor.fit.evidence import Evidence
@@ -87,7 +87,7 @@ def assemble(
         small_slices=config.small_slices,
         seed=config.seed,
     )
-    columns = [_column(c, evidence, calibrated) for c in plan.columns]
+    columns = [_column(c, evidence, calibrated, closed=config.small_slices == "refuse") for c in plan.columns]
     raw = graph_of(config, plan, fitted.scores, columns, calibrated.rules)
     graph.check(raw)
     session = Session(raw)
@@ -96,12 +96,14 @@ def assemble(
     return Bundle.build(members, **_fields(config, plan, fitted, columns, calibrated))
 
 
-def _column(planned: PlannedColumn, evidence: Evidence, calibrated: Calibrated) -> Column:
+def _column(planned: PlannedColumn, evidence: Evidence, calibrated: Calibrated, *, closed: bool) -> Column:
+    by = planned.sliced
+    sliced = evidence.slicing(by, closed=closed) if isinstance(by, str) else by
     tables = calibrated.tables.get(planned.name)
     if tables is None:
         table = evidence.fold_a.get(planned.name)
         tables = (np.sort(evidence.scores[planned.name]) if table is None else table,)
-    return Column(planned.name, planned.score, planned.unit, planned.aggregate, planned.sliced, tuple(tables))
+    return Column(planned.name, planned.score, planned.unit, planned.aggregate, sliced, tuple(tables))
 
 
 def _models(fitted: Fitted) -> dict[str, bytes]:
@@ -175,9 +177,17 @@ def _column_entry(column: Column) -> ColumnEntry:
         score=column.score,
         unit=column.unit,
         aggregate=column.aggregate,
-        sliced=column.sliced,
+        sliced=bool(column.sliced),
         units=units,
+        slices=_slices(column),
     )
+
+
+def _slices(column: Column) -> SlicesEntry | None:
+    by = column.slicing
+    if by is None or not by.codes:
+        return None
+    return SlicesEntry(signal=by.signal, codes=list(by.codes), others="unavailable" if by.closed else "pooled")
 
 
 def _rules(config: PolicyConfig, plan: Plan, calibrated: Calibrated) -> list[RuleEntry]:

@@ -22,6 +22,9 @@ from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.session import Session
 
+MOST_SLICES = 256
+LARGEST_CODE = 2.0**24  # the largest whole numbers that float32 tells apart
+
 
 def score_members(
     policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable, tick: Tick = silent
@@ -61,7 +64,28 @@ def gather(
         group=None if table.grouping is None else table.grouping.index,
         classes=policy.signals["logits"].width if "logits" in policy.signals else None,
         weighted=table.weight is not None,
+        codes={name: codes(table, name) for name in sorted(planned.slicing)},
     )
+
+
+def codes(table: SignalsTable, signal: str) -> NDArray[np.int64]:
+    """(N,) the whole numbers that a signal of width 1 carries.
+
+    Raises: ConfigurationError for other numbers, or more different ones than slices are made for.
+    """
+    values = np.concatenate([batch.signals[signal][:, 0] for batch in table.only(signal).batches()])
+    whole = np.isfinite(values) & (np.abs(values) < LARGEST_CODE) & (np.trunc(values) == values)
+    if not whole.all():
+        row = int(np.flatnonzero(~whole)[0])
+        raise ConfigurationError(
+            f"{table.source}: {signal}: expected codes to slice by, whole numbers below 2^24 in size, got {values[row]} in row {row}; "
+            "number the slices 0, 1, 2, ..."
+        )
+    if (count := len(np.unique(values))) > MOST_SLICES:
+        raise ConfigurationError(
+            f"{table.source}: {signal}: expected at most {MOST_SLICES} different codes to slice by, got {count}; use coarser slices"
+        )
+    return values.astype(np.int64)
 
 
 def _places(
@@ -82,7 +106,7 @@ def judge(
 ) -> dict[str, NDArray[np.float32]]:
     """Every planned column over the rows of a table, (n,), and over its groups, (G,), by the compiled graph."""
     columns = [
-        Column(c.name, c.score, c.unit, c.aggregate, c.sliced, (fold_a[c.name],) if c.name in fold_a else ())
+        Column(c.name, c.score, c.unit, c.aggregate, c.sliced is True, (fold_a[c.name],) if c.name in fold_a else ())
         for c in planned.columns
     ]
     outputs = scoring.score_rows(Session(graph_of(policy, planned, scores, columns, ())), table, tick)

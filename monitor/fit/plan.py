@@ -16,7 +16,7 @@ from demur.detectors.promises.promise import (
 )
 from demur.detectors.reason import Reason
 from demur.detectors.scores import FUSIONS, STREAM_SCORES
-from demur.monitor.config.policy import PolicyConfig, RuleConfig, ScoreConfig
+from demur.monitor.config.policy import BY_CLASS, PolicyConfig, RuleConfig, ScoreConfig
 from demur.monitor.config.promise import PromiseConfig
 from demur.monitor.errors import ConfigurationError
 
@@ -29,7 +29,7 @@ class PlannedColumn:
     score: str
     unit: Unit = "row"
     aggregate: Aggregate | None = None
-    sliced: bool = False
+    sliced: bool | str = False
     fold: Literal["a", "b"] = "b"
 
 
@@ -45,6 +45,11 @@ class Plan:
     def stream(self) -> bool:
         """Whether this monitor judges token streams."""
         return any(c.unit == "stream" for c in self.columns)
+
+    @property
+    def slicing(self) -> frozenset[str]:
+        """Signals whose codes slice some column."""
+        return frozenset(c.sliced for c in self.columns if isinstance(c.sliced, str))
 
     @property
     def folded(self) -> bool:
@@ -106,7 +111,7 @@ def _check(config: PolicyConfig, members: frozenset[str]) -> None:
                 )
         if rule.slice and rule.unit != "row":
             raise ConfigurationError(
-                f"rule {rule.name}: slices are predicted classes of rows, but the unit is {rule.unit}; leave one out"
+                f"rule {rule.name}: slices are of rows, but the unit is {rule.unit}; leave one out"
             )
 
 
@@ -144,16 +149,22 @@ def _column(rule: RuleConfig, when: str, members: frozenset[str]) -> PlannedColu
         aggregate = rule.aggregate or "max"
         return PlannedColumn(f"{when}@{aggregate}", when, "group", aggregate)
     if rule.slice:
-        return PlannedColumn(f"{when}@class", when, "row", sliced=True)
+        by = _sliced(rule)
+        return PlannedColumn(f"{when}@class" if by is True else f"{when}@by.{by}", when, "row", sliced=by)
     if when in members:  # its own column feeds the fusion from fold A; the rule needs one of fold B
         return PlannedColumn(f"{when}@rule", when, rule.unit)
     return PlannedColumn(when, when, rule.unit)
 
 
+def _sliced(rule: RuleConfig) -> bool | str:
+    """By what a rule is sliced: True is the predicted class, else the signal."""
+    return rule.slice == BY_CLASS or rule.slice or False
+
+
 def _spec(rule: RuleConfig, members: frozenset[str], stopped: frozenset[str]) -> RuleSpec:
     columns = tuple(_column(rule, when, members).name for when in rule.scores)
     candidates = columns if len(columns) > 1 else ()
-    sliced = rule.slice is not None
+    sliced = _sliced(rule)
     promised = promise(rule.promise)
     if stopped & set(rule.scores):
         promised = replace(promised, by="early_stopping")  # type: ignore[arg-type]  # _check_stopped
