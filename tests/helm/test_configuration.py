@@ -17,7 +17,15 @@ PAIRS = {
     ("monitor", "audit"): "MonitorAuditConfig",
     ("config", "telemetry"): "TelemetryConfig",
     ("config", "limits"): "LimitsConfig",
+    ("config", "proxy"): "ProxyConfig",
+    ("config", "proxy", "rest"): "RestProxyConfig",
+    ("config", "ext_proc"): "ExtProcConfig",
+    ("proxiedModel",): "ProxiedModelConfig",
+    ("proxiedModel", "fallback"): "FallbackConfig",
+    ("completionModel",): "CompletionModelConfig",
 }
+PROXIES = (("config", "proxy"), ("config", "ext_proc"), ("proxiedModel",), ("completionModel",))
+CHOSEN = {"listen", "upstream_tls_ca"}  # by the chart
 
 
 def section(*path: str) -> dict[str, Any]:
@@ -46,11 +54,15 @@ def test_the_service_reads_what_the_chart_writes(path):
 
 @pytest.mark.parametrize(("path", "model"), PAIRS.items(), ids=lambda p: str(p))
 def test_the_chart_offers_only_keys_that_the_service_knows(path, model):
-    from demur.monitor.config import server
+    from demur.monitor.config import ext_proc, proxied, server
 
-    known = getattr(server, model).model_json_schema()["properties"]
+    (found,) = {getattr(m, model) for m in (server, ext_proc, proxied) if hasattr(m, model)}
+    known = found.model_json_schema()["properties"]
     offered = section(*path)
     assert offered.keys() <= known.keys()
+    assert not offered.keys() & CHOSEN
+    if path[:2] in PROXIES:
+        assert offered.keys() == known.keys() - CHOSEN  # the chart keeps nothing back
     for key, there in offered.items():
         if "enum" in there:
             assert there["enum"] == next(s["enum"] for s in [known[key], *known[key].get("anyOf", [])] if "enum" in s)

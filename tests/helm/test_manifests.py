@@ -89,6 +89,34 @@ def test_service_ports_reach_a_container_port(release):
             assert named[port["targetPort"]] == port["port"]
 
 
+def test_addresses_of_proxies_are_container_ports(release):
+    """A sidecar's external processor alone is for the pod's own localhost."""
+    for pod, container in ((p, c) for p in release.pods() for c in containers(p) if c["name"] == "demur"):
+        (volume,) = [v for v in pod["spec"]["volumes"] if v["name"] == "demur-config"]
+        config = configuration(release, volume["configMap"]["name"])
+        proxy = config.get("proxy", {})
+        listens = {"demur-proxy": proxy.get("listen"), "demur-rest": proxy.get("rest", {}).get("listen")}
+        listens["demur-ext-proc"] = config.get("ext_proc", {}).get("listen")
+        ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+        for name, address in listens.items():
+            host, _, port = (address or ":").rpartition(":")
+            if host == "127.0.0.1":
+                assert (name, "restartPolicy" in container) == ("demur-ext-proc", True)
+                address = None
+            assert ports.get(name) == (int(port) if address else None)
+
+
+def test_a_network_policy_admits_somebody_to_every_port_of_the_service(release):
+    """Or nobody, where its list of peers is empty; to none but those and the kubelet's."""
+    for policy in release.of("NetworkPolicy"):
+        rules = policy["spec"]["ingress"]
+        ports = [p["port"] for rule in rules for p in rule["ports"]]
+        assert len(ports) == len(set(ports))
+        (pod,) = release.pods()
+        assert set(ports) <= {p["containerPort"] for c in containers(pod) for p in c["ports"]}
+        assert [rule["ports"][0]["port"] for rule in rules if "from" not in rule] in ([], [9444])
+
+
 def test_containers_and_volumes_of_a_pod_fit_together(release):
     for pod in release.pods():
         names = [c["name"] for c in containers(pod)]
@@ -157,13 +185,17 @@ def test_files_named_by_the_configuration_are_mounted(release):
         volumes = {v["name"]: v for v in pod["spec"]["volumes"]}
         mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
         config = configuration(release, volumes["demur-config"]["configMap"]["name"])
+        proxy = config.get("proxy", {})
         files = [*config.get("tls", {}).values(), config.get("token_file"), config.get("audit", {}).get("key_file")]
+        files += [proxy.get("upstream_tls_ca"), proxy.get("rest", {}).get("upstream_tls_ca")]
         for path in map(PurePosixPath, filter(None, files)):
             secret = volumes[mounts[str(path.parent)]["name"]]["secret"]
             assert path.name in [item["path"] for item in secret["items"]]
         read = [f for m in config["monitors"] for f in (m["bundle"], *m.get("public_keys", []))]
+        models = [*proxy.get("models", {}).values(), *config.get("ext_proc", {}).get("infer", {}).values()]
+        read += [m["map"] for m in models if "map" in m]
         for path in map(PurePosixPath, read):
-            assert str(path.parent) in mounts or str(path.parent) in ("/elsewhere", "/keys")
+            assert str(path.parent) in mounts or str(path.parent) in ("/elsewhere", "/keys", "/maps")
         for directory in (config.get("audit", {}).get(k) for k in ("directory", "spill_directory")):
             if directory:
                 above = [m for p, m in mounts.items() if PurePosixPath(directory).is_relative_to(p)]

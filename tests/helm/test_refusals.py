@@ -7,13 +7,25 @@ from typing import Any
 import pytest
 
 from .chart import CHART, MINIMAL, merged, render
-from .valuesets import CLAIM, EXAMPLE, MONITOR, SHARED, VALUES
+from .valuesets import CLAIM, EXAMPLE, EXT_PROC, MAPPED, MONITOR, PROXY, SHARED, VALUES
 
 pytestmark = pytest.mark.helm
 
 
 def monitor(**over: Any) -> dict[str, Any]:
     return {"config": {"monitors": [{**MONITOR, **over}]}}
+
+
+def proxy(**over: Any) -> dict[str, Any]:
+    return {"config": {"proxy": {**PROXY, **over}}}
+
+
+def proxied(**over: Any) -> dict[str, Any]:
+    return proxy(models={"digits": {**MAPPED["digits"], **over}})
+
+
+def ext_proc(**over: Any) -> dict[str, Any]:
+    return {"config": {"ext_proc": {**EXT_PROC, **over}}}
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -77,6 +89,30 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "peer misspelt": ({"networkPolicy": {"clients": [{"podSelectors": {}}]}}, "podSelectors"),
     "toleration misspelt": ({"tolerations": [{"keys": "a"}]}, "keys"),
     "transport": ({"sidecar": {"transport": "tcp"}}, "transport"),
+    "proxy address of one's own": (proxy(listen="0.0.0.0:1"), "listen"),
+    "proxy authority of one's own": (proxy(upstream_tls_ca="/ca"), "upstream_tls_ca"),
+    "upstream with a scheme": (proxy(upstream="grpc://triton:8001"), "upstream"),
+    "upstream without a port": (proxy(upstream="triton"), "upstream"),
+    "rest upstream with a path": (proxy(rest={"upstream": "http://triton/v2"}), "upstream"),
+    "rest upstream with a password": (proxy(rest={"upstream": "http://a:b@triton"}), "upstream"),
+    "rest without upstream": (proxy(rest={}), "upstream"),
+    "proxy without models": (proxy(models={}), "models"),
+    "model without a monitor": (proxy(models={"m": {}}), "monitor"),
+    "model key": (proxied(signal={"a": "b"}), "signal"),
+    "signal that is a number": (proxied(signals={"logits": 3}), "logits"),
+    "map outside its folder": (proxied(map="../m.yaml"), "map"),
+    "remedy": (proxied(on_abstain="ignore"), "on_abstain"),
+    "replacement by a list": (proxied(replace={"label": [1]}), "label"),
+    "annotations": (proxy(annotate="headers"), "annotate"),
+    "time of zero": (proxy(upstream_timeout_seconds=0), "upstream_timeout_seconds"),
+    "streams": (proxy(streams=1025), "streams"),
+    "processor address of one's own": (ext_proc(listen="0.0.0.0:1"), "listen"),
+    "processor budget": (ext_proc(budget_ms=0), "budget_ms"),
+    "blocked with success": (ext_proc(blocked_status=200), "blocked_status"),
+    "completion key": (ext_proc(completions={"*": {"monitor": "digits", "signals": {}}}), "signals"),
+    "authority key with a folder": ({"upstreamCA": {"key": "../ca"}}, "key"),
+    "envoys of nothing": ({"networkPolicy": {"envoys": [{}]}}, "envoys"),
+    "proxy clients misspelt": ({"networkPolicy": {"proxyClients": [{"podSelectors": {}}]}}, "podSelectors"),
     "weakened hardening": ({"securityContext": {"privileged": True}}, "securityContext"),
 }
 
@@ -101,6 +137,27 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "sidecar without a plain port": ({"sidecar": {"enabled": True}, "healthPort": {"enabled": False}}, "cannot probe a Unix socket"),
     "example without an image": ({"sidecarExample": {"enabled": True}}, "modelServer.image"),
     "equal ports": ({"ports": {"health": 9443}}, "must differ"),
+    "equal proxy ports": ({"ports": {"proxyRest": 8101}}, "must differ"),
+    "proxy before nothing": ({"config": {"proxy": {"models": MAPPED}}}, "needs upstream (gRPC), rest.upstream, or both"),
+    "proxy without any model": ({"config": {"proxy": {"upstream": "a:1"}}}, "config.proxy.models names no model"),
+    "proxy of an unknown monitor": (proxied(monitor="letters"), 'model "digits": no monitor is named "letters"'),
+    "map from nowhere": (
+        {**proxied(map="m.yaml"), "bundles": {"configMap": ""}, "config": {**proxied(map="m.yaml")["config"],
+         "monitors": [{**MONITOR, "bundle": "/elsewhere/d.demur"}]}}, 'map "m.yaml" is a file of `bundles`',
+    ),
+    "proxy before itself": (proxy(upstream="127.0.0.1:8001"), "is the standalone pod itself"),
+    "rest proxy before itself": (proxy(rest={"upstream": "http://localhost:8000"}), "is the standalone pod itself"),
+    "one proxy, two places": ({**proxy(), "sidecar": {"enabled": True}}, "use two releases"),
+    "upstream walled in": ({**proxy(), "networkPolicy": {"enabled": True}}, "nothing would reach config.proxy's upstream"),
+    "authority without a proxy": ({"upstreamCA": {"secret": "a"}}, "config.proxy, which is empty"),
+    "authority for plain text": (
+        {"config": {"proxy": {"rest": {"upstream": "http://a"}, "models": MAPPED}}, "upstreamCA": {"secret": "a"}}, "write https",
+    ),
+    "processor of nothing": ({"config": {"ext_proc": {"annotate": True}}}, "config.ext_proc names no model"),
+    "processor of an unknown monitor": (ext_proc(completions={"*": {"monitor": "t"}}), 'no monitor is named "t"'),
+    "fallback behind Envoy": (
+        ext_proc(infer={"m": {"monitor": "digits", "on_abstain": "fallback", "fallback": {"model": "n"}}}), "cannot ask again",
+    ),
     "headless node port": ({"service": {"headless": True, "type": "NodePort"}}, "needs service.type ClusterIP"),
     "two budgets": ({"podDisruptionBudget": {"enabled": True, "minAvailable": 1}}, "exactly one of"),
     "no budget": ({"podDisruptionBudget": {"enabled": True, "maxUnavailable": ""}}, "exactly one of"),

@@ -204,3 +204,71 @@ def test_notes_of_a_careful_release_do_not_warn():
         "token": {"secret": "token"},
     }
     assert "WARNING" not in minimal(**careful).notes
+
+
+def test_the_service_has_the_proxies_ports(released):
+    def ports(name):
+        return {p["name"]: p["port"] for p in released(name).one("Service")["spec"]["ports"]} | {
+            "metrics": 0,
+            "grpc": 0,
+        }
+
+    plain = {"metrics": 0, "grpc": 0}
+    assert ports("minimal") == plain
+    assert ports("proxy") == plain | {"proxy": 8101}
+    assert ports("rest proxy, tls") == plain | {"rest": 8100}
+    assert ports("proxy and ext_proc") == plain | {"proxy": 8101, "ext-proc": 9445}
+
+
+def test_upstreams_authority_is_named_where_tls_is_spoken(released):
+    authority = "/run/secrets/demur/upstream-ca/ca.crt"
+    rest = released("rest proxy, tls").config()["proxy"]
+    assert rest["rest"]["upstream_tls_ca"] == "/run/secrets/demur/upstream-ca/root.pem"
+    assert not {"listen", "upstream_tls_ca"} & rest.keys()
+    both = released("both proxies, tls").config()["proxy"]
+    assert both["upstream_tls_ca"] == authority
+    assert "upstream_tls_ca" not in both["rest"]
+
+
+def test_a_sidecar_stands_before_the_models_own_container(released):
+    release = released("proxy sidecar")
+    config = release.config()
+    assert config["listen"] == ["unix:/run/demur/demur.sock"]
+    proxy = config["proxy"]
+    assert (proxy["listen"], proxy["upstream"]) == ("0.0.0.0:8101", "127.0.0.1:8001")
+    assert (proxy["rest"]["listen"], proxy["rest"]["upstream"]) == ("0.0.0.0:8100", "http://localhost:8000")
+    assert "8101 (gRPC) 8100 (REST)" in release.notes
+    assert released("ext_proc sidecar").config()["ext_proc"]["listen"] == "127.0.0.1:9445"
+
+
+def test_values_go_through_as_they_are(released):
+    models = released("full proxy").config()["proxy"]["models"]
+    assert models["m"] == {
+        "monitor": "digits", "map": "/maps/m.yaml", "default_outputs": ["y"], "on_abstain": "fallback", "fallback": {"model": "n"},
+    }  # fmt: skip
+    assert models['odd "name"']["replace"] == {"a": -1, "b": 0.5, "c": "x", "d": False}
+    processor = released("full ext_proc").config()["ext_proc"]
+    assert processor["buffer_bytes"] == 1 << 40
+    assert processor["budget_ms"] == 0.5
+    assert processor["completions"] == {"*": {"monitor": "digits", "request_logprobs": True}}
+
+
+def test_network_policy_keeps_envoys_and_clients_apart(released):
+    def admitted(name):
+        return [
+            (rule.get("from"), [p["port"] for p in rule["ports"]])
+            for rule in released(name).one("NetworkPolicy")["spec"]["ingress"]
+        ]
+
+    peer = [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]
+    anyone = [{"podSelector": {}}]
+    assert admitted("full ext_proc") == [(anyone, [9443]), (peer, [9445]), (None, [9444])]
+    assert admitted("proxy behind a network policy") == [(peer, [8101]), (anyone, [9464]), (None, [9444])]
+    assert [9445] not in [ports for _, ports in admitted("nobody's envoys")]
+
+
+def test_notes_name_the_proxies_and_warn_of_the_open_ones(released):
+    assert "The proxy before triton.models:8001 (gRPC) answers at port 8101." in released("proxy").notes
+    assert "no token guards them" in released("proxy").notes
+    assert "no token guards them" not in released("proxy behind a network policy").notes
+    assert "Envoys find the external processor at port 9445." in released("ext_proc").notes

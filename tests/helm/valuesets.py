@@ -15,6 +15,11 @@ MONITOR = MINIMAL["config"]["monitors"][0]
 PEER = {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}
 EXAMPLE = {"enabled": True, "modelServer": {"image": "registry.example/server:1"}}
 
+MAPPED = {"digits": {"monitor": "digits", "signals": {"logits": "scores"}}}
+PROXY = {"upstream": "triton.models:8001", "models": MAPPED}
+EXT_PROC = {"infer": MAPPED}
+REACHES = {"enabled": True, "egress": [{"ports": [{"port": 8001, "protocol": "TCP"}]}]}
+
 CHANGES: dict[str, dict[str, Any]] = {
     "minimal": {},
     "digest": {"image": {"repository": "registry.example:5000/ml/demur", "digest": "sha256:" + "0a" * 32}},
@@ -92,6 +97,35 @@ CHANGES: dict[str, dict[str, Any]] = {
     "sidecar, shared claim": {"standalone": {"enabled": False}, "sidecarExample": EXAMPLE, "audit": SHARED},
     "sidecar, no audit": {"standalone": {"enabled": False}, "sidecarExample": EXAMPLE, "audit": {"enabled": False}},
     "sidecar ignores tls": {"standalone": {"enabled": False}, "sidecarExample": EXAMPLE, "tls": TLS, "token": {"secret": "t"}},
+    "proxy": {"config": {"proxy": PROXY}},
+    "rest proxy, tls": {
+        "config": {"proxy": {"rest": {"upstream": "https://triton.models", "connect_seconds": 2}, "models": MAPPED}},
+        "upstreamCA": {"secret": "authority", "key": "root.pem"},
+    },
+    "both proxies, tls": {
+        "config": {"proxy": {**PROXY, "rest": {"upstream": "http://triton.models:8000"}}}, "upstreamCA": {"secret": "authority"}, "tls": TLS,
+    },
+    "full proxy": {"config": {"proxy": {
+        **PROXY, "annotate": "outputs", "unmapped": "block", "streams": 8, "upstream_timeout_seconds": 5,
+        "models": {"m": {"monitor": "digits", "map": "/maps/m.yaml", "default_outputs": ["y"], "on_abstain": "fallback",
+                         "fallback": {"model": "n"}},
+                   'odd "name"': {"monitor": "digits", "on_abstain": "replace", "replace": {"a": -1, "b": 0.5, "c": "x", "d": False}}}}}},
+    "proxy behind a network policy": {"config": {"proxy": PROXY}, "networkPolicy": {**REACHES, "proxyClients": [PEER], "clients": []}},
+    "ext_proc": {"config": {"ext_proc": EXT_PROC}},
+    "full ext_proc": {"config": {"ext_proc": {
+        **EXT_PROC, "completions": {"*": {"monitor": "digits", "request_logprobs": True}}, "unmapped": "block", "annotate": True,
+        "blocked_status": 451, "budget_ms": "0.5", "mode_override": True, "body_bytes": 1 << 30, "buffer_bytes": 1 << 40, "streams": 4096,
+        "client_seconds": 5, "idle_seconds": 600}}, "networkPolicy": {"enabled": True, "envoys": [PEER], "scrapers": []}},
+    "nobody's envoys": {"config": {"ext_proc": EXT_PROC}, "networkPolicy": {"enabled": True, "envoys": []}},
+    "proxy and ext_proc": {"config": {"proxy": PROXY, "ext_proc": EXT_PROC}, "service": {"headless": True}},
+    "proxy sidecar": {
+        "standalone": {"enabled": False}, "sidecarExample": EXAMPLE, "upstreamCA": {"secret": "authority"},
+        "config": {"proxy": {"upstream": "127.0.0.1:8001", "rest": {"upstream": "http://localhost:8000"}, "models": MAPPED}},
+    },
+    "proxy sidecar only": {
+        "standalone": {"enabled": False}, "sidecar": {"enabled": True}, "config": {"proxy": {**PROXY, "upstream": "unix:/run/demur/model.sock"}},
+    },
+    "ext_proc sidecar": {"standalone": {"enabled": False}, "sidecarExample": EXAMPLE, "config": {"ext_proc": EXT_PROC}},
     "both": {"sidecarExample": EXAMPLE, "replicaCount": 2},
 }  # fmt: skip
 

@@ -6,8 +6,8 @@
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "demur.fullname" .)) -}}
 {{- fail (printf "%q cannot name a Service: it must be lower case and begin with a letter; set fullnameOverride" (include "demur.fullname" .)) -}}
 {{- end -}}
-{{- if ne (len (uniq (list (int $v.ports.grpc) (int $v.ports.metrics) (int $v.ports.health)))) 3 -}}
-{{- fail "ports.grpc, ports.metrics and ports.health must differ" -}}
+{{- if ne (len (uniq (values $v.ports))) (len $v.ports) -}}
+{{- fail (printf "ports must differ: %s" (toJson $v.ports)) -}}
 {{- end -}}
 {{- if and $v.tls.mutual.enabled (not $v.tls.enabled) -}}
 {{- fail "tls.mutual.enabled needs tls.enabled: client certificates exist only inside TLS" -}}
@@ -36,6 +36,71 @@
 {{- fail "networkPolicy.egress is empty, so nothing would reach config.telemetry.otlp_endpoint: add a rule for the collector" -}}
 {{- end -}}
 {{- $_ := include "demur.checks.audit" . -}}
+{{- $_ := include "demur.checks.proxy" . -}}
+{{- $_ := include "demur.checks.extProc" . -}}
+{{- end -}}
+
+{{- define "demur.checks.proxy" -}}
+{{- $v := .Values -}}
+{{- $proxy := $v.config.proxy -}}
+{{- if $proxy -}}
+{{- $rest := dig "rest" "upstream" "" $proxy -}}
+{{- if not (or $proxy.upstream $rest) -}}
+{{- fail "config.proxy needs upstream (gRPC), rest.upstream, or both" -}}
+{{- end -}}
+{{- $_ := include "demur.checks.models" (dict "root" . "where" "config.proxy.models" "models" (default dict $proxy.models)) -}}
+{{- if $v.standalone.enabled -}}
+{{- if or $v.sidecar.enabled $v.sidecarExample.enabled -}}
+{{- fail "config.proxy is either the standalone service's or the sidecars', whose upstreams differ: use two releases" -}}
+{{- end -}}
+{{- range $upstream := compact (list $proxy.upstream $rest) -}}
+{{- if regexMatch "^(unix:|(https?://)?(127\\.|localhost:|\\[::1\\]))" $upstream -}}
+{{- fail (printf "config.proxy: %q is the standalone pod itself, where no model runs: name the model's Service, or use a sidecar" $upstream) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) -}}
+{{- fail "networkPolicy.egress is empty, so nothing would reach config.proxy's upstream: add a rule for the inference server" -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.upstreamCA.secret (not (or $proxy.upstream (hasPrefix "https:" $rest))) -}}
+{{- fail "upstreamCA.secret is given and config.proxy.rest.upstream begins with http: write https" -}}
+{{- end -}}
+{{- else if $v.upstreamCA.secret -}}
+{{- fail "upstreamCA.secret is for config.proxy, which is empty" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "demur.checks.extProc" -}}
+{{- $given := .Values.config.ext_proc -}}
+{{- if $given -}}
+{{- $models := merge (dict) (default dict $given.infer) (default dict $given.completions) -}}
+{{- $_ := include "demur.checks.models" (dict "root" . "where" "config.ext_proc" "models" $models) -}}
+{{- range $name, $model := $given.infer -}}
+{{- if eq (default "" $model.on_abstain) "fallback" -}}
+{{- fail (printf "config.ext_proc: infer model %q: on_abstain: fallback needs a proxy; Envoy's filter cannot ask again" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "demur.checks.models" -}}
+{{- $v := .root.Values -}}
+{{- $where := .where -}}
+{{- $names := list -}}
+{{- range $v.config.monitors -}}{{- $names = append $names .name -}}{{- end -}}
+{{- if not .models -}}
+{{- fail (printf "%s names no model" .where) -}}
+{{- end -}}
+{{- range $name, $model := .models -}}
+{{- if not (has $model.monitor $names) -}}
+{{- fail (printf "%s: model %q: no monitor is named %q" $where $name $model.monitor) -}}
+{{- end -}}
+{{- with $model.map -}}
+{{- if and (not (hasPrefix "/" .)) (not (or $v.bundles.configMap $v.bundles.secret $v.bundles.persistentVolumeClaim)) -}}
+{{- fail (printf "%s: model %q: map %q is a file of `bundles`, which names no ConfigMap, Secret or PersistentVolumeClaim" $where $name .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "demur.checks.monitors" -}}

@@ -34,6 +34,14 @@ monitors:
 audit:
   {{- include "demur.config.audit" . | nindent 2 }}
 {{- end }}
+{{- if $config.proxy }}
+proxy:
+  {{- include "demur.config.proxy" . | trim | nindent 2 }}
+{{- end }}
+{{- if $config.ext_proc }}
+ext_proc:
+  {{- include "demur.config.extProc" . | trim | nindent 2 }}
+{{- end }}
 {{- with $config.telemetry }}
 telemetry:
   {{- range $key, $value := omit . "trace_ratio" }}
@@ -72,6 +80,65 @@ drain_seconds: {{ int $config.drain_seconds }}
     {{- range . }}
     - {{ include "demur.path" (dict "path" . "directory" "/public-keys") }}
     {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "demur.config.proxy" -}}
+{{- $v := .root.Values -}}
+{{- $proxy := $v.config.proxy -}}
+{{- $authority := printf "/run/secrets/demur/upstream-ca/%s" $v.upstreamCA.key -}}
+{{- if $proxy.upstream }}
+listen: {{ printf "%s:%d" $v.bindAddress (int $v.ports.proxy) | quote }}
+{{- if $v.upstreamCA.secret }}
+upstream_tls_ca: {{ quote $authority }}
+{{- end }}
+{{- end }}
+{{- include "demur.config.keys" (dict "of" (omit $proxy "rest" "models")) }}
+{{- with $proxy.rest }}
+rest:
+  listen: {{ printf "%s:%d" $v.bindAddress (int $v.ports.proxyRest) | quote }}
+  {{- include "demur.config.keys" (dict "of" .) | trim | nindent 2 }}
+  {{- if and $v.upstreamCA.secret (hasPrefix "https:" .upstream) }}
+  upstream_tls_ca: {{ quote $authority }}
+  {{- end }}
+{{- end }}
+models:
+  {{- include "demur.config.models" $proxy.models | trim | nindent 2 }}
+{{- end -}}
+
+{{- define "demur.config.extProc" -}}
+{{- $v := .root.Values -}}
+{{- $given := $v.config.ext_proc -}}
+{{- $host := ternary $v.bindAddress "127.0.0.1" (eq .role "standalone") -}}
+listen: {{ printf "%s:%d" $host (int $v.ports.extProc) | quote }}
+{{- include "demur.config.keys" (dict "of" (omit $given "infer" "completions" "budget_ms")) }}
+{{- if hasKey $given "budget_ms" }}
+budget_ms: {{ include "demur.fraction" $given.budget_ms }}
+{{- end }}
+{{- with $given.infer }}
+infer:
+  {{- include "demur.config.models" . | trim | nindent 2 }}
+{{- end }}
+{{- with $given.completions }}
+completions:
+  {{- include "demur.config.models" . | trim | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Keys that go through as they are. JSON, because it keeps every digit of a number. */}}
+{{- define "demur.config.keys" -}}
+{{- range $key, $value := .of }}
+{{ $key }}: {{ toJson $value }}
+{{- end }}
+{{- end -}}
+
+{{- define "demur.config.models" -}}
+{{- range $name, $model := . }}
+{{- $own := deepCopy $model -}}
+{{- with $model.map -}}
+{{- $_ := set $own "map" (ternary . (printf "/bundles/%s" .) (hasPrefix "/" .)) -}}
+{{- end }}
+{{ quote $name }}: {{ toJson $own }}
 {{- end }}
 {{- end -}}
 

@@ -40,6 +40,15 @@
 {{- $v := .root.Values -}}
 {{- if eq .role "standalone" }}
 - {name: grpc, containerPort: {{ int $v.ports.grpc }}, protocol: TCP}
+{{- if $v.config.ext_proc }}
+- {name: demur-ext-proc, containerPort: {{ int $v.ports.extProc }}, protocol: TCP}
+{{- end }}
+{{- end }}
+{{- if $v.config.proxy.upstream }}
+- {name: demur-proxy, containerPort: {{ int $v.ports.proxy }}, protocol: TCP}
+{{- end }}
+{{- if $v.config.proxy.rest }}
+- {name: demur-rest, containerPort: {{ int $v.ports.proxyRest }}, protocol: TCP}
 {{- end }}
 {{- if $v.healthPort.enabled }}
 - {name: demur-health, containerPort: {{ int $v.ports.health }}, protocol: TCP}

@@ -18,6 +18,9 @@
 - {name: demur-audit-key, mountPath: /run/secrets/demur/audit-key, readOnly: true}
 {{- end }}
 {{- end }}
+{{- if and $v.config.proxy $v.upstreamCA.secret }}
+- {name: demur-upstream-ca, mountPath: /run/secrets/demur/upstream-ca, readOnly: true}
+{{- end }}
 {{- if eq .role "sidecar" }}
 {{- if eq $v.sidecar.transport "unix" }}
 - {name: demur-socket, mountPath: /run/demur}
@@ -71,6 +74,10 @@
   {{- include "demur.secretVolume" (dict "secret" .secret "keys" (list .key) "mode" $mode) | nindent 2 }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- if and $v.config.proxy $v.upstreamCA.secret }}
+- name: demur-upstream-ca
+  {{- include "demur.secretVolume" (dict "secret" $v.upstreamCA.secret "keys" (list $v.upstreamCA.key) "mode" $mode) | nindent 2 }}
 {{- end }}
 {{- if eq .role "sidecar" }}
 {{- if eq $v.sidecar.transport "unix" }}
