@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 
 import demur
 from demur.detectors.reason import Reason
-from demur.monitor.engine import Conduct, Engine, out_of_range
+from demur.monitor.contract import out_of_range
+from demur.monitor.engine import Conduct, Engine
 from demur.monitor.errors import InvalidObservation
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import observe

@@ -11,7 +11,7 @@ from demur.detectors.build import build_score
 from demur.detectors.evaluate import evaluate
 from demur.detectors.score import Reference
 from demur.detectors.scores.regression import conformal_quantile
-from demur.monitor.engine import out_of_range
+from demur.monitor.contract import out_of_range
 from demur.monitor.observation import Observation
 from tests.oracles import modalities
 
