@@ -14,6 +14,7 @@ from demur.monitor.errors import ConfigurationError
 if TYPE_CHECKING:
     from demur.adapters.models.instrument import Instrumented
 
+TABLE_AXES = 2
 
 Model = Annotated[Path, typer.Argument(help="The model, an .onnx file; external data beside it.")]
 Output = Annotated[
@@ -33,6 +34,10 @@ Pool = Annotated[
         help="How pictures and tokens become rows. Default: features as the model feeds its head, layers by mean."
     ),
 ]
+Maps = Annotated[
+    list[str] | None,
+    typer.Option(help="A detector's feature map, when it is not found: a tensor; may be given more than once."),
+]
 Shape = Annotated[
     list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
 ]
@@ -50,6 +55,7 @@ def instrument(
     layers: Layers = None,
     attention: Attention = False,
     pool: Pool = None,
+    maps: Maps = None,
     shape: Shape = None,
     tolerance: Tolerance = 0.0,
     show: List = False,
@@ -72,6 +78,7 @@ def instrument(
             layers=layers or (),
             attention=attention,
             pool=pool,
+            maps=maps or (),
             shapes=shapes,
             tolerance=tolerance,
         )
@@ -87,6 +94,13 @@ def instrument(
 def _next(made: Instrumented, model: Path, signals: Path) -> str:
     """What to run now, in lines of a terminal."""
     place, chart = shlex.quote(str(model)), shlex.quote(str(signals))
+    if any(found.mapped and len(found.shape) > TABLE_AXES for found in made.found):
+        return (
+            "next: make rows of these signals, by the same command with\n"
+            "  --pool mean      for one row an input (cls or last: of tokens)\n"
+            "  --maps TENSOR    for the boxes of a detector (docs/detection.md)\n"
+            "or write a map for the frames of a segmentation model (docs/segmentation.md)"
+        )
     into = "boxes.npz" if made.maps else "--split 0.6/0.4 reference.npz calibration.npz"
     first = f"next: complete `detection:` (docs/detection.md) in\n  {chart}\n" if made.maps else "next:\n"
     inputs = "  # DATASET: a table of arrays, a folder of images, a .csv"

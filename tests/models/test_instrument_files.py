@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
 from demur.adapters.models.graph_file import ModelFile
@@ -18,6 +19,7 @@ from demur.monitor.cli.main import app
 from demur.monitor.config.document import parse, read_yaml
 from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.errors import ConfigurationError, DemurError
+from demur.monitor.session import Session
 from tests.models.graphs import BIAS, WEIGHT, D, X, hidden, mlp
 from tests.models.test_fuse import fitted, rows_of
 from tests.models.test_instrument import EXPORTS
@@ -207,3 +209,42 @@ def test_the_command_says_what_comes_next(run):
     said = run("instrument", "boxes.onnx").output
     assert "next: complete `detection:` (docs/detection.md) in\n  boxes.signals.yaml" in said
     assert "--map boxes.signals.yaml boxes.npz" in said
+
+
+def one_scale(path):
+    """A detector of one scale: a 1x1 convolution on pictures of 8 x 8, strung together as YOLO exports do."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(6, 3, 4, 4)), "v": rng.normal(size=(7, 6, 1, 1))}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], strides=[4, 4]),
+        helper.make_node("Relu", ["c"], ["deep"]),
+        helper.make_node("Conv", ["deep", "v"], ["raw"]),
+        helper.make_node("Reshape", ["raw", "shape"], ["output0"]),
+    ]
+    held = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()]
+    held.append(numpy_helper.from_array(np.array([0, 7, -1], np.int64), "shape"))
+    ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("image", ["N", 3, 32, 32]), ("output0", ["N", 7, 64]))]
+    graph = helper.make_graph(nodes, "one-scale", ends[:1], ends[1:], held)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_a_feature_map_may_be_named_where_it_is_not_found(run):
+    one_scale("one.onnx")
+    said = " ".join(run("instrument", "one.onnx").output.split())
+    assert "of a detector, --maps deep shows the feature map instead" in said
+    assert "next: make rows of these signals" in said
+    made = run("instrument", "one.onnx", "--maps", "deep")
+    assert made.exit_code == 0, made.output
+    assert "regions: {maps: {'feature_map_1': 4}}" in Path("one.signals.yaml").read_text()
+    assert "next: complete `detection:`" in made.output
+    image = np.random.default_rng(1).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    found = Session(Path("one.instrumented.onnx").read_bytes(), whole=True).run({"image": image})
+    before = Session(Path("one.onnx").read_bytes(), whole=True).run({"image": image})
+    assert found["feature_map_1"].shape == (2, 6, 8, 8)
+    assert found["feature_map_1"].min() >= 0
+    np.testing.assert_array_equal(found["output0"], before["output0"])
+    both = instrument("one.onnx", maps=["deep", "image"])
+    assert both.maps == {"feature_map_1": 1, "feature_map_2": 4}
+    for name in ("output0", "nowhere", "w"):
+        with pytest.raises(ConfigurationError, match=rf"--maps {name}: expected a tensor \(B, D, H, W\)"):
+            instrument("one.onnx", maps=[name])

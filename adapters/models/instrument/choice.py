@@ -27,6 +27,7 @@ class Wishes:
     layers: Sequence[str] = ()
     attention: bool = False
     pool: Pool | None = None
+    maps: Sequence[str] = ()
 
 
 def decided(graph: Graph, probe: Probe, wishes: Wishes, found: Search) -> Head | None:

@@ -9,6 +9,7 @@ from demur.adapters.models.graph import Graph
 from demur.adapters.models.instrument.layer import Head
 from demur.adapters.models.instrument.probe import Probe
 from demur.adapters.models.instrument.tap import Tap
+from demur.monitor.errors import ConfigurationError
 
 Side: TypeAlias = tuple[int, int]
 NEAREST = 32  # tensors looked at: all of them at once may be more than memory has
@@ -35,13 +36,29 @@ def shown(
 ) -> tuple[list[Tap], dict[str, int], str]:
     """A tap for each feature map, finest first, their strides in pixels, and a note."""
     maps = feature_maps(graph, probe, scales, sides)
+    said = f"{len(scales)} prediction layers on {len(maps)} scales: a detector"
+    return _taps(probe, maps, "where the prediction layers of this scale part", said)
+
+
+def named(graph: Graph, probe: Probe, tensors: Sequence[str]) -> tuple[list[Tap], dict[str, int], str]:
+    """The same for tensors that a person named. Raises: ConfigurationError for one that is no picture (B, D, H, W)."""
+    known = sides_of(probe, [t for t in tensors if graph.has(t) and not graph.is_constant(t)])
+    if strays := [t for t in tensors if t not in known]:
+        raise ConfigurationError(
+            f"--maps {strays[0]}: expected a tensor (B, D, H, W) of the model, a detector's feature map; "
+            "`demur instrument --list` shows them"
+        )
+    maps = dict(sorted(known.items(), key=lambda item: item[1], reverse=True))
+    return _taps(probe, maps, "named by --maps", "feature maps of a detector")
+
+
+def _taps(probe: Probe, maps: Mapping[str, Side], why: str, said: str) -> tuple[list[Tap], dict[str, int], str]:
     names = [f"feature_map_{i}" for i in range(1, 1 + len(maps))]
-    why = "where the prediction layers of this scale part"
     height = max((f.shape[2] for f in probe.feeds[0].values() if f.ndim == 4), default=0)
     strides = {n: max(round(height / side[0]), 1) for n, side in zip(names, maps.values(), strict=True)}
     note = (
-        f"{len(scales)} prediction layers on {len(maps)} scales: a detector. Its boxes are decoded by `detection:` in the "
-        f"signal map, and box features read from its feature maps: regions: {{maps: {strides}}}"
+        f"{said}. Its boxes are decoded by `detection:` in the signal map, and box features read from its feature maps: "
+        f"regions: {{maps: {strides}}}"
     )
     return [Tap(n, t, why, mapped=False) for n, t in zip(names, maps, strict=True)], strides, note
 

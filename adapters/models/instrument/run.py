@@ -41,6 +41,7 @@ def instrument(
     layers: Sequence[str] = (),
     attention: bool = False,
     pool: Pool | None = None,
+    maps: Sequence[str] = (),
     shapes: Shapes | None = None,
     tolerance: float = 0.0,
 ) -> Instrumented:
@@ -49,13 +50,13 @@ def instrument(
     model: a path, the file's bytes, or an onnx.ModelProto. `features`, `logits`: tensors by name instead of what is
     found. `layers`: names of further tensors, or one number: so many activations, evenly spaced. `attention`: attention
     probabilities too. `pool` makes rows of pictures and tokens; without it features are what the model feeds its head,
-    layers are averaged. `shapes` of inputs whose dynamic axes cannot be guessed. `tolerance`: by how much the model's
+    layers are averaged. `maps`: a detector's feature maps, where they are not found; then no head is looked for. `shapes` of inputs whose dynamic axes cannot be guessed. `tolerance`: by how much the model's
     own outputs may move, 0 for not one bit.
     Raises: ConfigurationError when the head cannot be decided (with the candidates), or the outputs would change.
     """
     graph = Graph(ModelFile.read(model))
     probe = Probe.of(graph, shapes)
-    wishes = Wishes(features, logits, layers, attention, pool)
+    wishes = Wishes(features, logits, layers, attention, pool, maps)
     for name in filter(None, (features, logits)):
         if not graph.has(name) or graph.is_constant(name):
             raise ConfigurationError(f"no tensor is named {name!r}{listed(graph, probe)}")
@@ -78,10 +79,10 @@ class _Work:
         found = search(self.graph)
         scales = detector.predictors(self.graph, found.heads) if len(found.heads) > 1 else []
         sides = detector.sides_of(self.probe, [h.reads for h in scales])
-        if not (self.wishes.features or self.wishes.logits) and detector.is_detector(scales, sides):
-            taps, self.maps, note = detector.shown(self.graph, self.probe, scales, sides)
-            self.taps += taps
-            self.notes.append(note)
+        if self.wishes.maps:
+            self._show(*detector.named(self.graph, self.probe, self.wishes.maps))
+        elif not (self.wishes.features or self.wishes.logits) and detector.is_detector(scales, sides):
+            self._show(*detector.shown(self.graph, self.probe, scales, sides))
         else:
             self.head = decided(self.graph, self.probe, self.wishes, found)
             self.said = why(self.head) if self.head else ""
@@ -89,6 +90,11 @@ class _Work:
             self._features()
         self._further()
         return self._finished()
+
+    def _show(self, taps: list[Tap], maps: dict[str, int], note: str) -> None:
+        self.taps += taps
+        self.maps = maps
+        self.notes.append(note)
 
     def _logits(self, found: Search) -> None:
         head, name = self.head, self.wishes.logits
@@ -147,6 +153,11 @@ class _Work:
             self.notes.append(
                 "the head judges every position (token or pixel): features and logits are not one row an input; "
                 "--pool mean, max, cls or last makes them so"
+                + (
+                    f"; of a detector, --maps {head.reads} shows the feature map instead"
+                    if ranks[head.reads] == 4
+                    else ""
+                )
             )
         self.taps.append(chain.tap(reads + after, "features"))
 
