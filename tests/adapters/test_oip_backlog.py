@@ -17,7 +17,7 @@ from demur.monitor.event import DecisionEvent
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import observe
 from demur.monitor.recorder import AuditRecorder
-from tests.adapters.conftest import INFER, Stage, answer, request
+from tests.adapters.conftest import INFER, MODEL, Stage, answer, request
 from tests.service.bundles import BAD, GOOD, WIDTH, group_bundle, row_bundle
 
 WAIT = 10
@@ -141,6 +141,17 @@ def test_many_answers_take_few_runs_and_each_has_its_own_verdict_and_record(stag
     assert [e.verdicts.accept.tolist() for e in stage.decisions] == [[True], [False, True], [False]] * 10
     assert sorted(recorder.recorded) == sorted(f"{i:03d}" for i in range(30))
     assert len(runs) < 25
+
+
+def test_an_answer_is_judged_with_the_bundle_it_went_out_under(stage):
+    stage.upstream.says(answer([BAD]))
+    proxy = stage.proxy()
+    engine = proxy.models[MODEL].engine
+    calls(stage, proxy, [request(rows=1)])
+    engine.activate(Loaded.open(row_bundle(version=2, limit=0.5)))
+    calls(stage, proxy, [request(rows=1)])
+    found = sorted((e.verdicts.policy.version, e.verdicts.accept.tolist()) for e in stage.decisions)
+    assert found == [(1, [False]), (2, [True])]
 
 
 def test_one_answer_that_cannot_be_read_takes_no_other_with_it(stage):

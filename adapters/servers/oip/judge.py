@@ -82,6 +82,11 @@ class Gone(Protocol):
         """As for Exchange, of a mapped model."""
         ...
 
+    @property
+    def loaded(self) -> Loaded:
+        """The bundle that was served when it went out."""
+        ...
+
     def exchange(self) -> Exchange:
         """The whole, its answer read now."""
         ...
@@ -110,11 +115,12 @@ class Judge:
         """The mapped model of this name."""
         return self._models.get(name)
 
-    def defers(self, model: ProxiedModel | None) -> bool:
-        """Whether an answer of this model may go out before it is judged: nobody acts on the verdict or waits for its record,
-        and it takes no further call.
+    def defers(self, plan: Plan) -> Loaded | None:
+        """The bundle to judge an answer with that may go out before: nobody acts on the verdict or waits for its record, and it
+        takes no further call. None when the answer must wait.
         """
-        return model is not None and model.gather is None and not model.engine.awaited
+        model = plan.model
+        return None if model is None or model.gather is not None or model.engine.awaited else model.engine.loaded
 
     def judge(self, exchange: Exchange) -> Judgement:
         """The verdicts on one answer, recorded and told to telemetry."""
@@ -132,18 +138,17 @@ class Judge:
         """As `judge`, for answers of mapped models that have gone out, whose verdicts nobody waits for: those of one model are
         scored in one run.
         """
-        by_model: dict[ProxiedModel, list[tuple[Asked, Exchange]]] = {}
+        judged: dict[tuple[ProxiedModel, Loaded], list[tuple[Asked, Exchange]]] = {}
         for answer in gone:
             model = answer.plan.model
             if model is None:
                 continue
             try:
-                by_model.setdefault(model, []).append((answer.asked, answer.exchange()))
+                judged.setdefault((model, answer.loaded), []).append((answer.asked, answer.exchange()))
             except Exception:  # INVARIANT: an answer that cannot be read takes no other verdict with it
-                LOG.exception("monitor %s: reading an answer failed", model.engine.loaded.policy.monitor)
-                self.tell(model.engine.loaded.policy.monitor, "internal")
-        for model, ours in by_model.items():
-            loaded = model.engine.loaded
+                LOG.exception("monitor %s: reading an answer failed", answer.loaded.policy.monitor)
+                self.tell(answer.loaded.policy.monitor, "internal")
+        for (model, loaded), ours in judged.items():
             for (asked, exchange), read in zip(ours, self._read_together(model, ours, loaded), strict=True):
                 self._judged(model, asked, exchange, loaded, read)
 

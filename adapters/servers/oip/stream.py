@@ -166,9 +166,10 @@ class InferStream:
 
     def _deferred(self, found: Part, waiting: Waiting) -> bool:
         """Whether the backlog took it."""
-        if self._backlog is None or waiting.asked is None or not self._judge.defers(waiting.plan.model):
+        loaded = None if self._backlog is None else self._judge.defers(waiting.plan)
+        if self._backlog is None or waiting.asked is None or loaded is None:
             return False
-        sent = Sent(waiting.asked, found.answer, waiting.plan, self._trace, found.cause)
+        sent = Sent(waiting.asked, found.answer, waiting.plan, loaded, self._trace, found.cause)
         return self._backlog.put(sent, sent.size_bytes)
 
     def _judgement(self, found: Part, waiting: Waiting, hands: _Hands) -> Judgement:

@@ -19,6 +19,7 @@ from demur.adapters.servers.oip.reading import Answered, Asked, UnreadableOutput
 from demur.adapters.servers.oip.refusal import rejected
 from demur.adapters.servers.oip.upstream import Outcome, Upstream, deadline, traceparent
 from demur.monitor.errors import DemurError
+from demur.monitor.loaded import Loaded
 
 UNALIGNED = "the outputs that the monitor needs cannot be told from the client's in upstream's answer"
 REPEATED = "yes"
@@ -33,6 +34,7 @@ class Sent:
     asked: Asked
     read: InferAnswer | bytes | None
     plan: Plan
+    loaded: Loaded
     traceparent: str
     cause: str = ""
 
@@ -165,9 +167,10 @@ class Inference:
     def _deferred(self, answer: bytes) -> bool:
         """Whether the backlog took it."""
         asked = self.asked
-        if self.backlog is None or asked is None or not self.judge.defers(self.plan.model):
+        loaded = None if self.backlog is None else self.judge.defers(self.plan)
+        if self.backlog is None or asked is None or loaded is None:
             return False
-        sent = Sent(asked.without_message(), self.seen or answer, self.plan, traceparent(self.context))
+        sent = Sent(asked.without_message(), self.seen or answer, self.plan, loaded, traceparent(self.context))
         return self.backlog.put(sent, sent.size_bytes)
 
     def _exchange(self, seen: InferAnswer | None) -> Exchange:

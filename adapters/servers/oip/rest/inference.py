@@ -29,6 +29,7 @@ from demur.adapters.servers.oip.rest.reply import RefusedError, Reply, withheld
 from demur.adapters.servers.oip.rest.upstream import HttpUpstream
 from demur.adapters.servers.oip.unary import seen_by
 from demur.adapters.servers.oip.withheld import blocked
+from demur.monitor.loaded import Loaded
 from demur.monitor.verdicts import blocks
 
 LOG = logging.getLogger("demur.oip")
@@ -48,6 +49,7 @@ class Answer:
 
     asked: Asked
     plan: Plan
+    loaded: Loaded
     reply: Reply
     traceparent: str
     largest_bytes: int
@@ -100,9 +102,10 @@ class Inference:
 
     def _deferred(self, client: HttpClient, call: Sent, reply: Reply) -> bool:
         """Whether the backlog took the answer. One that extras must be taken out of is read now, and judged with that."""
-        if self._backlog is None or call.plan.extras or not self._judge.defers(call.plan.model):
+        loaded = None if self._backlog is None or call.plan.extras else self._judge.defers(call.plan)
+        if self._backlog is None or loaded is None:
             return False
-        answer = Answer(call.asked.without_message(), call.plan, reply, _traceparent(client), self._largest)
+        answer = Answer(call.asked.without_message(), call.plan, loaded, reply, _traceparent(client), self._largest)
         return self._backlog.put(answer, len(reply.content) + BESIDE_BYTES)
 
     async def beside(self, client: HttpClient, target: Target) -> Reply | None:
