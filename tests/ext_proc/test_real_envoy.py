@@ -19,7 +19,7 @@ from demur.monitor.audit.export import read_log
 from demur.monitor.audit.record import Record
 from demur.monitor.audit.verify import verify_log
 from tests.ext_proc.conftest import BAD, CHAT, GOOD, PATH, ROWS, TOKENS, ask, infer, scores
-from tests.ext_proc.mesh import TYPE, RealEnvoy, filter_of_the_page
+from tests.ext_proc.mesh import TYPE, RealEnvoy, filter_for_istio, filter_of_the_page
 from tests.ext_proc.upstream import Upstream, binary_request
 
 pytestmark = pytest.mark.servers
@@ -41,6 +41,7 @@ def filter_of(**config: Any) -> dict[str, Any]:
 
 FILTERS = {
     "page": filter_of_the_page(),
+    "istio": filter_for_istio(),
     "buffered": filter_of(processing_mode=BUFFERED),
     "partial": filter_of(
         processing_mode=BUFFERED | {"request_body_mode": "BUFFERED_PARTIAL", "response_body_mode": "BUFFERED_PARTIAL"}
@@ -164,7 +165,7 @@ def test_curl_gets_the_same_answers_as_from_the_server_itself(enforcing):
     for body, options in cases:
         path = CHAT if body.startswith(b'{"model"') else PATH
         directly = enforcing.curl("", path, body, *options)
-        for listener in ("page", "buffered", "trailers"):
+        for listener in ("page", "istio", "buffered", "trailers"):
             status, headers, content = enforcing.curl(listener, path, body, *options)
             assert (status, plain(content)) == (200, plain(directly[2])), (listener, options)
             assert headers.get("content-encoding") == directly[1].get("content-encoding")

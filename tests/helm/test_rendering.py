@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import yaml
 
 from .chart import MINIMAL, ROOT, environment, merged, minimal, render
 from .valuesets import CLAIM, MONITOR, SHARED, VALUES
@@ -272,3 +275,28 @@ def test_notes_name_the_proxies_and_warn_of_the_open_ones(released):
     assert "no token guards them" in released("proxy").notes
     assert "no token guards them" not in released("proxy behind a network policy").notes
     assert "Envoys find the external processor at port 9445." in released("ext_proc").notes
+
+
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+BLOCKS = re.findall(r"^```text\n# values\.yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("text", BLOCKS, ids=["sidecar", "proxy", "ext_proc"])
+def test_what_the_page_shows_renders_and_is_valid(text, validate):
+    release = render(yaml.safe_load(text))
+    assert {"proxy", "ext_proc"} & release.config().keys()
+    for document in release.objects:
+        assert validate(document, "1.29") == "1.29"
+
+
+def test_the_page_names_the_ports_of_the_chart():
+    service = render(yaml.safe_load(BLOCKS[2]), name="demur").one("Service")
+    (port,) = [p["port"] for p in service["spec"]["ports"] if p["name"] == "ext-proc"]
+    policy, mesh = (
+        yaml.safe_load(PAGE.partition(f"# {name}.yaml\n")[2].partition("```")[0]) for name in ("envoy-gateway", "istio")
+    )
+    assert policy["spec"]["extProc"][0]["backendRefs"] == [{"name": service["metadata"]["name"], "port": port}]
+    (patch,) = mesh["spec"]["configPatches"]
+    cluster = patch["patch"]["value"]["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
+    assert cluster == f"outbound|{port}||{service['metadata']['name']}.models.svc.cluster.local"
+    assert "demur-proxy` (8101, gRPC) and `demur-rest` (8100)" in " ".join(PAGE.split())
