@@ -155,6 +155,19 @@ def test_one_column_and_one_threshold_reach_the_bundle_and_the_sentence_says_wha
     assert "Of the 200 labelled outliers" in fresh.statement
 
 
+def test_rows_that_come_in_groups_pay_for_their_dependence_too():
+    rng = np.random.default_rng(44)
+    group = np.arange(900) // 2
+    sample = CalibrationSample(columns(rng, 900), group=group, outliers=columns(rng, 200))
+    rule = calibrate([CHOICE], sample).rules[0]
+    kept = sample.scores[rule.column]
+    tops = np.sort(kept)[
+        ::-1
+    ]  # two rows weigh as one group: the j-th largest of the table is the 2j-th or so of the rows
+    most = next(k for k in range(450, -1, -1) if stats.binom.cdf(k, 450, ALPHA) <= 0.1 / (8 * np.e))
+    assert rule.threshold[0] == tops[2 * most]
+
+
 def test_a_choice_among_group_aggregates_and_among_what_fusions_read(sample):
     tables = given(sample)
     by_group = {n: t | {"group_id": np.arange(len(t["logits"])) // 2} for n, t in tables.items()}

@@ -244,6 +244,15 @@ def test_slices_by_a_signal_reach_the_bundle_and_its_verdicts(sample, small):
     assert len(by_class) == 4
 
 
+def test_a_set_that_is_all_of_unknown_codes_is_evaluated_without_a_ranking(sample):
+    document = coded_policy(small_slices="refuse")
+    bundle = demur.fit(document, reference=sample_reference(sample), calibration=coded_rows(sample, 700, 2))
+    away = {n: a for n, a in coded_rows(sample, 60, 4, (9,)).items() if n != "label"}
+    found = demur.evaluate(bundle, coded_rows(sample, 300, 3), ood={"away": away}, bootstrap=0)
+    assert found.outcome("away").accepted == 0
+    assert any("away: 60 of 60 units are INVALID or UNAVAILABLE" in note for note in found.notes)
+
+
 def sample_reference(sample):
     return coded_rows(sample, 300, 1)
 

@@ -29,6 +29,11 @@ class Power:
     n: int
 
     @property
+    def score(self) -> str:
+        """The column without what marks it as a group's or a rule's own."""
+        return self.column.partition("@")[0]
+
+    @property
     def share(self) -> float:
         return self.refused / self.n
 

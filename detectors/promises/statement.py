@@ -188,8 +188,8 @@ class Statement:
     def _chosen(self) -> str:
         if not self.compared:
             return ""
-        powers = listed([f"{p.column} {100 * p.share:.1f} %" for p in self.compared])
-        best = max(self.compared, key=lambda p: p.share).column
+        powers = listed([f"{p.score} {100 * p.share:.1f} %" for p in self.compared])
+        best = max(self.compared, key=lambda p: p.share).score
         return (
             f"{best} was chosen for refusing most labelled outliers, among {powers}; the promise pays for all of them. "
         )

@@ -151,8 +151,8 @@ def _resampler(pool: Pool, settings: Settings, chosen: Any) -> Resampler | None:
 def _with_scod(pool: Pool, tally: Tally, question: Question, ranking: Ranking, settings: Settings) -> Ranking:
     """The SCOD numbers of a question about novel sets, which have no interval."""
     units = open_set_of(pool, tally, question)
-    if units is None:
-        return ranking
+    if units is None or not units.ranked.bad_total or not units.ranked.good_total + units.wrong.sum():
+        return ranking  # nothing of one side has a score
     more = {
         "scod_aurc": Estimate(open_set.joint_aurc(units, settings.novel_share)),
         "scod_least_risk": Estimate(open_set.least_joint_risk(units, settings.costs)),
