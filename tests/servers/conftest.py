@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 from typing import Any
 from urllib.request import urlopen
 
@@ -21,6 +22,7 @@ from demur.monitor.demo.model import load_digits
 from tests.servers.processes import ENVIRONMENT, PYTHON, Process, free_ports
 from tests.servers.runtimes.perceptron import Perceptron
 
+BEHIND_SECONDS = 0.4  # answers that are only observed are judged after they went out
 NOVELTY = {"promise": {"refuse_good_at_most": 0.05}}
 
 
@@ -188,6 +190,7 @@ class Demur:
 
     def judged(self) -> dict[str, int]:
         """Rows judged so far by monitor and decision, from the metrics endpoint."""
+        sleep(BEHIND_SECONDS)
         with urlopen(self._metrics, timeout=10) as answer:  # noqa: S310  our own process
             text = answer.read().decode()
         counts: dict[str, int] = {}
@@ -199,6 +202,7 @@ class Demur:
 
     def counted(self, metric: str, **wanted: str) -> int:
         """The sum of a counter over all lines with these labels."""
+        sleep(BEHIND_SECONDS)
         with urlopen(self._metrics, timeout=10) as answer:  # noqa: S310  our own process
             text = answer.read().decode()
         total = 0.0
