@@ -21,6 +21,12 @@ def why_not(loaded: Loaded, observation: Observation) -> str:
         if said and known and said != known:
             return f"model {key} {said!r} is not the {known!r} this bundle was fitted for"
         compared += bool(said and known)
+    decoded, known = observation.model.get("decoding", ""), loaded.decoding
+    if decoded and known and decoded != known:
+        return (
+            f"contract: rows were decoded otherwise than those this bundle was made from (settings {decoded[:16]!r}..., "
+            f"expected {known[:16]!r}...); decode with the signal map that its tables were collected with"
+        )
     if model.get("required") and not compared:
         return "this monitor requires the model's version or digest with each request, as the bundle names it"
     if loaded.grouped and observation.grouping is None:

@@ -76,6 +76,11 @@ class Loaded:
         """Many steps of a stream's graph in one run; None where it cannot be had."""
         return unrolled(self.bundle.graph, self.session, self.widths, self.manifest.state_size)
 
+    @cached_property
+    def decoding(self) -> str:
+        """Digest of how the signals of the bundle's tables were decoded, "" when nobody knows."""
+        return "" if self.manifest.origin is None else self.manifest.origin.decoding_digest
+
     def conflict(self, decoding: Decoding) -> str:
         """Why signals that were decoded like this cannot be judged by this bundle, or ""."""
         said = decoding.conflict(self.manifest.decoding)

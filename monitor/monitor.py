@@ -71,7 +71,7 @@ class Monitor:
     ) -> Verdicts:
         """Verdicts for N rows: each signal (N, width) float32, `group_id` (N,) integers for policies that judge groups.
 
-        `model` may carry `version` and `digest`, compared with the bundle's; `deadline` is on `time.perf_counter`'s clock.
+        `model` may carry `version`, `digest` and `decoding`, compared with the bundle's; `deadline` is on `time.perf_counter`'s clock.
         A missing signal, a non-finite value or a failing graph is an abstention in the verdicts.
         Raises: InvalidObservation for an unknown signal, a wrong shape or dtype.
         """

@@ -9,6 +9,7 @@ from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table
+from demur.monitor.fit.contract import joint_origin
 from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.sources import Config, Source, as_document, as_reference, as_table
 from demur.monitor.fit.table import SignalsTable
@@ -37,6 +38,7 @@ def choose(
             f"--auto cannot choose on missing cells yet ({', '.join(sorted(pending.tables))} are tables); name the scores"
         )
     ref, sel, cal = (as_table(s, pending) for s in (reference, selection, calibration))
+    joint_origin({"reference": ref.origin, "selection": sel.origin, "calibration": cal.origin})
     check_apart(sel, ref, "selection", "reference")
     check_apart(sel, cal, "selection")
     kinds = {n: pending.kind(n) for n in pending.signals}

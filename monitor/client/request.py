@@ -55,7 +55,7 @@ def _add_groups(request: pb.AssessRequest, names: NDArray[np.int64], index: NDAr
 
 
 def _identity(model: Mapping[str, str]) -> dict[str, str]:
-    odd = sorted(set(model) - {"name", "version", "digest"})
+    odd = sorted(set(model) - {"name", "version", "digest", "decoding"})
     if odd:
-        raise InvalidObservation(f"model: expected name, version or digest, got {', '.join(odd)}")
+        raise InvalidObservation(f"model: expected name, version, digest or decoding, got {', '.join(odd)}")
     return {key: str(value) for key, value in model.items()}

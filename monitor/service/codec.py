@@ -52,7 +52,7 @@ def decode(request: pb.AssessRequest, loaded: Loaded, limits: Limits = DEFAULT_L
     about: dict[str, Any] = {"request": request.request_id}
     if request.HasField("model"):
         model = request.model
-        about["model"] = {"name": model.name, "version": model.version, "digest": model.digest}
+        about["model"] = {n: getattr(model, n) for n in ("name", "version", "digest", "decoding")}
     if request.ids:
         about["ids"] = request.ids
     group_id, groups = _groups(request, limits)

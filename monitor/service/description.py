@@ -27,9 +27,8 @@ def _describe_bundle(info: pb.MonitorInfo, loaded: Loaded) -> None:
         pb.SignalInfo(name=s.name, width=s.width, datatype=s.dtype, kind=s.kind) for s in manifest.signals
     )
     info.rules.extend(_rule(rule) for rule in policy.rules)
-    info.model.CopyFrom(
-        pb.ModelIdentity(**{k: str(manifest.model.get(k) or "") for k in ("name", "version", "digest")})
-    )
+    known = {k: str(manifest.model.get(k) or "") for k in ("name", "version", "digest")}
+    info.model.CopyFrom(pb.ModelIdentity(**known, decoding=loaded.decoding))
 
 
 def _rule(rule: RuleView) -> pb.RuleInfo:

@@ -39,9 +39,13 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def arguments(self) -> dict[str, Any]:
-        """What `Monitor.assess` and `Client.assess` take: the signals, the image of each row, and all images."""
-        return {**self.signals, "group_id": self.image, "groups": np.arange(self.images)}
+    def arguments(self, **model: str) -> dict[str, Any]:
+        """What `Monitor.assess` and `Client.assess` take: the signals, the image of each row, all images, and how they were
+        decoded, with what else is to be said of the `model` (version, digest): a bundle of other decoding abstains.
+        """
+        known = {"decoding": self.decoding.digest} if self.decoding else {}
+        images = {"group_id": self.image, "groups": np.arange(self.images)}
+        return {**self.signals, **images, "model": {**known, **model}}
 
     def take(self, rows: NDArray[Any]) -> Detections:
         """Some of the boxes: a mask (N,) or indices."""
