@@ -30,7 +30,8 @@ class Log:
     """An audit log whose disk is gone, under one of the operator's choices."""
 
     def __init__(self, *, block: bool) -> None:
-        self.block, self.asked = block, 0
+        self.block = self.gates = block
+        self.asked = 0
 
     def record(self, loaded, observation, verdicts):
         self.asked += 1

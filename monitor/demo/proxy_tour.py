@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ROWS = 4  # in one request
 SHOWN = ("known digits 0-7", "unseen digits 8, 9", "photograph patches")
 SINGLE = 40  # inputs of each kind sent one by one in enforce mode
+JUDGED_SECONDS = 0.3  # observed answers go out first
 
 
 def tour(programs: Path, folder: Path, seed: int, console: Console) -> bool:
@@ -85,6 +86,7 @@ def _compared(programs: Path, images: Path, line: Line, server: Address, beside:
         board.look()
 
     through = client(programs, "grpc", beside.address, images, ROWS, look=look)
+    time.sleep(JUDGED_SECONDS)
     look()
     line.same = _agreeing(direct.lines, through.lines)
     line.direct_ms, line.demur_ms = direct.milliseconds, through.milliseconds
