@@ -9,6 +9,7 @@ from time import monotonic, perf_counter
 import grpc
 import pytest
 
+from demur.adapters.servers import listener
 from demur.adapters.servers.oip import upstream as upstreams
 from demur.adapters.servers.oip.places import CrowdedError, Places
 from demur.monitor.config.server import LimitsConfig
@@ -219,3 +220,32 @@ def test_places_are_given_back_whatever_happens():
 )
 def test_calls_are_told_apart_by_their_models(message, kind):
     assert upstreams._kind(INFER, message) == (INFER, kind)
+
+
+def test_a_client_that_died_without_a_word_gives_its_place_back(honest, monkeypatch):
+    quick = tuple(
+        (name, 300 if "keepalive" in name or "timeout" in name else value) for name, value in listener.OPTIONS
+    )
+    monkeypatch.setattr(listener, "OPTIONS", quick)
+    proxy = honest.proxy(document={"streams": 1})
+    relay, waiting = Relay(proxy.address), threading.Event()
+
+    def requests():
+        yield request(outputs=("scores",))
+        waiting.wait(10)
+
+    call = honest.channel(relay.address).stream_stream(f"{SERVICE}ModelStreamInfer")(requests())
+    assert next(call)
+    with pytest.raises(grpc.RpcError, match="calls are open already"):
+        honest.streamed(proxy.address, [request(outputs=("scores",))])
+    relay.frozen = True
+    ends, heard = monotonic() + 10, []
+    while not heard and monotonic() < ends:
+        try:
+            heard = honest.streamed(proxy.address, [request(outputs=("scores",))])
+        except grpc.RpcError:
+            threading.Event().wait(0.1)
+    assert heard
+    waiting.set()
+    call.cancel()
+    relay.close()

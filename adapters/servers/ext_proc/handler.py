@@ -65,13 +65,12 @@ class ExtProcHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio sh
                     break
             cleanly = True
         except grpc.RpcError:
-            if waiting.given_up:
+            LOG.debug("a stream was given up")
+        finally:
+            if waiting.given_up:  # what was cancelled ends with an error or without one
                 self._service.tell("", "deadline")
                 LOG.warning("an exchange was given up: nothing more of it came in time")
-            else:
-                LOG.debug("Envoy gave a stream up")
-        finally:
-            self._end(conversation, cleanly=cleanly and context.is_active())
+            self._end(conversation, cleanly=cleanly and not waiting.given_up and context.is_active())
 
     def _give_up(self, context: Any, kind: str, code: grpc.StatusCode, said: str) -> None:
         self._service.tell("", kind)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
+from demur.adapters.servers.listener import Listener
 from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.handler import OipHandler
 from demur.adapters.servers.oip.judge import Judge
@@ -16,12 +16,11 @@ from demur.adapters.servers.oip.upstream import Upstream
 from demur.monitor.config.server import LimitsConfig, ProxyConfig
 from demur.monitor.engine import Engine
 from demur.monitor.event import RefusalEvent
-from demur.monitor.service.listening import bind
 
 SLACK_BYTES = 16 << 20
 
 
-class OipProxy:
+class OipProxy(Listener):
     """An Open Inference Protocol gRPC proxy in front of `config.upstream`, Triton's extensions and streams included.
 
     Answers of mapped models are judged by `engines`, by monitor name. In `observe` mode whatever the judge does, the client
@@ -48,8 +47,6 @@ class OipProxy:
         limits = limits or LimitsConfig()
         self.models = proxied(config.models, engines, limits)
         judge = Judge(self.models, on_refusal, block_unmapped=config.unmapped == "block")
-        self._listen = config.listen
-        self._credentials = server_credentials
         self._upstream = Upstream(
             config.upstream,
             credentials=upstream_credentials,
@@ -57,18 +54,6 @@ class OipProxy:
             message_bytes=limits.message_bytes,
             timeout_seconds=config.upstream_timeout_seconds,
             calls=limits.concurrent_rpcs,
-        )
-        # A thread for each call that may be open, made when it is first needed: it waits for upstream most of its time.
-        self._pool = ThreadPoolExecutor(limits.concurrent_rpcs + config.streams, "demur-oip")
-        self._server = grpc.server(
-            self._pool,
-            options=(
-                # What is a little too large is read, so that the client can be told in words whose limit it met.
-                ("grpc.max_receive_message_length", limits.message_bytes + min(limits.message_bytes, SLACK_BYTES)),
-                ("grpc.max_send_message_length", limits.message_bytes),
-                ("grpc.so_reuseport", 0),
-            ),
-            maximum_concurrent_rpcs=limits.concurrent_rpcs,
         )
         self._backlog: Backlog[Sent] = Backlog(judge.judge_together)
         handler = OipHandler(
@@ -79,19 +64,17 @@ class OipProxy:
             message_bytes=limits.message_bytes,
             streams=config.streams,
         )
-        self._server.add_generic_rpc_handlers((handler,))
-        self._address = ""
-
-    @property
-    def address(self) -> str:
-        """Where clients find it: host:port with the port that was taken, or unix:/path; "" before `start`."""
-        return self._address
-
-    def start(self) -> str:
-        """Listen and serve; returns the address. Raises: ConfigurationError when the address cannot be listened on."""
-        self._address = bind(self._server, self._listen, self._credentials)
-        self._server.start()
-        return self._address
+        super().__init__(
+            "demur-oip",
+            config.listen,
+            server_credentials,
+            (handler,),
+            calls=limits.concurrent_rpcs,
+            threads=limits.concurrent_rpcs + config.streams,
+            # What is a little too large is read, so that the client can be told in words whose limit it met.
+            receive_bytes=limits.message_bytes + min(limits.message_bytes, SLACK_BYTES),
+            send_bytes=limits.message_bytes,
+        )
 
     def settle(self) -> None:
         """Wait until every answer that went out is judged."""
@@ -99,7 +82,6 @@ class OipProxy:
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         """Take no new calls, let those under way end within `grace_seconds`, then cancel them; judge what has gone out."""
-        self._server.stop(grace_seconds).wait()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        super().stop(grace_seconds)
         self._backlog.close()
         self._upstream.close()
