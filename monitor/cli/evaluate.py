@@ -13,27 +13,35 @@ from demur.monitor.cli.console import bars, out
 Table = "NAME=TABLE, may be repeated"
 
 
+BundleFile = Annotated[Path, typer.Argument(help="A bundle file.")]
+TestTable = Annotated[
+    Path,
+    typer.Argument(help="In-distribution rows that neither fit nor calibrate saw, with `label` or `loss`."),
+]
+Ood = Annotated[list[str] | None, typer.Option(help=f"A novelty set, every row of it out of scope: {Table}.")]
+Shifted = Annotated[list[str] | None, typer.Option(help=f"A covariate-shifted set with labels: {Table}.")]
+Severity = Annotated[list[str] | None, typer.Option(help="How badly a set was spoilt: NAME=NUMBER, may be repeated.")]
+Html = Annotated[Path | None, typer.Option(help="Write the report, one self-contained page.")]
+Json = Annotated[Path | None, typer.Option(help="Write every figure as JSON.")]
+Bootstrap = Annotated[int, typer.Option(help="Resamples for intervals; 0 for none.")]
+Seed = Annotated[int, typer.Option(help="Of the resamples.")]
+Unit = Annotated[
+    Literal["row", "group", "stream"] | None,
+    typer.Option(help="What is counted; by default what the bundle's rules judge."),
+]
+
+
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
-    test: Annotated[
-        Path,
-        typer.Argument(help="In-distribution rows that neither fit nor calibrate saw, with `label` or `loss`."),
-    ],
-    ood: Annotated[
-        list[str] | None, typer.Option(help=f"A novelty set, every row of it out of scope: {Table}.")
-    ] = None,
-    shifted: Annotated[list[str] | None, typer.Option(help=f"A covariate-shifted set with labels: {Table}.")] = None,
-    severity: Annotated[
-        list[str] | None, typer.Option(help="How badly a set was spoilt: NAME=NUMBER, may be repeated.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report, one self-contained page.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write every figure as JSON.")] = None,
-    bootstrap: Annotated[int, typer.Option(help="Resamples for intervals; 0 for none.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
-    unit: Annotated[
-        Literal["row", "group", "stream"] | None,
-        typer.Option(help="What is counted; by default what the bundle's rules judge."),
-    ] = None,
+    bundle: BundleFile,
+    test: TestTable,
+    ood: Ood = None,
+    shifted: Shifted = None,
+    severity: Severity = None,
+    html: Html = None,
+    json: Json = None,
+    bootstrap: Bootstrap = 1000,
+    seed: Seed = 0,
+    unit: Unit = None,
 ) -> None:
     """Judge a bundle: does it refuse what is foreign, does it refuse what the model gets wrong, does it keep its promises?
 

@@ -18,27 +18,35 @@ Where = Literal["local", "ray"]
 Table = "a signals table: .npz, a folder of .npy or of .parquet, .safetensors, .parquet or .arrow"
 
 
+Policy = Annotated[Path, typer.Argument(help="The policy, a monitor.yaml.")]
+ReferenceTable = Annotated[Path, typer.Option(help=f"What the scores are fitted on: {Table}.")]
+CalibrationTable = Annotated[Path, typer.Option(help=f"What the thresholds come from, other rows: {Table}.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where the bundle goes.")]
+Auto = Annotated[bool, typer.Option("--auto", help="Choose scores and their fusion on the selection set.")]
+Selection = Annotated[Path | None, typer.Option(help="In-distribution rows for --auto, in neither of the other sets.")]
+Outliers = Annotated[Path | None, typer.Option(help="Rows known to be foreign, for scores that learn from them.")]
+Wild = Annotated[Path | None, typer.Option(help="Unlabelled traffic, for scores that learn from it.")]
+Elsewhere = Annotated[
+    Where, typer.Option(help="Where passes over the reference set run: in this process, or on a Ray cluster.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes of a Ray cluster started here.")]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster to join.")]
+Sign = Annotated[Path | None, typer.Option(help="Sign with this private key, made by `demur bundle keygen`.")]
+
+
 def fit(
-    config: Annotated[Path, typer.Argument(help="The policy, a monitor.yaml.")],
-    reference: Annotated[Path, typer.Option(help=f"What the scores are fitted on: {Table}.")],
-    calibration: Annotated[Path, typer.Option(help=f"What the thresholds come from, other rows: {Table}.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the bundle goes.")],
-    auto: Annotated[bool, typer.Option("--auto", help="Choose scores and their fusion on the selection set.")] = False,
-    selection: Annotated[
-        Path | None, typer.Option(help="In-distribution rows for --auto, in neither of the other sets.")
-    ] = None,
-    outliers: Annotated[
-        Path | None, typer.Option(help="Rows known to be foreign, for scores that learn from them.")
-    ] = None,
-    wild: Annotated[Path | None, typer.Option(help="Unlabelled traffic, for scores that learn from it.")] = None,
-    engine: Annotated[
-        Where, typer.Option(help="Where passes over the reference set run: in this process, or on a Ray cluster.")
-    ] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes of a Ray cluster started here.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster to join.")] = None,
-    sign: Annotated[
-        Path | None, typer.Option(help="Sign with this private key, made by `demur bundle keygen`.")
-    ] = None,
+    config: Policy,
+    reference: ReferenceTable,
+    calibration: CalibrationTable,
+    output: Output,
+    auto: Auto = False,
+    selection: Selection = None,
+    outliers: Outliers = None,
+    wild: Wild = None,
+    engine: Elsewhere = "local",
+    workers: Workers = None,
+    ray_address: Address = None,
+    sign: Sign = None,
 ) -> None:
     """Fit scores, calibrate promises, write one bundle.
 
