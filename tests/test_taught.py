@@ -8,6 +8,7 @@ import pytest
 import demur
 from demur.detectors.build import accepted
 from demur.detectors.scores import FUSIONS, SCORES
+from demur.monitor.bundle import selftest
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.fit.taught import LEARNING
 
@@ -66,6 +67,7 @@ def test_a_fusion_that_learns_nothing_forbids_nothing(calibration):
 def test_fusions_are_the_scores_that_list_members():
     lists = {n for n, s in SCORES.items() if "of" in accepted(s) and "Sequence" in str(accepted(s)["of"].annotation)}
     assert lists == FUSIONS | {"early_stopped"}
+    assert (selftest.FUSIONS, selftest.COUNTED) == (FUSIONS, "early_stopped")
     assert {"failure"} == LEARNING
 
 

@@ -63,6 +63,32 @@ def test_a_verdict_that_disagrees_is_refused(good):
         Loaded.open(rebuilt(good, **{"selftest/outputs/accept.npy": npy(accept)}))
 
 
+def test_a_count_may_move_by_little_and_only_near_a_threshold_change_a_verdict():
+    """Another machine's last bit moves a score past one calibration score; many are another computation."""
+    bundle = Bundle.load(GOLDEN.with_name("coded.demur"))
+    column = [c.score for c in bundle.manifest.columns].index("stopped")
+    limit = bundle.manifest.rules[2].thresholds[0]
+    at = int(np.argmin(np.abs(np.nan_to_num(bundle.arrays(selftest.OUTPUTS)["scores"][:, column], nan=1e9) - limit)))
+
+    def moved(by, flipped=None):
+        def change(outputs):
+            outputs["scores"][:, column] += by
+            if flipped is not None:
+                outputs["accept"][flipped] ^= True
+                outputs["reasons"][flipped] = 0 if outputs["accept"][flipped] else int(Reason.NOVEL)
+
+        return Changed(bundle, change)
+
+    assert selftest.run(bundle, moved(2)) < 8
+    with pytest.raises(SelfTestFailed, match=rf"scores\[0, {column}\]"):
+        selftest.run(bundle, moved(3))
+    far = next(
+        i for i in range(30) if i != at and Session(bundle.graph).run(bundle.arrays(selftest.INPUTS))["accept"][i]
+    )
+    with pytest.raises(SelfTestFailed, match="accept"):
+        selftest.run(bundle, moved(0, far))
+
+
 class Changed:
     """A session whose outputs are changed before anybody sees them."""
 

@@ -93,6 +93,29 @@ def sliced() -> demur.Bundle:
     return demur.fit(policy, reference=made[0], calibration=made[1])
 
 
+def coded() -> demur.Bundle:
+    """Slices by a signal of codes beside slices by class, others unavailable; a column chosen on the calibration rows."""
+    policy = {
+        "monitor": "golden-coded",
+        "signals": {"logits": 4, "features": 8, "site": 1},
+        "scores": [
+            "msp",
+            {"near": {"type": "knn", "k": 1, "bank": 60}},
+            {"wide": {"type": "knn", "k": 9, "bank": 60}},
+            {"stopped": {"type": "early_stopped", "of": ["near", "wide"]}},
+        ],
+        "small_slices": "refuse",
+        "rules": [
+            {"elsewhere": {"when": "near", "slice": "site", "promise": {"refuse_good_at_most": 0.1}}},
+            {"unsure": {"when": "msp", "slice": "predicted_class", "promise": {"refuse_good_at_most": 0.1}}},
+            {"novel": {"when": "stopped", "promise": {"refuse_good_at_most": 0.1}}},
+        ],
+    }
+    sites = {s: np.random.default_rng(s).choice([1, 2, 40], 240).astype(np.float32) for s in (1, 2)}
+    made = [{k: v for k, v in table(240, s).items() if not k.startswith("head")} | {"site": sites[s]} for s in (1, 2)]
+    return demur.fit(policy, reference=made[0], calibration=made[1])
+
+
 def stream() -> demur.Bundle:
     """Both streaming scores."""
     policy = {
@@ -112,5 +135,5 @@ def stream() -> demur.Bundle:
 
 
 if __name__ == "__main__":
-    for make in (rows, groups, boxes, sliced, stream):
+    for make in (rows, groups, boxes, sliced, coded, stream):
         make().save(HERE / f"{make.__name__}.demur")
