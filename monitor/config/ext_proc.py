@@ -18,7 +18,7 @@ class CompletionModelConfig(Section):
     request_logprobs: bool = Field(
         False,
         description="ask for log-probabilities when the client does not, and take them out of the answer again; needs both "
-        "bodies BUFFERED, and leaves streamed answers alone",
+        "bodies BUFFERED, streamed answers too",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -195,11 +196,46 @@ class TestAskedForBesideTheClient:
         result = self.made(world).envoy(self.upstream(CALM)).request(CHAT, request)
         assert result.upstream_saw[1] == request.replace(b"false", b"true")
 
-    @pytest.mark.parametrize("more", [{"logprobs": True}, {"stream": True}])
-    def test_what_needs_no_change_or_cannot_be_changed_is_left_alone(self, world, more):
-        result = self.made(world).envoy(self.upstream(CALM)).request(CHAT, ask(**more))
-        assert result.upstream_saw[1] == ask(**more)
-        assert result.status == (503 if "stream" in more else 200)
+    def test_what_needs_no_change_is_left_alone(self, world):
+        result = self.made(world).envoy(self.upstream(CALM)).request(CHAT, ask(logprobs=True))
+        assert result.upstream_saw[1] == ask(logprobs=True)
+        assert result.status == 200
+
+    @pytest.mark.parametrize("coding", ["", "gzip"])
+    def test_a_streamed_answer_is_judged_as_a_whole_and_comes_as_it_was_asked_for(self, world, coding):
+        def upstream(_, body):
+            asked = json.loads(body)
+            assert asked["stream"]
+            raw = b"".join(sse(self.said if asked.get("logprobs") else []))
+            if asked.get("logprobs") is None:
+                raise AssertionError("nobody asked for log-probabilities")
+            return Answer(
+                headers=SSE | ({"content-encoding": "gzip"} if coding else {}),
+                body=gzip.compress(raw) if coding else raw,
+            )
+
+        made = self.made(world)
+        self.said = CALM
+        result = made.envoy(upstream).request(CHAT, ask(stream=True))
+        raw = gzip.decompress(result.body) if coding else result.body
+        expected = b"".join(sse(CALM))
+        for value in CALM:
+            token = {"content": [{"token": "t", "logprob": value, "bytes": [116], "top_logprobs": []}]}
+            expected = expected.replace(json.dumps(token).encode(), b"null")
+        assert (result.status, raw) == (200, expected)
+        assert b'logprob"' not in raw
+        assert result.headers["content-length"] == str(len(result.body))
+        self.said = WILD
+        assert made.envoy(upstream).request(CHAT, ask(stream=True)).status == 412
+        assert [bool(d.verdicts.accept.all()) for d in made.decisions] == [True, False]
+        assert made.server.service.memory.held == 0
+
+    def test_a_stream_that_the_client_sees_at_once_is_left_alone(self, world):
+        answer = Answer(headers=SSE, chunks=sse(CALM))
+        made = self.made(world, mode="observe")
+        result = made.envoy(answer, response_body=STREAMED).request(CHAT, ask(stream=True))
+        assert result.upstream_saw[1] == ask(stream=True)
+        assert (result.status, result.body) == (200, b"".join(sse(CALM)))
 
     def test_alternatives_are_asked_for_where_the_monitor_reads_them(self, world):
         golden = demur.Bundle.load(Path(__file__).parents[1] / "golden" / "stream.demur")

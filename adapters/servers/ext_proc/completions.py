@@ -14,6 +14,7 @@ from demur.adapters.servers.failing import broken
 from demur.adapters.servers.oip.rest import coding
 from demur.adapters.servers.oip.rest.document import Document, Edit, MalformedError
 from demur.adapters.servers.oip.withheld import Withheld
+from demur.adapters.servers.openai import bare
 from demur.adapters.servers.openai.completion import CUT, Completion
 from demur.adapters.servers.openai.events import Events
 from demur.adapters.servers.openai.judge import Answer, CompletionJudge, CompletionModel, withheld
@@ -77,10 +78,9 @@ class CompletionExchange:
         self._completion = Completion(self._most)
 
     def progress(self, body: Body) -> int:
-        if self._events is None:
+        if self._events is None or self._taking_out:  # what is to be changed is kept, and read at its end
             return 0
-        for data in self._events.feed(bytes(body.data)):
-            self._completion.event(data)
+        self._feed(self._events, body)
         body.data = b""
         return self._events.size + self._completion.size
 
@@ -130,8 +130,14 @@ class CompletionExchange:
         if self._events is None:
             self._completion.take(bytes(body.data))
         else:
+            if self._taking_out:
+                self._feed(self._events, body)
             for data in self._events.rest():
                 self._completion.event(data)
+
+    def _feed(self, events: Events, body: Body) -> None:
+        for data in events.feed(bytes(body.data)):
+            self._completion.event(data)
 
     def _unknown(self, cause: str) -> Judged:
         if not self._judge.enforcing:
@@ -153,8 +159,8 @@ class CompletionExchange:
         return Change()
 
     def _asking(self, document: Document, model: CompletionModel, body: Body) -> Change:
-        """The request for log-probabilities, when the client asked for none and takes the answer as a whole."""
-        if self._route.kind != "chat" or document.get("logprobs") or document.get("stream"):
+        """The request for log-probabilities, when the client asked for none."""
+        if self._route.kind != "chat" or document.get("logprobs"):
             return Change()
         wanted = {"logprobs": "true"} | ({"top_logprobs": str(model.most)} if model.most else {})
         edit, new = Edit(), [f'"{key}":{text}' for key, text in wanted.items() if key not in document.members]
@@ -167,20 +173,15 @@ class CompletionExchange:
         return Change(edit.of(document.text).encode("utf-8", "surrogateescape"), {}, gone)
 
     def _without_logprobs(self, body: Body) -> Change:
-        """The answer as the client asked for it: `logprobs` null in each choice, every other character as it came."""
-        if not self._taking_out or self._events is not None:
+        """The answer as the client asked for it."""
+        if not self._taking_out:
             return Change()
         text = bytes(body.data).decode("utf-8", "surrogateescape")
         try:
-            document, edit = Document(text, ("choices",)), Edit()
-            for choice in document.elements.get("choices", []):
-                said = Document(text[choice.start : choice.end]).members.get("logprobs")
-                if said is not None:
-                    edit.replace(choice.start + said.start, choice.start + said.end, "null")
+            text = bare.whole(text) if self._events is None else bare.events(text)
         except MalformedError:
             return Change()
-        content = edit.of(text).encode("utf-8", "surrogateescape")
-        return Change(coding.encoded(content, body.coding))
+        return Change(coding.encoded(text.encode("utf-8", "surrogateescape"), body.coding))
 
 
 def _model_of(document: Document) -> str:
