@@ -13,10 +13,11 @@ from demur.detectors.numpy_ops import Array
 from demur.detectors.score import Batch, Reference
 from demur.detectors.tensor import Ops, Signal, Signals, T, missing_of
 from demur.detectors.transforms.quantile import ranked_values
+from demur.detectors.transforms.select import Placed, Select
 
 
 @dataclass(frozen=True, eq=False)
-class Impute:
+class Impute(Placed):
     """A NaN cell becomes the median of the present reference cells of its column.
 
     The median of m present cells is the ceil(m / 2)-th smallest, exactly: of an even number, the lower of the middle two.
@@ -27,21 +28,11 @@ class Impute:
     """
 
     median: Array  # (D,)
-    signal: str
-    name: str
     passes: ClassVar[int] = 5
-
-    @property
-    def inputs(self) -> tuple[Signal, ...]:
-        return (self.signal,)
 
     @property
     def absent(self) -> tuple[Signal, ...]:
         return (self.signal,)
-
-    @property
-    def outputs(self) -> tuple[Signal, ...]:
-        return (self.name,)
 
     @classmethod
     def fit(cls, reference: Reference, *, signal: str, name: str = "features") -> Self:
@@ -56,7 +47,7 @@ class Impute:
             raise ValueError(
                 f"impute: columns {empty.tolist()} of {signal} are missing in every reference row; leave them out"
             )
-        return cls(ranked_values(reference, signal, (held + 1) // 2), signal, str(name))
+        return cls(signal, str(name), ranked_values(reference, signal, (held + 1) // 2))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
         x = signals[self.signal]
@@ -64,20 +55,12 @@ class Impute:
 
 
 @dataclass(frozen=True, eq=False)
-class Missing:
+class Missing(Select):
     """Which cells are NaN: 1 where a cell is missing, else 0.
 
     Shapes: signal (N, D) -> name_missing (N, D).
     Source: missing indicators; Little & Rubin 2002, Statistical Analysis with Missing Data, section 1.2.
     """
-
-    signal: str
-    name: str
-    passes: ClassVar[int] = 0
-
-    @property
-    def inputs(self) -> tuple[Signal, ...]:
-        return (self.signal,)
 
     @property
     def absent(self) -> tuple[Signal, ...]:
@@ -86,11 +69,6 @@ class Missing:
     @property
     def outputs(self) -> tuple[Signal, ...]:
         return (missing_of(self.name),)
-
-    @classmethod
-    def fit(cls, reference: Reference, *, signal: str, name: str = "features") -> Self:
-        next(reference.batches(str(signal), size=1))
-        return cls(str(signal), str(name))
 
     def __call__(self, xp: Ops[T], signals: Signals[T]) -> Signals[T]:
         return {**signals, missing_of(self.name): xp.where(present(xp, signals[self.signal]), 0.0, 1.0)}

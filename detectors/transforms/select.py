@@ -10,16 +10,11 @@ from demur.detectors.tensor import Ops, Signal, Signals, T
 
 
 @dataclass(frozen=True, eq=False)
-class Select:
-    """Another signal in the place that a score reads: an inner layer, a table's row, a projection as `features`.
-
-    Shapes: signal (N, K) -> name (N, K).
-    Raises: ValueError in fit when the reference has no such signal.
-    """
+class Placed:
+    """Something of one signal, in the place that another name has. Shapes: signal (N, K) -> name (N, K)."""
 
     signal: str
     name: str
-    passes: ClassVar[int] = 0
 
     @property
     def inputs(self) -> tuple[Signal, ...]:
@@ -28,6 +23,17 @@ class Select:
     @property
     def outputs(self) -> tuple[Signal, ...]:
         return (self.name,)
+
+
+@dataclass(frozen=True, eq=False)
+class Select(Placed):
+    """Another signal in the place that a score reads: an inner layer, a table's row, a projection as `features`.
+
+    Shapes: signal (N, K) -> name (N, K).
+    Raises: ValueError in fit when the reference has no such signal.
+    """
+
+    passes: ClassVar[int] = 0
 
     @classmethod
     def fit(cls, reference: Reference, *, signal: str, name: str = "features") -> Self:
