@@ -280,6 +280,13 @@ def test_codes_that_are_no_codes_are_refused_with_their_row(sample, values, says
         demur.fit(coded_policy(), reference=sample_reference(sample), calibration=table)
 
 
+def test_a_signal_that_is_named_as_the_predicted_class_is_not_mistaken_for_it(sample):
+    document = coded_policy()
+    document["signals"]["predicted_class"] = 1
+    with pytest.raises(ConfigurationError, match="is the argmax of logits, and a signal has that name"):
+        demur.fit(document, reference=sample_reference(sample), calibration=coded_rows(sample, 700, 2))
+
+
 @pytest.mark.parametrize("by", ["features", "camera", "sites"])
 def test_slices_name_a_signal_of_width_one(sample, by):
     document = coded_policy()

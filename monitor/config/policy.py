@@ -144,6 +144,10 @@ def _check_rule(rule: RuleConfig, scores: set[str], signals: dict[str, SignalCon
         raise ValueError(f"rule {rule.name}: aggregate belongs to unit: group")
     if not isinstance(rule.when, str):
         _check_choice(rule)
+    if rule.slice == BY_CLASS and BY_CLASS in signals:
+        raise ValueError(
+            f"rule {rule.name}: slice: {BY_CLASS} is the argmax of logits, and a signal has that name; rename it"
+        )
     if rule.slice not in (None, BY_CLASS):
         held = signals.get(str(rule.slice))
         if held is None or held.width != 1 or held.kind == "table":
