@@ -95,6 +95,12 @@ def _told(made: Fused) -> None:
     out().print(f"\nadded  {', '.join(shown)}", markup=False)
     if made.levelled:
         note(made.levelled)
+    manifest = made.bundle.manifest
+    if not manifest.model.get("digest") and (manifest.origin is None or not manifest.origin.model):
+        note(
+            "nothing says which model this bundle was fitted on, only widths were compared: tables of `demur collect` say it, or "
+            "`model: {digest: ...}` in the policy"
+        )
     out().print(f"as model and monitor apart, to the last bit, on {made.tried} made-up batches; the self-test passed")
 
 

@@ -13,6 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
+import demur
 from demur.adapters.models.graph_file import ModelFile
 from demur.adapters.models.instrument import instrument
 from demur.monitor.cli.main import app
@@ -171,6 +172,7 @@ def test_fuse_reads_the_map_beside_the_model_and_says_what_it_added(run, tmp_pat
     flat = " ".join(answer.output.split())
     assert "added demur.accept, demur.reasons, demur.p_values, demur.scores" in flat
     assert "m_guarded, m, m_monitor, m_ensemble" in flat
+    assert "nothing says which model this bundle was fitted on" in flat
     found = ModelFile.read(tmp_path / "guarded.onnx").session().run({"x": X})
     assert set(found) == {"y", "logits", "features", "demur.accept", "demur.reasons", "demur.p_values", "demur.scores"}
     for words, why in (
@@ -205,6 +207,21 @@ def test_the_command_says_what_comes_next(run):
         "net.head.npz",
         "reference.npz",
     ]
+    promise = {"refuse_good_at_most": 0.1}
+    policy = {
+        "monitor": "net",
+        "signals": {"logits": 4},
+        "scores": ["energy"],
+        "rules": [{"novel": {"when": "energy", "promise": promise}}],
+    }
+    demur.fit(policy, reference="reference.npz", calibration="calibration.npz").save("net.demur")
+    fused = run("fuse", "net.instrumented.onnx", "net.demur", "-o", "guarded.onnx")
+    assert fused.exit_code == 0, fused.output
+    assert "nothing says which model" not in fused.output
+    onnx.save(mlp(("LogSoftmax", "z", "y", {})), "twin.onnx")  # the same widths
+    refused = run("fuse", "twin.onnx", "net.demur", "-o", "wrong.onnx", "--signal", "logits=y")
+    assert "was fitted on signals of the model with SHA-256" in str(refused.exception)
+    assert not Path("wrong.onnx").exists()
     shutil.copy(EXPORTS / "yolo_split.onnx", "boxes.onnx")
     said = run("instrument", "boxes.onnx").output
     assert "next: complete `detection:` (docs/detection.md) in\n  boxes.signals.yaml" in said
