@@ -1,5 +1,6 @@
 """Promises: thresholds with a finite-sample guarantee, in the words that say exactly what is guaranteed."""
 
+from demur.detectors.promises.digest import policy_digest
 from demur.detectors.promises.pipeline import Calibrated, calibrate
 from demur.detectors.promises.promise import (
     CalibrationRefused,
@@ -8,10 +9,10 @@ from demur.detectors.promises.promise import (
     RuleSpec,
     StableAtContamination,
     WrongAndAcceptedAtMost,
-    policy_digest,
 )
 from demur.detectors.promises.sample import CalibrationSample
-from demur.detectors.promises.statement import Statement, TotalShare
+from demur.detectors.promises.statement import Statement
+from demur.detectors.promises.total import TotalShare
 
 __all__ = [
     "Calibrated",

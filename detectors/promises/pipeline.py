@@ -9,6 +9,7 @@ import numpy as np
 
 from demur.detectors.policy import Rule
 from demur.detectors.promises import binomial, joint, refusal, risk, survival
+from demur.detectors.promises.digest import policy_digest
 from demur.detectors.promises.fold import Folds, split
 from demur.detectors.promises.policy_order import check_policy, joints, label_free, levels, refusals, selectives
 from demur.detectors.promises.promise import (
@@ -18,9 +19,9 @@ from demur.detectors.promises.promise import (
     RefuseGoodAtMost,
     RuleSpec,
     StableAtContamination,
-    policy_digest,
 )
-from demur.detectors.promises.statement import BUNDLE_CONFIDENCE, UNDER_LINES, Statement, TotalShare
+from demur.detectors.promises.statement import BUNDLE_CONFIDENCE, UNDER_LINES, Statement
+from demur.detectors.promises.total import TotalShare
 from demur.detectors.promises.wording import listed
 
 if TYPE_CHECKING:

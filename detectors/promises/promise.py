@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -12,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from demur.detectors.reason import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from demur.detectors.policy import Unit
 
 Good = Literal["id", "correct"]
@@ -234,43 +230,3 @@ KINDS: dict[type[Promise], str] = {
 def kind(promise: Promise) -> str:
     """The key that configurations use for it."""
     return KINDS[type(promise)]
-
-
-def _plain(promise: Promise) -> dict[str, str]:
-    """Levels exactly, and only what differs from the default theorem, so that older digests stay."""
-    if isinstance(promise, StableAtContamination):
-        return {kind(promise): str(exact(promise.gamma)), "tail_nats": str(exact(promise.tail_nats))}
-    confidence = "" if promise.confidence is None else str(exact(promise.confidence))
-    if isinstance(promise, RefuseGoodAtMost):
-        level = "share" if promise.alpha is None else str(exact(promise.alpha))
-        plain = {kind(promise): level, "confidence": confidence, "good": promise.good}
-    else:
-        level = str(exact(promise.risk if isinstance(promise, ErrorWhenAcceptedAtMost) else promise.alpha))
-        plain = {kind(promise): level, "confidence": confidence}
-    default: str = type(promise).by
-    if promise.by == "fixed_sequence":
-        plain["starts"] = str(promise.starts)
-    return plain if promise.by == default else plain | {"by": promise.by}
-
-
-def policy_digest(specs: Sequence[RuleSpec], refuse_good_at_most: Level | None = None) -> str:
-    """SHA-256 (hex) of the ordered rules and the policy's total.
-
-    A selective-risk promise holds only for the policy it was calibrated under, so a loader compares this digest and
-    refuses a bundle whose rules were edited afterwards.
-    """
-    rules = [
-        {
-            "name": s.name,
-            "column": s.column,
-            "reason": int(s.reason),
-            "unit": s.unit,
-            "sliced": s.sliced,
-            "promise": _plain(s.promise),
-        }
-        | ({"candidates": list(s.candidates)} if s.candidates else {})
-        for s in specs
-    ]
-    total = "" if refuse_good_at_most is None else str(exact(refuse_good_at_most))
-    document = {"version": 1, "rules": rules, "refuse_good_at_most": total}
-    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
