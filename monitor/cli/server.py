@@ -16,6 +16,7 @@ from demur.monitor.errors import ConfigurationError
 from demur.monitor.event import RefusalEvent
 from demur.monitor.recorder import AuditRecorder, AuditTrail
 from demur.monitor.service.server import Server
+from demur.monitor.service.tls import http_context
 from demur.monitor.session import environment_digest
 from demur.monitor.telemetry import Telemetry, TelemetryConfig
 
@@ -47,8 +48,10 @@ class Running:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
+        secured = config.tls if config.metrics_listen else None
         self._telemetry = Telemetry(
-            TelemetryConfig(**config.telemetry.model_dump(), prometheus_listen=config.metrics_listen), tls=config.tls
+            TelemetryConfig(**config.telemetry.model_dump(), prometheus_listen=config.metrics_listen),
+            tls=None if secured is None else http_context(secured),
         )
         self._log = None if config.audit is None else open_log(config.audit, self._telemetry)
         self._trail = trail = None if self._log is None else AuditTrail(self._log)

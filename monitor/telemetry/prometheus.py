@@ -64,8 +64,10 @@ class MetricsServer:
         self._thread.join(2)
 
 
-def serve_metrics(address: str, collect: Callable[[], Iterable[Family]], tls: TlsFiles | None = None) -> MetricsServer:
-    """Serve on `address` (host:port; port 0: any free one, see `.port`).
+def serve_metrics(
+    address: str, collect: Callable[[], Iterable[Family]], tls: TlsFiles | ssl.SSLContext | None = None
+) -> MetricsServer:
+    """Serve on `address` (host:port; port 0: any free one, see `.port`). A context that reads its files again is used as it is.
 
     Raises: ValueError for an address that is not host:port; OSError when it is taken or a TLS file cannot be read.
     """
@@ -109,14 +111,19 @@ class _Server(ThreadingMixIn, WSGIServer):
         """A client that hangs up or fails its handshake is its own affair."""
 
 
-def _secure(server: WSGIServer, tls: TlsFiles) -> None:
+def _secure(server: WSGIServer, tls: TlsFiles | ssl.SSLContext) -> None:
+    context = tls if isinstance(tls, ssl.SSLContext) else _context(tls)
+    # The handshake happens at the first read, in the connection's thread: a silent client must not stop the others.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+
+
+def _context(tls: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tls.certificate, tls.key)
     if tls.client_ca is not None:
         context.load_verify_locations(tls.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
-    # The handshake happens at the first read, in the connection's thread: a silent client must not stop the others.
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    return context
 
 
 def _scraped(family: Family) -> Scraped:

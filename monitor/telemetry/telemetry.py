@@ -15,6 +15,8 @@ from demur.monitor.telemetry.names import TELEMETRY_ERRORS
 from demur.monitor.telemetry.sampling import ROOT, sample
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from demur.monitor.telemetry.otlp import Otlp
     from demur.monitor.telemetry.prometheus import MetricsServer, TlsFiles
 
@@ -51,7 +53,7 @@ class Telemetry:
     Raises, when made: ValueError for an address that is not host:port, OSError when it is taken.
     """
 
-    def __init__(self, config: TelemetryConfig | None = None, tls: TlsFiles | None = None) -> None:
+    def __init__(self, config: TelemetryConfig | None = None, tls: TlsFiles | SSLContext | None = None) -> None:
         config = config or TelemetryConfig()
         self._ratio = config.trace_ratio
         self._errors = dict.fromkeys(("events", "gauges", "metrics", "traces", "logs"), 0)

@@ -182,6 +182,7 @@ def test_so_is_one_under_a_stream(honest, relay):
         next(call)
     frozen.set()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details().endswith(f"(demur: upstream {relay.address} is not there, or went away)")
 
 
 def test_pings_are_rarer_than_servers_forbid():

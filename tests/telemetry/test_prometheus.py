@@ -128,6 +128,30 @@ def test_tls(tmp_path):
         server.close()
 
 
+def test_a_renewed_certificate_is_used_without_a_restart(tmp_path):
+    from demur.monitor.config.server import TlsConfig
+    from demur.monitor.service.tls import http_context
+
+    certificate, key = _certificate(tmp_path)
+    old = ssl.create_default_context(cafile=certificate)
+    server = serve_metrics(
+        "127.0.0.1:0", Telemetry().collect, http_context(TlsConfig(certificate=certificate, key=key))
+    )
+
+    def scraped(context):
+        with urllib.request.urlopen(f"https://127.0.0.1:{server.port}/metrics", context=context, timeout=10) as answer:
+            return answer.status
+
+    try:
+        assert scraped(old) == 200
+        _certificate(tmp_path)
+        assert scraped(ssl.create_default_context(cafile=certificate)) == 200
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            scraped(old)
+    finally:
+        server.close()
+
+
 def test_tls_files_that_are_not_there(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         serve_metrics(

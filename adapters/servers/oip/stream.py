@@ -69,7 +69,9 @@ class InferStream:
             if self._too_large:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, too_large(self._too_large, self._message_bytes))
             context.set_trailing_metadata(passed_on(call.trailing_metadata()))
-            text = explained(call.code(), call.details() or "", self._upstream.target, self._upstream.message_bytes)
+            text = explained(
+                call.code(), self._upstream.words(call), self._upstream.target, self._upstream.message_bytes
+            )
             context.abort(call.code(), text)
         finally:
             call.cancel()

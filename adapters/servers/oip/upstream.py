@@ -149,14 +149,14 @@ class Upstream:
             return Outcome(grpc.StatusCode.INTERNAL, said, b"", (), ())
         return Outcome(
             code,
-            self._words(call, late=perf_counter() >= ends - SLACK_SECONDS),
+            self.words(call, late=perf_counter() >= ends - SLACK_SECONDS),
             answers[0] if answers else b"",
             passed_on(call.initial_metadata()),
             passed_on(call.trailing_metadata()),
         )
 
-    def _words(self, call: Any, *, late: bool) -> str:
-        """Upstream's own; ours where it said nothing."""
+    def words(self, call: Any, *, late: bool = False) -> str:
+        """The details of a call that failed: upstream's own; ours where it said nothing. `late`: its time was over."""
         code, details = call.code(), call.details() or ""
         if code is grpc.StatusCode.DEADLINE_EXCEEDED and late:
             return f"demur: upstream {self.target} did not answer within {self._timeout:g} s (proxy.upstream_timeout_seconds)"
