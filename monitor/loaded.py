@@ -83,7 +83,7 @@ class Loaded:
 
     def conflict(self, decoding: Decoding) -> str:
         """Why signals that were decoded like this cannot be judged by this bundle, or ""."""
-        said = decoding.conflict(self.manifest.decoding)
+        said = decoding.read_by(self.widths).conflict(self.manifest.decoding)
         if not said:
             return ""
         return (

@@ -38,7 +38,7 @@ def choose(
             f"--auto cannot choose on missing cells yet ({', '.join(sorted(pending.tables))} are tables); name the scores"
         )
     ref, sel, cal = (as_table(s, pending) for s in (reference, selection, calibration))
-    joint_origin({"reference": ref.origin, "selection": sel.origin, "calibration": cal.origin})
+    joint_origin({"reference": ref.origin, "selection": sel.origin, "calibration": cal.origin}, pending.signals)
     check_apart(sel, ref, "selection", "reference")
     check_apart(sel, cal, "selection")
     kinds = {n: pending.kind(n) for n in pending.signals}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from demur.monitor.config.signal_map import SignalMapConfig
 from demur.monitor.config.views import ViewsConfig
 from demur.monitor.errors import ConfigurationError
 
-OF_A_CALL = frozenset({"input", "output", "signal", "budget_ms", "largest_values"})  # where views are, and how long
+OF_A_CALL = frozenset({"input", "output", "budget_ms", "largest_values"})  # where views come from, and how long
 OF_SUPPRESSION = ("iou", "class_wise")
 SHOWN = 3
 
@@ -40,6 +40,13 @@ class Decoding:
 
     def __bool__(self) -> bool:
         return bool(self.document)
+
+    def read_by(self, signals: Collection[str]) -> Decoding:
+        """Without views, where their signal is none of these: one map may serve several monitors."""
+        views = self.document.get("views")
+        if not isinstance(views, Mapping) or views.get("signal") in signals:
+            return self
+        return Decoding({name: section for name, section in self.document.items() if name != "views"})
 
     def differences(self, expected: Decoding) -> list[str]:
         """The keys in which this one differs: `detection.iou: expected 0.45, got 0.5`."""

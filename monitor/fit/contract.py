@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from demur.monitor.bundle.manifest import Manifest
 from demur.monitor.config.decoding import Decoding
@@ -14,14 +14,16 @@ from demur.monitor.fit.table import SignalsTable
 BUNDLE, CALIBRATION = "the bundle", "calibration"
 
 
-def joint_origin(origins: Mapping[str, Origin | None]) -> tuple[Origin, list[str]]:
-    """Where all of them come from, by the name of each, and what is to say about it. What is not known of one is not compared.
+def joint_origin(origins: Mapping[str, Origin | None], signals: Collection[str]) -> tuple[Origin, list[str]]:
+    """Where these signals of all of them come from, by the name of each, and what is to say about it. What is not known of
+    one is not compared.
 
     The calibration set's model is recorded: promises are about its answers.
     Raises: ContractViolation when two were decoded otherwise, naming the keys that differ.
     """
     known = {name: origin for name, origin in origins.items() if origin is not None}
-    decoded = {name: origin.decoding for name, origin in known.items() if origin.decoding}
+    read = {name: origin.decoding.read_by(signals) for name, origin in known.items()}
+    decoded = {name: decoding for name, decoding in read.items() if decoding}
     first = next(iter(decoded), "")
     if findings := [
         _other(name, d, first, decoded[first]) for name, d in decoded.items() if d.conflict(decoded[first])
@@ -46,7 +48,8 @@ def check_origin(table: SignalsTable, manifest: Manifest) -> None:
 
     Raises: ContractViolation naming the keys that differ.
     """
-    joint_origin({BUNDLE: origin_of(manifest), table.source: table.origin})
+    signals = [signal.name for signal in manifest.signals]
+    joint_origin({BUNDLE: origin_of(manifest), table.source: table.origin}, signals)
 
 
 def empty_groups_said(policy: PolicyConfig, empty: int) -> list[str]:

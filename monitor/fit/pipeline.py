@@ -78,7 +78,7 @@ def fit(
     ref, cal = as_table(reference, policy), as_table(calibration, policy)
     sides = {n: as_table(s, policy) for n, s in (("outliers", outliers), ("wild", wild)) if s is not None}
     tables = {"reference": ref, CALIBRATION: cal, **extra, **sides}
-    origin, said = joint_origin({n: t.origin for n, t in tables.items()})
+    origin, said = joint_origin({n: t.origin for n, t in tables.items()}, policy.signals)
     findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
     for name, side in sides.items():
         findings += check_apart(side, cal, name)
@@ -154,7 +154,7 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         evidence = Evidence.of(bundle)
     else:
         cal = as_table(calibration, policy)
-        origin, said = joint_origin({BUNDLE: origin, CALIBRATION: cal.origin})
+        origin, said = joint_origin({BUNDLE: origin, CALIBRATION: cal.origin}, policy.signals)
         said += _check_calibration(bundle, policy, cal)
         first, second = split_folds(policy, planned, cal)
         check_untaught(second, rows)

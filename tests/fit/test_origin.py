@@ -26,6 +26,7 @@ from demur.monitor.fit.origin import Origin
 from demur.monitor.fit.pipeline import calibrate
 from demur.monitor.fit.table import SignalsTable, TableError, load_table
 from demur.monitor.fit.writing import write_columns
+from demur.monitor.loaded import Loaded
 
 MAP = {"detection": {"layout": "yolov8", "classes": 3, "image": [64, 64], "regions": {"maps": {"a": 8, "b": 16}}}}
 SIGNALS = ["logits", "box_features"]
@@ -91,7 +92,7 @@ def test_the_digest_is_of_the_canonical_document():
         ),
         (
             {"views": {"input": "x", "output": "y", "corruptions": ["blur:1"]}},
-            "fa96e41a03b4ed6e13a8ef530cc332987edbb4acf8603eb284b92e4fcbfa0708",
+            "2a224d3851fc3c6721b979e1b94f5000330708bac6c432c9a49f936061132e65",
         ),
     ],
 )
@@ -179,6 +180,29 @@ def test_sets_that_were_decoded_otherwise_are_not_fitted_together():
     ):
         with pytest.raises(ContractViolation, match=r"detection\.iou"):
             judge()
+
+
+def test_views_count_for_the_monitor_that_reads_them_only():
+    """One map may serve several monitors: one of logits, one of views."""
+    views = {"input": "x", "output": "y", "corruptions": ["blur:1"]}
+    several = decoding_of(parse(SignalMapConfig, {"signals": {"logits": "y"}, "views": views}, "the map"))
+    rows = {name: value for name, value in boxes(1).items() if name != "view_logits"}
+    bare = demur.fit(POLICY, reference={**rows, ORIGIN: Origin(several).column()}, calibration=boxes(2))
+    assert bare.manifest.origin is None
+    assert not Loaded.open(bare).conflict(several)
+    policy = {**POLICY, "signals": {"logits": 3, "view_logits": 3}}
+    looked = [
+        {
+            **boxes(seed, Origin(several)),
+            "view_logits": np.random.default_rng(seed + 9).normal(size=(200, 3)).astype("f4"),
+        }
+        for seed in (1, 2)
+    ]
+    bundle = Loaded.open(demur.fit(policy, reference=looked[0], calibration=looked[1]))
+    assert not bundle.conflict(several)
+    assert "views: expected a section" in bundle.conflict(Decoding({}))
+    other = decoding_of(parse(SignalMapConfig, {"views": {**views, "corruptions": ["blur:2"]}}, "the map"))
+    assert 'views.corruptions: expected ["blur:1"], got ["blur:2"]' in bundle.conflict(other)
 
 
 def test_inspect_tells_where_a_bundles_tables_came_from(tmp_path):
