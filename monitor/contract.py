@@ -15,22 +15,28 @@ def why_not(loaded: Loaded, observation: Observation) -> str:
     missing = [n for n in observation.missing if n not in loaded.unread]
     if missing:
         return f"missing signal: {', '.join(missing)}"
-    model, compared = loaded.manifest.model, 0
-    for key in ("version", "digest"):
-        said, known = observation.model.get(key, ""), model.get(key, "")
-        if said and known and said != known:
-            return f"model {key} {said!r} is not the {known!r} this bundle was fitted for"
-        compared += bool(said and known)
-    decoded, known = observation.model.get("decoding", ""), loaded.decoding
-    if decoded and known and decoded != known:
-        return (
-            f"contract: rows were decoded otherwise than those this bundle was made from (settings {decoded[:16]!r}..., "
-            f"expected {known[:16]!r}...); decode with the signal map that its tables were collected with"
-        )
-    if model.get("required") and not compared:
-        return "this monitor requires the model's version or digest with each request, as the bundle names it"
+    if other := _other_model(loaded, observation):
+        return other
     if loaded.grouped and observation.grouping is None:
         return "group_id is missing: this policy judges groups"
+    return ""
+
+
+def _other_model(loaded: Loaded, observation: Observation) -> str:
+    """What the caller says of its model that is not what the bundle was fitted for, or ""."""
+    said, known = observation.model, loaded.manifest.model
+    both = [key for key in ("version", "digest") if said.get(key) and known.get(key)]
+    for key in both:
+        if said[key] != known[key]:
+            return f"model {key} {said[key]!r} is not the {known[key]!r} this bundle was fitted for"
+    decoded = said.get("decoding", "")
+    if decoded and loaded.decoding and decoded != loaded.decoding:
+        return (
+            f"contract: rows were decoded otherwise than those this bundle was made from (settings {decoded[:16]!r}..., "
+            f"expected {loaded.decoding[:16]!r}...); decode with the signal map that its tables were collected with"
+        )
+    if known.get("required") and not both:
+        return "this monitor requires the model's version or digest with each request, as the bundle names it"
     return ""
 
 
