@@ -47,7 +47,8 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-MOST_ROWS, PART_ROWS = 512, 128
+MOST_ROWS, PART_ROWS = 512, 256
+TABLE_BYTES, TABLE_ROWS = 2**18, 128  # a graph with tables has wide rows between its nodes: 10,000 distances of lof
 LANE_WIDTH = 4096  # numbers of a row that are copied in less time than their binding takes
 # Products of matrices in 10 bits of mantissa would leave the tolerance of 1e-4.
 EXACT: Mapping[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
@@ -97,6 +98,7 @@ class Session:
         # A group may have rows anywhere in the batch; and an accelerator wants all of its rows at once.
         self._whole = whole or "group_id" in self.inputs or self._session.get_providers()[0] != CPU[0]
         self._call = self._session._sess.run  # noqa: SLF001  InferenceSession.run re-checks names: 4 of 20 µs at N = 1
+        self._part = TABLE_ROWS if len(model) > TABLE_BYTES else PART_ROWS
         self._options = runtime.RunOptions()  # made anew for every call without them: 0.4 µs
         self._narrow = not self._whole and self._widest() <= LANE_WIDTH
         self._lanes = threading.local()
@@ -121,8 +123,8 @@ class Session:
                 self._lanes.lane = self._lane(feed, found)
             return found
         parts = [
-            self._call(self._names, {n: a[start : start + PART_ROWS] for n, a in feed.items()}, self._options)
-            for start in range(0, rows, PART_ROWS)
+            self._call(self._names, {n: a[start : start + self._part] for n, a in feed.items()}, self._options)
+            for start in range(0, rows, self._part)
         ]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
