@@ -16,6 +16,7 @@ from demur.detectors.promises import (
     calibrate,
     neyman_pearson,
 )
+from demur.detectors.promises.binomial import interval, upper
 from demur.detectors.reason import Reason
 from demur.monitor.errors import ConfigurationError
 from tests.simulators import DRAWS, on_average, within
@@ -33,18 +34,24 @@ def columns(rng, n):
 @pytest.mark.parametrize("draws", [DRAWS, pytest.param(10 * DRAWS, marks=pytest.mark.slow)])
 def test_the_rule_that_chose_its_column_keeps_its_bound_and_a_choice_that_is_not_paid_for_does_not(draws):
     rng = np.random.default_rng(41)
-    paid, unpaid = [], []
+    paid, unpaid, outside, naive = [], [], [], []
     for _ in range(draws):
         sample = CalibrationSample(columns(rng, 300), outliers=columns(rng, 1500))
-        (rule,) = calibrate([CHOICE], sample).rules
+        found = calibrate([CHOICE], sample)
+        (rule,), total, (statement,) = found.rules, found.total, found.statements
         assert rule.threshold.shape == (1,)
         paid.append(1 - rule.threshold[0])
+        outside.append(not total.low <= paid[-1] <= total.high)
+        naive.append(paid[-1] > interval(total.refused, 300, 0.95)[1])
+        assert statement.bound == upper(total.refused, 300, 0.1 / 8)
         single = {c: calibrate([RuleSpec("novel", c, Reason.NOVEL, PROMISE)], sample).rules[0] for c in NAMES[:3]}
         powers = {c: np.mean(sample.outliers[c] > r.threshold[0]) for c, r in single.items()}
         unpaid.append(1 - single[max(powers, key=powers.get)].threshold[0])
     assert within(np.array(paid) > ALPHA, 0.1)
     assert np.mean(paid) > 0.05
     assert not within(np.array(unpaid) > ALPHA, 0.1)
+    assert within(outside, 0.05)
+    assert not within(naive, 0.05)
 
 
 def test_errors_are_judged_on_units_that_did_not_choose_the_column():

@@ -22,6 +22,7 @@ from demur.detectors.promises import (
     calibrate,
     early_stopping,
 )
+from demur.detectors.promises.binomial import interval
 from demur.detectors.pvalue import p_value
 from demur.detectors.reason import Reason
 from demur.detectors.score import Reference
@@ -177,6 +178,39 @@ def test_a_bundle_holds_one_table_and_one_threshold_and_keeps_them_through_calib
     later = demur.calibrate(bundle, calibration=sample(80, 9))
     fresh = demur.fit(policy(), reference=sample(300, 1), calibration=sample(80, 9))
     assert later.graph == fresh.graph
+
+
+def test_no_interval_is_given_of_what_this_bundle_refuses_in_all(sample):
+    """One computed as if the column were given misses the true share of a third of these calibrations, not of 5 %."""
+    bundle = demur.fit(policy(), reference=sample(300, 1), calibration=sample(57, 2))
+    assert (
+        "estimated at 7.0 % (n = 57, no interval because the same rows choose a column), not promised."
+        in bundle.manifest.statements[1]
+    )
+    rng = np.random.default_rng(4)
+    missed = []
+    for _ in range(DRAWS // 4):
+        table, fresh = losses(rng, 100, 30), losses(rng, 2000, 30)
+        score = fitted(table)
+        calibrated = calibrate([STOPPED], CalibrationSample({"stopped": score.places(table.astype(np.float32))}))
+        assert (calibrated.total.low, calibrated.total.high, calibrated.statements[0].bound) == (None, None, 1.0)
+        low, high = interval(calibrated.total.refused, 100, 0.95)
+        share = np.mean(scored(score, fresh) > calibrated.rules[0].threshold[0])
+        missed.append(not low - 0.01 <= share <= high + 0.01)
+    assert np.mean(missed) > 0.15
+
+
+def test_outliers_are_not_counted_by_what_other_calibration_rows_said_of_them(sample):
+    document = policy()
+    power = {"refuse_good_at_most": 0.1, "confidence": 0.9, "by": "neyman_pearson"}
+    document["rules"].append({"known": {"when": ["energy", "mahalanobis"], "promise": power}})
+    given = {"reference": sample(300, 1), "outliers": sample(90, 4, shift=1)}
+    bundle = demur.fit(document, calibration=sample(57, 2), **given)
+    assert "Of the 90 labelled outliers" in bundle.manifest.rules[0].statement
+    later = demur.calibrate(bundle, calibration=sample(300, 9)).manifest.rules
+    fresh = demur.fit(document, calibration=sample(300, 9), **given).manifest.rules
+    assert "labelled outliers" not in later[0].statement
+    assert later[1].statement == fresh[1].statement
 
 
 def test_what_is_not_finite_is_invalid_and_what_is_far_is_refused(sample):

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from demur.detectors.policy import Rule
-from demur.detectors.promises import binomial, joint, refusal, risk, survival
+from demur.detectors.promises import joint, refusal, risk, total
 from demur.detectors.promises.digest import policy_digest
 from demur.detectors.promises.fold import Folds, split
 from demur.detectors.promises.policy_order import check_policy, joints, label_free, levels, refusals, selectives
 from demur.detectors.promises.promise import (
     CalibrationRefused,
-    Good,
     Level,
     RefuseGoodAtMost,
     RuleSpec,
     StableAtContamination,
 )
-from demur.detectors.promises.statement import BUNDLE_CONFIDENCE, UNDER_LINES, Statement
-from demur.detectors.promises.total import TotalShare
+from demur.detectors.promises.statement import UNDER_LINES, Statement
 from demur.detectors.promises.wording import listed
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from demur.detectors.promises.sample import CalibrationSample
     from demur.detectors.promises.slices import Thresholds
     from demur.detectors.promises.survival import Fitted
+    from demur.detectors.promises.total import TotalShare
 
 SmallSlices = Literal["pool", "refuse"]
 
@@ -107,7 +106,7 @@ def calibrate(
         rules=tuple(_rule(*by_name[s.name]) for s in specs),
         tables=_tables(specs, sample, refusing),
         statements=tuple(statements[s.name] for s in specs),
-        total=_total(fitted, sample, refuse_good_at_most, alphas, seed),
+        total=total.estimated(fitted, sample, refuse_good_at_most, alphas, seed),
         policy_digest=policy_digest(specs, refuse_good_at_most),
         n=sample.units,
         survivors={c.spec.name: c.statement.n for c in chosen},
@@ -229,17 +228,3 @@ def _tables(
         unit: Unit = judged.get(name, "group" if sample.groups and len(column) != sample.rows else "row")
         tables[name] = (refusal.table(sample, name, unit, "id", units).scores,)
     return tables | {spec.column: tuple(t.scores for t in fitted.tables) for spec, fitted in refusing}
-
-
-def _total(
-    fitted: Fitted, sample: CalibrationSample, promised: Level | None, alphas: Mapping[str, Fraction], seed: int
-) -> TotalShare:
-    unit: Unit = "group" if all(spec.unit == "group" for spec, _ in fitted) else "row"
-    goods = {spec.promise.good for spec, _ in fitted if isinstance(spec.promise, RefuseGoodAtMost)}
-    good: Good = "correct" if goods == {"correct"} else "id"
-    units = survival.independent(sample, unit, np.ones(sample.units, dtype=np.bool_), seed)
-    kept = (refusal.good_groups if unit == "group" else refusal.good_rows)(sample, good)
-    units = units[kept[units]]
-    count = int(np.count_nonzero(survival.refused(fitted, sample, unit)[units]))
-    low, high = binomial.interval(count, units.size, BUNDLE_CONFIDENCE)
-    return TotalShare(count, units.size, low, high, promised, tuple(alphas.items()), good)

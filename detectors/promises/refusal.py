@@ -158,7 +158,7 @@ def _refusal_statement(
         level=alpha,
         confidence=promise.confidence,
         n=sum(thresholds.tables[c].n for c in own) if spec.sliced else thresholds.tables[0].n,
-        bound=thresholds.bound(promise.confidence or BUNDLE_CONFIDENCE),
+        bound=1.0 if promise.by == "early_stopping" else thresholds.bound(promise.confidence or BUNDLE_CONFIDENCE),
         good=promise.good,
         clustered=sample.clustered and spec.unit == "row",
         slices=tuple(by.labels[c] for c in own) if by else (),

@@ -70,10 +70,12 @@ class Thresholds:
     compared: tuple[Power, ...] = ()
 
     def bound(self, confidence: float) -> float:
-        """The largest tolerance bound of a slice with its own table; in (0, 1]."""
+        """The largest tolerance bound of a slice with its own table, for each of `compared`; in (0, 1]."""
         own = [i for i in range(len(self.tables)) if not self.pooled[i]] or [0]
+        ways = len(self.compared) or 1
         return max(
-            order.tolerance_bound(self.tables[i].n, self.ranks[i], confidence, self.tables[i].inflation) for i in own
+            order.tolerance_bound(self.tables[i].n, self.ranks[i], confidence, ways * self.tables[i].inflation)
+            for i in own
         )
 
     @property

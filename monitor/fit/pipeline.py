@@ -160,9 +160,9 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         check_untaught(second, rows)
         found = None if first is None else score_members(policy, planned, scores, first)
         scores = fit_stopped(policy, planned, scores, second)
-        # Outliers' scores are what they were, unless fusions among them read the p-values of other rows now.
-        known = {} if planned.folded else Evidence.of(bundle).outliers
-        evidence = replace(gather(policy, planned, scores, found, second), outliers=known)
+        evidence = replace(
+            gather(policy, planned, scores, found, second), outliers=_still_known(bundle, policy, planned)
+        )
         feed, ranges = _feed(second, policy.tables), _ranges(cal)
         digests["calibration"] = cal.digest()
         counts = {**{n: c for n, c in counts.items() if n != EMPTY}, CALIBRATION: len(cal), **_empty(cal)}
@@ -174,6 +174,13 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     taught = rows.get(TAUGHT, NO_ROWS)
     fitted = Fitted(scores, types, ranges, digests, counts, rows["reference"], findings, files, taught, origin)
     return assemble(policy, planned, fitted, evidence, feed)
+
+
+def _still_known(bundle: Bundle, policy: PolicyConfig, planned: Plan) -> dict[str, NDArray[np.float32]]:
+    """The bundle's scores of labelled outliers, but those of columns whose score depends on the calibration rows: they are others now."""
+    dependent = {s.name for s in policy.scores if is_fusion(s) or stops(s)}
+    kept = {c.name for c in planned.columns if c.score not in dependent}
+    return {n: a for n, a in Evidence.of(bundle).outliers.items() if n in kept}
 
 
 def _check_calibration(bundle: Bundle, policy: PolicyConfig, table: SignalsTable) -> list[str]:
