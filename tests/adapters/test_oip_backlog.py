@@ -9,7 +9,11 @@ from time import perf_counter
 import numpy as np
 import pytest
 
+from demur.adapters.servers.oip import messages
+from demur.adapters.servers.oip.answer import answered
 from demur.adapters.servers.oip.backlog import Backlog
+from demur.adapters.servers.oip.plan import Plan
+from demur.adapters.servers.oip.unary import Sent
 from demur.monitor.config.server import MonitorAuditConfig
 from demur.monitor.engine import Conduct, Engine
 from demur.monitor.errors import AuditUnavailable
@@ -17,6 +21,7 @@ from demur.monitor.event import DecisionEvent
 from demur.monitor.loaded import Loaded
 from demur.monitor.observation import observe
 from demur.monitor.recorder import AuditRecorder
+from demur.proto.oip.inference_pb2 import ModelInferRequest
 from tests.adapters.conftest import INFER, MODEL, Stage, answer, request
 from tests.service.bundles import BAD, GOOD, WIDTH, group_bundle, row_bundle
 
@@ -217,6 +222,43 @@ def test_a_backlog_is_bounded_and_says_so():
     backlog.close()
     assert not backlog.put(4, 1)
     assert [i for batch in batches for i in batch] == [0, 1, 3]
+
+
+def test_what_takes_long_to_judge_waits_in_small_numbers():
+    slow = threading.Event()
+    backlog = Backlog(lambda items: slow.wait(0.3 * len(items)), linger_seconds=0.0)
+    assert backlog.put(0, 1)
+    backlog.settle()
+    assert [backlog.put(i, 1) for i in range(1, 9)].count(
+        False
+    ) >= 2  # of 0.3 s each, a second's work and what is under way
+    slow.set()
+    backlog.settle()
+    assert all(backlog.put(i, 1) for i in range(8))
+    backlog.close()
+
+
+def test_answers_are_judged_by_portions_and_none_is_left_out(stage, monkeypatch):
+    monkeypatch.setattr("demur.adapters.servers.oip.judge.TOGETHER_BYTES", 200)
+    recorder = Recorder(gates=False)
+    proxy = stage.proxy(recorder=recorder)
+    calls(stage, proxy, numbered(10))
+    proxy.settle()
+    assert sorted(recorder.recorded) == [f"{i:03d}" for i in range(10)]
+
+
+def test_what_is_kept_of_a_request_is_counted_and_its_shapes_are_not_kept_whole():
+    many = ModelInferRequest(model_name=MODEL, id="i" * 50_000)
+    many.inputs.add(name="image", datatype="FP32", shape=[3, *[1] * 20_000])
+    many.inputs.add(name="huge", datatype="FP32", shape=[1] * 1_000_000)
+    for i in range(1000):
+        many.outputs.add(name=f"o{i}")
+    light = messages.asked(many.SerializeToString()).without_message()
+    assert [tuple(shape) for shape in light.shapes()] == [(3, *[1] * 15), ()]
+    assert light.kept_bytes > 50_000 + 1000 * 100
+    loaded = Loaded.open(row_bundle())
+    fields = answered(b"\x2a\x00" * 1000)
+    assert Sent(light, fields, Plan(), loaded, "").size_bytes > light.kept_bytes + 1000 * 100
 
 
 def test_the_backlog_outlives_a_batch_that_fails():

@@ -35,7 +35,7 @@ def shown(raw: bytes) -> ShownAnswer | None:
     try:
         message = ModelInferResponse.FromString(raw)
     except DecodeError:
-        return None
+        return answered(raw)  # its fields may be whole where what stands beside the outputs is not
     raws = message.raw_output_contents
     if len(message.outputs) + len(raws) > wire.MOST_FIELDS:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from demur.adapters.servers.failing import broken
 from demur.adapters.servers.oip import remedy
@@ -26,6 +26,9 @@ from demur.monitor.verdicts import Action, Verdicts, blocks
 
 LOG = logging.getLogger("demur.oip")
 UNPLANNED = Plan()
+TOGETHER_BYTES = (
+    32 << 20
+)  # of answers unpacked: a JSON one takes several times its size in memory, and packed ones a hundred times
 
 
 @dataclass(slots=True)  # not frozen: one is made for every request
@@ -67,6 +70,9 @@ class Read:
     observation: Observation
     seconds: float
     scored: Scored | None = None
+
+
+Opened: TypeAlias = dict[tuple[ProxiedModel, Loaded], list[tuple[Asked, Exchange]]]
 
 
 class Gone(Protocol):
@@ -136,19 +142,29 @@ class Judge:
 
     def judge_together(self, gone: Iterable[Gone]) -> None:
         """As `judge`, for answers of mapped models that have gone out, whose verdicts nobody waits for: those of one model are
-        scored in one run.
+        scored in one run, as many as TOGETHER_BYTES hold once they are unpacked.
         """
-        judged: dict[tuple[ProxiedModel, Loaded], list[tuple[Asked, Exchange]]] = {}
+        opened: Opened = {}
+        size = 0
         for answer in gone:
             model = answer.plan.model
             if model is None:
                 continue
             try:
-                judged.setdefault((model, answer.loaded), []).append((answer.asked, answer.exchange()))
+                exchange = answer.exchange()
             except Exception:  # INVARIANT: an answer that cannot be read takes no other verdict with it
                 LOG.exception("monitor %s: reading an answer failed", answer.loaded.policy.monitor)
                 self.tell(answer.loaded.policy.monitor, "internal")
-        for (model, loaded), ours in judged.items():
+                continue
+            opened.setdefault((model, answer.loaded), []).append((answer.asked, exchange))
+            size += 0 if exchange.answered is None else exchange.answered.size
+            if size > TOGETHER_BYTES:
+                self._judge_opened(opened)
+                opened, size = {}, 0
+        self._judge_opened(opened)
+
+    def _judge_opened(self, opened: Opened) -> None:
+        for (model, loaded), ours in opened.items():
             for (asked, exchange), read in zip(ours, self._read_together(model, ours, loaded), strict=True):
                 self._judged(model, asked, exchange, loaded, read)
 

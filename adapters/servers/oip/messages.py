@@ -18,6 +18,7 @@ from demur.proto.oip.inference_pb2 import ModelInferRequest
 NAME, VERSION, ID, PARAMETERS = 1, 2, 3, 4
 INPUTS, ASKED_OUTPUTS, RAW_INPUTS = 5, 6, 7
 CONTENTS = 5  # of a tensor
+HEAD_BYTES = 1 << 16  # of a tensor without its contents; a dimension takes a byte on the wire and eight here
 
 InputTensor = ModelInferRequest.InferInputTensor
 RequestedOutput = ModelInferRequest.InferRequestedOutputTensor
@@ -82,8 +83,10 @@ def _shapes(raw: bytes, fields: Iterable[Field]) -> list[Sequence[int]]:
 
 def _bare(raw: bytes) -> InputTensor:
     fields = wire.scan(raw)
-    bare = {i: b"" for i, f in enumerate(fields) if f.number == CONTENTS}
-    return InputTensor.FromString(wire.spliced(raw, fields, bare))
+    bare = wire.spliced(raw, fields, {i: b"" for i, f in enumerate(fields) if f.number == CONTENTS})
+    if len(bare) > HEAD_BYTES:
+        raise MalformedError("no shape is so long")
+    return InputTensor.FromString(bare)
 
 
 def _inputs(raw: bytes) -> Mapping[str, Tensor]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+KEPT = 16  # shapes, and dimensions of each
+KEPT_BYTES = 4096
 
 
 class UnreadableOutputError(Exception):
@@ -31,7 +35,10 @@ class Tensor:
             raise UnreadableOutputError(
                 f"output {self.name}: shape {self.shape} exceeds tensor_bytes = {largest_bytes}"
             )
-        return self.flat().reshape(self.shape)
+        try:
+            return self.flat().reshape(self.shape)
+        except ValueError as error:  # of no elements, and yet larger than any array
+            raise UnreadableOutputError(f"output {self.name}: shape {self.shape} is that of no array") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +65,16 @@ class Asked:
     inputs: Callable[[], Mapping[str, Tensor]] = dict
 
     def without_message(self) -> Asked:
-        """What is remembered of a request: it does not keep the tensors alive that came with it, and has no inputs."""
-        shapes = [tuple(shape) for shape in self.shapes()]
+        """What is remembered of a request: it does not keep the tensors alive that came with it, has no inputs, and of
+        shapes only as much as says how many rows there were.
+        """
+        shapes = [tuple(shape[:KEPT]) for shape in islice(self.shapes(), KEPT)]
         return replace(self, shapes=lambda: shapes, inputs=dict)
+
+    @property
+    def kept_bytes(self) -> int:
+        """About what is held of it `without_message`, with what stands around an exchange."""
+        return KEPT_BYTES + len(self.id) + sum(KEPT_BYTES // 16 + len(output.name) for output in self.outputs)
 
 
 class Answered(Protocol):

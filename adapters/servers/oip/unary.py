@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import messages, splice
 from demur.adapters.servers.oip.answer import InferAnswer, answered, shown
-from demur.adapters.servers.oip.backlog import BESIDE_BYTES, Backlog
+from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.plan import Plan
@@ -23,6 +23,7 @@ from demur.monitor.loaded import Loaded
 
 UNALIGNED = "the outputs that the monitor needs cannot be told from the client's in upstream's answer"
 REPEATED = "yes"
+FIELD_BYTES = 200  # of memory for each field of an answer whose places were looked up
 # A server says so before the model runs; anything else may come after it ran, and a sequence must not advance twice.
 BEFORE_RUNNING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
@@ -41,7 +42,10 @@ class Sent:
     @property
     def size_bytes(self) -> int:
         """About what it holds."""
-        return BESIDE_BYTES + (len(self.read) if isinstance(self.read, bytes) else self.read.size if self.read else 0)
+        read = self.read
+        if isinstance(read, InferAnswer):
+            return self.asked.kept_bytes + read.size + FIELD_BYTES * len(read.fields)
+        return self.asked.kept_bytes + len(read or b"")
 
     def exchange(self) -> Exchange:
         """What the judge looks at."""

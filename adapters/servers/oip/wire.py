@@ -30,7 +30,7 @@ def scan(raw: bytes) -> list[Field]:
     """The top-level fields in their order. The contents of nested messages, strings and tensors are not looked at.
 
     Follows protobuf's encoding: tags of at most 32 bits, groups (deprecated) skipped as a whole, field number 0 and
-    wire types 6 and 7 refused. Raises: MalformedError, also for more than MOST_FIELDS.
+    wire types 6 and 7 refused, the former within groups not. Raises: MalformedError, also for more than MOST_FIELDS.
     """
     found, at, end = [], 0, len(raw)
     while at < end:
@@ -54,7 +54,7 @@ def _field(raw: bytes, at: int, end: int, depth: int = 0) -> Field:
         if tag > LARGEST_TAG:
             raise MalformedError("a tag has more than 32 bits")
     number, kind = tag >> 3, tag & 7
-    if not number:
+    if not number and not depth:  # within a group that nobody knows protobuf's parser skips it
         raise MalformedError("field number 0")
     if kind == BYTES:
         size, start = _varint(raw, start, end, 5)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from demur.adapters.servers.failing import broken
 from demur.adapters.servers.oip import refusal
-from demur.adapters.servers.oip.backlog import BESIDE_BYTES, Backlog
+from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.plan import Plan
 from demur.adapters.servers.oip.reading import Asked
@@ -106,7 +106,7 @@ class Inference:
         if self._backlog is None or loaded is None:
             return False
         answer = Answer(call.asked.without_message(), call.plan, loaded, reply, _traceparent(client), self._largest)
-        return self._backlog.put(answer, len(reply.content) + BESIDE_BYTES)
+        return self._backlog.put(answer, len(reply.content) + answer.asked.kept_bytes)
 
     async def beside(self, client: HttpClient, target: Target) -> Reply | None:
         """The refusal of an answer that has no form demur could judge; None lets it pass."""
