@@ -139,7 +139,7 @@ def _sentence(verdicts: Verdicts, unit: int, number: int) -> str:
     limit = f"at p <= {rule.level:g}" if rule.by_p else above
     measured = f"{rule.column} p = {p:.3g}" if rule.by_p else f"{rule.column} = {score:.4g}"
     pooled = (
-        " (threshold of the pooled table: too few calibration units of this slice)"
+        " (threshold of the pooled table: calibration had too few units of this slice, or none)"
         if int(verdicts.pooled[unit]) >> number & 1
         else ""
     )

@@ -192,7 +192,7 @@ class RuleSpec:
         if self.sliced and not isinstance(self.promise, RefuseGoodAtMost):
             raise ValueError(
                 f'rule "{self.name}": {kind(self.promise)} is promised for the whole policy, not by slice; '
-                "remove `sliced` or promise refuse_good_at_most"
+                "remove its slice or promise refuse_good_at_most"
             )
         if self.candidates:
             self._check_candidates()
@@ -216,7 +216,7 @@ class RuleSpec:
                 "fuse them"
             )
         if self.sliced:
-            raise ValueError(f'rule "{self.name}": a choice among columns is made for all rows; remove `sliced`')
+            raise ValueError(f'rule "{self.name}": a choice among columns is made for all rows; remove its slice')
 
 
 KINDS: dict[type[Promise], str] = {

@@ -24,7 +24,10 @@ CalibrationTable = Annotated[Path, typer.Option(help=f"What the thresholds come 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the bundle goes.")]
 Auto = Annotated[bool, typer.Option("--auto", help="Choose scores and their fusion on the selection set.")]
 Selection = Annotated[Path | None, typer.Option(help="In-distribution rows for --auto, in neither of the other sets.")]
-Outliers = Annotated[Path | None, typer.Option(help="Rows known to be foreign, for scores that learn from them.")]
+Outliers = Annotated[
+    Path | None,
+    typer.Option(help="Rows known to be foreign: scores learn from them, and by: neyman_pearson chooses by them."),
+]
 Wild = Annotated[Path | None, typer.Option(help="Unlabelled traffic, for scores that learn from it.")]
 Elsewhere = Annotated[
     Where, typer.Option(help="Where passes over the reference set run: in this process, or on a Ray cluster.")

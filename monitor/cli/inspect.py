@@ -95,17 +95,8 @@ def scores(bundle: Bundle) -> None:
     """A table of scores and their sources."""
     from rich.table import Table
 
-    table = Table(
-        "score",
-        "type",
-        "calibration units",
-        "bytes",
-        "multiply-adds a row",
-        "source",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
+    table = Table("score", "type", "units", "bytes", "multiply-adds", box=None, pad_edge=False, header_style="bold")
+    table.add_column("source", overflow="fold")  # never shortened: identifiers of papers are looked up
     units = {c.score: c.units for c in bundle.manifest.columns}
     for score in bundle.manifest.scores:
         counts = units.get(score.name, [])

@@ -22,6 +22,7 @@ SERVICE_LINK = re.compile(r"^DEMUR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT
 LARGEST_BYTES = 4 << 20
 MERGE, BOOLEAN, TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "bool", "str"))
 LONGEST_VALUE = 80
+UNNAMED = frozenset({"missing", "extra_forbidden"})  # an unknown key may hold a secret: its name is enough
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,12 +67,10 @@ def parse(model: type[M], document: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        faults = "\n".join(
-            f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}{_came(e)}"
-            for e in error.errors(include_url=False)
-        )
-        known = ", ".join(model.model_fields)
-        raise ConfigurationError(f"{where} cannot be used:\n{faults}\n  top-level keys are: {known}") from None
+        faults = [f"  {_fault(e)}" for e in error.errors(include_url=False)]
+        if any(e["type"] in UNNAMED and len(e["loc"]) == 1 for e in error.errors(include_url=False)):
+            faults.append(f"  top-level keys are: {', '.join(model.model_fields)}")
+        raise ConfigurationError("\n".join([f"{where} cannot be used:", *faults])) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -117,7 +116,15 @@ def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
     return len(names)
 
 
+def _fault(error: Any) -> str:
+    place = ".".join(map(str, error["loc"]))
+    return f"{f'{place}: ' if place else ''}{error['msg'].removeprefix('Value error, ')}{_came(error)}"
+
+
 def _came(error: Any) -> str:
     value = error.get("input")
-    unnamed = error["type"] in ("missing", "extra_forbidden")  # an unknown key may hold a secret: its name is enough
-    return "" if unnamed or isinstance(value, (dict, list)) else f", got {textwrap.shorten(repr(value), LONGEST_VALUE)}"
+    return (
+        ""
+        if error["type"] in UNNAMED or isinstance(value, (dict, list))
+        else f", got {textwrap.shorten(repr(value), LONGEST_VALUE)}"
+    )

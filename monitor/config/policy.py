@@ -115,7 +115,9 @@ def _score(entry: Any) -> Any:
     if isinstance(entry, dict) and len(entry) == 1:
         name, hyper = next(iter(entry.items()))
         if not isinstance(hyper, dict | None):
-            raise ValueError(f"score {name}: expected a mapping of hyper-parameters, got {hyper!r}")
+            raise ValueError(
+                f"score {name}: expected a mapping of hyper-parameters, got {hyper!r}; write {{type: ...}}"
+            )
         hyper = dict(hyper or {})
         return {"name": name, "type": hyper.pop("type", name), "hyper": hyper}
     return entry
@@ -152,8 +154,8 @@ def _check_rule(rule: RuleConfig, scores: set[str], signals: dict[str, SignalCon
         held = signals.get(str(rule.slice))
         if held is None or held.width != 1 or held.kind == "table":
             raise ValueError(
-                f"rule {rule.name}: slice: expected {BY_CLASS} or a signal of width 1 that carries codes, got {rule.slice}; "
-                f"add `{rule.slice}: 1` under signals"
+                f"rule {rule.name}: slice: expected {BY_CLASS} or a signal of width 1 that carries codes, got {rule.slice}"
+                + (f"; add `{rule.slice}: 1` under signals" if held is None else ", which is none")
             )
 
 

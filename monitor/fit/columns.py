@@ -51,9 +51,10 @@ def signal(array: NDArray[Any], width: int | None, where: str) -> NDArray[Any]:
         advice = "check which model output this is, or the width in `signals:`"
         raise TableError(f"{where}: expected shape (N, {width or 'width'}), got {array.shape}; {advice}")
     if array.dtype.newbyteorder("=") not in SIGNAL_DTYPES:
-        raise TableError(
-            f"{where}: expected float32 (or float16, float64), got {array.dtype}; convert it with .astype('float32')"
+        advice = (
+            "convert it with .astype('float32')" if array.dtype.kind in "iubf" else "number its values 0, 1, 2, ..."
         )
+        raise TableError(f"{where}: expected float32 (or float16, float64), got {array.dtype}; {advice}")
     return array
 
 
@@ -110,7 +111,8 @@ def _loss(array: NDArray[Any], where: str) -> NDArray[Any]:
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
         raise TableError(
-            f"{where}: expected numbers from 0 (right) to 1 (wrong), got {array[row]} in row {row}; divide by the largest possible loss"
+            f"{where}: expected numbers from 0 (right) to 1 (wrong), got {array[row]} in row {row}; "
+            f"{'divide by the largest possible loss' if array[row] > 1 else 'a loss is no less than 0, and not NaN'}"
         )
     whole = array.dtype.kind != "f" or np.isin(array, (0, 1)).all()
     return np.ascontiguousarray(array, np.int64 if whole else np.float64)
