@@ -28,7 +28,7 @@ def make_lane(runtime: Any, session: Any, options: Any, inputs: Arrays, outputs:
         binding.bind_ortvalue_output(name, runtime.OrtValue.ortvalue_from_numpy(array))
     places = [(name, array, array.shape, array.dtype) for name, array in held]
     call, bound = session._sess.run_with_iobinding, binding._iobinding  # noqa: SLF001
-    count = len(places)
+    copies, count = [array.copy for array in found], len(places)
 
     def run(feed: Arrays) -> list[NDArray[Any]] | None:
         if len(feed) != count:
@@ -39,6 +39,9 @@ def make_lane(runtime: Any, session: Any, options: Any, inputs: Arrays, outputs:
                 return None
             array[...] = given
         call(bound, options)
-        return list(map(np.ndarray.copy, found))  # a comprehension takes 0.15 µs more
+        answer = []
+        for copied in copies:  # a comprehension or `map` takes 0.07 µs more
+            answer.append(copied())  # noqa: PERF401
+        return answer
 
     return run
