@@ -25,11 +25,11 @@ BATCH_ROWS = 8192
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Verdicts of N units, columnar. 8 bytes a unit and column, about 20 a unit beside them.
+    """Verdicts of N units, columnar. 8 bytes a unit and column, about 30 a unit beside them.
 
     scores, p_values (N, S) float32; accept (N,) bool; reason_bits, rule_hits (N,) int64; wrong (N,) bool or None without
     labels; cluster (N,) int64 or None: units of one cluster are not independent; severity (N,) int64 or None. `rows` is how
-    many rows were read.
+    many rows were read. pooled (N,) int64 or None has a bit for every rule that judged the unit by the pooled table.
     """
 
     scores: NDArray[np.float32]
@@ -42,6 +42,7 @@ class Judged:
     severity: NDArray[np.int64] | None
     rows: int
     weighted: bool
+    pooled: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.accept)
@@ -173,6 +174,7 @@ def _kept(
         severity,
         len(table),
         table.weight is not None,
+        verdicts.pooled,
     )
 
 
@@ -181,7 +183,7 @@ def _truth(loss: NDArray[Any] | None) -> NDArray[np.bool_] | None:
 
 
 def _joined(parts: list[Judged]) -> Judged:
-    names = ("scores", "p_values", "accept", "reason_bits", "rule_hits", "wrong", "severity")
+    names = ("scores", "p_values", "accept", "reason_bits", "rule_hits", "wrong", "severity", "pooled")
     columns: dict[str, Any] = {name: _whole([getattr(part, name) for part in parts]) for name in names}
     return Judged(**columns, cluster=None, rows=sum(p.rows for p in parts), weighted=parts[0].weighted)
 

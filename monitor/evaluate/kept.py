@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.detectors.promises import order
+from demur.detectors.promises.clustered import INFLATION
 from demur.monitor.bundle import Manifest
 from demur.monitor.bundle.manifest import RuleEntry
 from demur.monitor.evaluate.estimate import Estimate
@@ -18,6 +19,7 @@ from demur.monitor.evaluate.shares import Checked, realised
 
 State = Literal["kept", "within chance", "contradicted", "not checked"]
 BUNDLE_CONFIDENCE = 0.95
+GROUPS = "calibration/group.npy"  # a member of bundles whose calibration rows come in groups
 
 REFUSAL, SELECTIVE, JOINT = "refuse_good_at_most", "error_when_accepted_at_most", "wrong_and_accepted_at_most"
 ABOUT = {
@@ -32,9 +34,10 @@ class KeptPromise:
     """One rule: what was promised and what happened here.
 
     promised: the share; bound: for a promise that holds on average over calibration draws, what this bundle keeps to
-    with 95 % confidence, else the share again. units, part: of how many units how many went against it. state: `kept` at
-    or below the share; `contradicted` when the one-sided 99 % lower bound of what happened lies above `bound`; `within
-    chance` between the two; `not checked`, and why, in `note`.
+    with 95 % confidence, None where nothing is known of one bundle, else the share again. units, part: of how many units how
+    many went against it; a promise by slice is about units of its slices, taken together. state: `kept` at or below the
+    share; `contradicted` when the one-sided 99 % lower bound of what happened lies above `bound`; `within chance` between the
+    two, or above a share without a bound; `not checked`, and why, in `note`.
     """
 
     rule: str
@@ -64,6 +67,8 @@ def kept_promises(
             continue
         hits = (judged.rule_hits[usable] >> number & 1).astype(np.bool_)
         chosen, hit = _events(rule, kind, hits, judged.accept[usable], wrong)
+        if judged.pooled is not None and kind == REFUSAL:  # by the pooled table a slice gets no promise
+            chosen &= (judged.pooled[usable] >> number & 1) == 0
         checked = realised(hit, chosen, cluster, confidence, draws, seed)
         found.append(_compared(manifest, rule, kind, checked))
     return found
@@ -97,13 +102,16 @@ def _compared(manifest: Manifest, rule: RuleEntry, kind: str, checked: Checked) 
     bound = _bound(manifest, rule, kind, promised)
     state: State = "not checked"
     note = "no unit to check it on"
-    if checked.whole and promised is not None and bound is not None:
+    if checked.whole and promised is not None:
         state, note = "within chance", ""
         if checked.share.value <= promised:
             state = "kept"
+        elif bound is None:
+            note = "promised on average over calibration draws, with no bound for one"
         elif checked.least > bound:
             state = "contradicted"
-    return KeptPromise(rule.name, ABOUT[kind], promised, bound, checked.part, checked.whole, checked.share, state, note)
+    about = ABOUT[kind] + (", all its slices together" if len(rule.thresholds) > 1 else "")
+    return KeptPromise(rule.name, about, promised, bound, checked.part, checked.whole, checked.share, state, note)
 
 
 def _level(rule: RuleEntry, kind: str) -> float | None:
@@ -114,10 +122,23 @@ def _level(rule: RuleEntry, kind: str) -> float | None:
 
 
 def _bound(manifest: Manifest, rule: RuleEntry, kind: str, level: float | None) -> float | None:
-    """A marginal promise may be exceeded by one bundle: by how much, its calibration size says."""
-    if level is None or kind != REFUSAL or rule.promise.get("confidence") is not None:
+    """A promise on average may be exceeded by one bundle: by how much, the size of its calibration says.
+
+    The share above a rank of n scores is Beta distributed, and the share that is wrong and accepted one at that rank among
+    errors; its n is not recorded, so the smallest part of the units that a rule about errors may have had is taken. Where the
+    same rows choose a column nothing is known of one bundle.
+    """
+    if level is None or kind == SELECTIVE or rule.promise.get("confidence") is not None:
         return level
-    units = next(min(c.units, default=0) for c in manifest.columns if c.name == rule.column)
-    if not units:
-        return level
-    return max(level, order.tolerance_bound(units, order.marginal_rank(units, level), BUNDLE_CONFIDENCE))
+    column = next(c for c in manifest.columns if c.name == rule.column)
+    if any(s.name == column.score and s.type == "early_stopped" for s in manifest.scores):
+        return None
+    units = min(column.units, default=0)
+    if kind == JOINT:
+        others = sum(r.promise.get(SELECTIVE, r.promise.get(JOINT)) is not None for r in manifest.rules)
+        units = units if len(manifest.rules) == 1 else units // 2 // others
+    grouped = rule.unit == "row" and GROUPS in manifest.members
+    rank = order.marginal_rank(units, level)
+    if not 0 < rank <= units:
+        return None
+    return max(level, order.tolerance_bound(units, rank, BUNDLE_CONFIDENCE, INFLATION if grouped else 1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binom, kstest
+from scipy.stats import beta, binom, kstest
 
 import demur
 from demur.monitor.evaluate import EvaluationError
@@ -56,6 +56,67 @@ def test_a_promise_about_correct_inputs_is_checked_on_them_alone(sample, tables)
     assert found.promises[0].units == right < 400
     assert found.promises[0].bound == found.promises[0].promised == 0.1
     assert (found.promises[1].units, found.promises[1].part) == (400, found.outcome("id").wrong_accepted)
+
+
+def refusing(when="mahalanobis", scores=("mahalanobis",), **more):
+    rule = {"when": when, "promise": {"refuse_good_at_most": 0.05}} | more
+    return {"monitor": "m", "signals": {"logits": 4, "features": 8}, "scores": list(scores), "rules": [{"novel": rule}]}
+
+
+def test_a_promise_by_slice_is_checked_where_it_was_made(sample):
+    """Site 3 has too few calibration rows and site 9 none: the pooled table judges both, and nothing is promised there."""
+
+    def placed(count, seed, sites, **more):
+        return sample(count, seed, **more) | {"site": np.resize(np.array(sites, np.float32), count)}
+
+    document = refusing(slice="site")
+    document["signals"]["site"] = 1
+    calibration = placed(400, 2, [1, 2])
+    calibration["site"][:3] = 3
+    bundle = demur.fit(document, reference=placed(300, 1, [1, 2]), calibration=calibration)
+    good, foreign = placed(600, 3, [1, 2]), placed(400, 4, [3, 9], shift=3)
+    both = {n: np.concatenate([good[n], foreign[n]]) for n in good}
+    (found,) = demur.evaluate(bundle, both, bootstrap=0).promises
+    (alone,) = demur.evaluate(bundle, good, bootstrap=0).promises
+    assert found == alone
+    assert (found.units, found.about) == (600, "good inputs refused by this rule, all its slices together")
+    assert found.state in ("kept", "within chance")
+
+
+def test_what_holds_on_average_alone_is_not_contradicted_by_one_bundle(sample):
+    near, wide = {"near": {"type": "knn", "k": 1}}, {"wide": {"type": "knn", "k": 9}}
+    stopped = {"stopped": {"type": "early_stopped", "of": ["near", "wide"]}}
+    document = refusing("stopped", (near, wide, stopped))
+    bundle = demur.fit(document, reference=sample(300, 1), calibration=sample(100, 2))
+    (found,) = demur.evaluate(bundle, sample(400, 5, shift=2), bootstrap=0).promises
+    assert found.realised.value > 0.3
+    assert (found.bound, found.state) == (None, "within chance")
+    assert found.note == "promised on average over calibration draws, with no bound for one"
+
+
+def test_an_average_of_wrong_and_accepted_inputs_is_held_against_a_bound_for_one_bundle():
+    """Of exact calibrations about 5 % exceed it, and about half exceed the level."""
+    rng = np.random.default_rng(6)
+    document = refusing("msp", ("msp",))
+    document["rules"] = [{"joint": {"when": "msp", "promise": {"wrong_and_accepted_at_most": 0.1}}}]
+
+    def rows(count):
+        logits = rng.normal(size=(count, 4)).astype(np.float32)
+        return {
+            "logits": logits,
+            "features": rng.normal(size=(count, 8)).astype(np.float32),
+            "label": np.where(rng.random(count) < 0.3, logits.argmin(axis=1), logits.argmax(axis=1)),
+        }
+
+    bundle, fresh, found = demur.fit(document, reference=rows(200), calibration=rows(100)), rows(4000), []
+    for _ in range(60):
+        later = demur.calibrate(bundle, calibration=rows(100))
+        (one,) = demur.evaluate(later, fresh, bootstrap=0).promises
+        assert one.bound == pytest.approx(beta.ppf(0.95, 10, 91))  # 9 errors of 100 were let in
+        found.append((one.realised.value > one.promised, one.state == "contradicted"))
+    over, contradicted = np.mean(found, axis=0)
+    assert over > 0.25
+    assert contradicted < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
 
 
 def test_p_values_of_exchangeable_data_are_uniform_and_of_others_are_not(honest, bundle, sample):
