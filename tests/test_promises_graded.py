@@ -138,7 +138,8 @@ def test_losses_of_zero_and_one_give_what_they_always_gave():
     counts, graded = selective.prefixes(s, wrong), selective.graded_prefixes(s, wrong)
     for delta, by in ((None, "binomial"), (0.1, "betting")):
         assert control.largest(counts, 200, 0.08, delta, by, 3) == control.largest(graded, 200, 0.08, delta, by, 3)
-        assert control.smallest_supported(counts, 200, delta, by) == control.smallest_supported(graded, 200, delta, by)
+        least = [control.smallest_supported(c, 200, delta, by, 3) for c in (counts, graded)]
+        assert least[0] == least[1]
 
 
 def test_a_level_that_is_said_to_work_works():
@@ -150,6 +151,21 @@ def test_a_level_that_is_said_to_work_works():
     calibrate([joint(alpha=caught.value.supported)], sample)
     with pytest.raises(CalibrationRefused, match="have too large a loss, of 40"):
         calibrate([joint(alpha=0.03)], sample)
+
+
+@pytest.mark.parametrize(("confidence", "by"), [(None, "binomial"), (0.9, "betting"), (0.6, "betting")])
+def test_it_works_with_ties_and_in_the_order_in_which_bets_are_made(confidence, by):
+    rng, tried = np.random.default_rng(56), 0
+    for _ in range(60):
+        n = int(rng.integers(20, 120))
+        loss = np.where(rng.random(n) < 0.5, rng.random(n), 0)
+        sample = CalibrationSample({"s": np.round(rng.random(n), 1).astype(np.float32)}, loss)
+        with pytest.raises(CalibrationRefused) as caught:
+            calibrate([joint(confidence, by, alpha=0.0011)], sample)
+        if caught.value.supported is not None:
+            calibrate([joint(confidence, by, alpha=caught.value.supported)], sample)
+            tried += 1
+    assert tried > 40
 
 
 @pytest.mark.parametrize(

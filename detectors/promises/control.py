@@ -103,7 +103,7 @@ def largest(counts: Prefixes, n: int, alpha: Level, delta: float | None, by: Con
 
 def _largest_by_betting(counts: Prefixes, n: int, alpha: float, delta: float, seed: int) -> int:
     """Thresholds from the lowest up, until one is not proven: a test changes only where a unit with a loss comes in."""
-    places = np.random.default_rng(seed).permutation(n)
+    places = _places(n, seed)
     losses, known, harmful = np.zeros(n), counts.losses[counts.losses > 0], np.cumsum(counts.losses > 0)
     taken, before = 0, 0
     for index in np.flatnonzero(np.diff(counts.wrong, prepend=0)):
@@ -114,6 +114,11 @@ def _largest_by_betting(counts: Prefixes, n: int, alpha: float, delta: float, se
         losses[places[taken:within]] = known[taken:within]
         taken = within
     return counts.wrong.size - 1 if betting_rejects(losses, alpha, delta) else before - 1
+
+
+def _places(n: int, seed: int) -> NDArray[np.int64]:
+    """The order in which bets are made, the same for every threshold and whatever the losses."""
+    return np.random.default_rng(seed).permutation(n)
 
 
 def units_needed(alpha: Level, delta: float | None, by: ControlBy) -> int:
@@ -131,16 +136,19 @@ def units_needed(alpha: Level, delta: float | None, by: ControlBy) -> int:
     return high
 
 
-def smallest_supported(counts: Prefixes, n: int, delta: float | None, by: ControlBy) -> float | None:
+def smallest_supported(counts: Prefixes, n: int, delta: float | None, by: ControlBy, seed: int) -> float | None:
     """The smallest alpha for which something is accepted; None when there is none below 1."""
     if not counts.rows:
         return None
-    wrong, first = int(counts.wrong[0]), np.sort(counts.losses[: counts.accepted[0]])[::-1]
+    wrong = int(counts.wrong[0])
     if delta is None:
         least = (wrong / counts.scale + 1) / (n + 1)
     elif by == "binomial":
         least = binomial.upper(wrong, n, delta)
     else:
-        least = betting_upper(np.r_[first, np.zeros(n - first.size)], delta)
+        first, losses = counts.losses[: counts.accepted[0]], np.zeros(n)
+        none = betting_upper(losses, delta)  # the walk from the lowest threshold tests it before any loss comes in
+        losses[_places(n, seed)[: np.count_nonzero(first)]] = first[first > 0]
+        least = max(none, betting_upper(losses, delta))
     least *= 1 + 1e-9
     return least if least < 1 else None

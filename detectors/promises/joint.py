@@ -71,7 +71,7 @@ def stage(
             alpha = alpha / Fraction(share)
         last = _highest(spec, counts, n, alpha, delta, promise.by, seed)
         if last < 0:
-            raise _unsupported(spec, promise, counts, n, alpha, delta, clustered=sample.clustered)
+            raise _unsupported(spec, promise, counts, n, alpha, delta, seed, clustered=sample.clustered)
         value = np.array([counts.thresholds[last]], dtype=np.float32)
         statement = _statement(spec, promise, n, Fraction(int(counts.wrong[last]), counts.scale), sample)
         thresholds = Thresholds(value, np.zeros(1, dtype=np.bool_), (), ())
@@ -123,12 +123,13 @@ def _unsupported(
     n: int,
     alpha: Fraction,
     delta: float | None,
+    seed: int,
     *,
     clustered: bool,
 ) -> CalibrationRefused:
     """`alpha` and `delta` are what the units were asked to carry, the promise's own or adjusted for the share that survives."""
     needed = control.units_needed(alpha, delta, promise.by)
-    supported = control.smallest_supported(counts, n, delta, promise.by)
+    supported = control.smallest_supported(counts, n, delta, promise.by, seed)
     if supported is not None:
         supported *= float(exact(promise.alpha) / alpha)
     confident = "" if promise.confidence is None else f" with {percent(promise.confidence, 0)} confidence"
