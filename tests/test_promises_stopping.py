@@ -246,13 +246,20 @@ def test_it_shares_a_total_with_other_refusal_rules_and_stands_beside_a_fusion(s
         ({"promise": {"stable_at_contamination": 0.1}}, "on average and nothing else"),
         ({"promise": {"error_when_accepted_at_most": 0.1}}, "on average and nothing else"),
         ({"promise": {"wrong_and_accepted_at_most": 0.1}}, "on average and nothing else"),
+        (
+            {
+                "when": ["near", "stopped"],
+                "promise": {"refuse_good_at_most": 0.1, "confidence": 0.9, "by": "neyman_pearson"},
+            },
+            "on average and nothing else",
+        ),
         ({"unit": "group"}, "for all rows alike"),
         ({"slice": "predicted_class"}, "for all rows alike"),
     ],
 )
 def test_promises_that_early_stopping_does_not_carry_are_refused(sample, more, says):
     with pytest.raises(ConfigurationError, match=f"rule novel: stopped is .*{says}"):
-        demur.fit(policy(**more), reference=sample(300, 1), calibration=sample(57, 2))
+        demur.fit(policy(**more), reference=sample(300, 1), calibration=sample(57, 2), outliers=sample(50, 4))
 
 
 def test_policies_tables_and_scores_that_do_not_go_with_it_are_refused(sample):

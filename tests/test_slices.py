@@ -280,6 +280,28 @@ def test_codes_that_are_no_codes_are_refused_with_their_row(sample, values, says
         demur.fit(coded_policy(), reference=sample_reference(sample), calibration=table)
 
 
+def test_all_rows_may_come_from_one_site(sample):
+    one = {"reference": coded_rows(sample, 300, 1, (2,)), "calibration": coded_rows(sample, 200, 2, (2,))}
+    bundle = demur.fit(coded_policy(), **one)
+    assert "in each listed site" in bundle.manifest.rules[0].statement
+    assert [
+        c.slices.codes for c in demur.calibrate(bundle, calibration=one["calibration"]).manifest.columns if c.slices
+    ]
+    unsliced = coded_policy()
+    del unsliced["rules"][0]["novel"]["slice"]
+    with pytest.raises(ValueError, match="constant_signal: reference: site: every row is the same"):
+        demur.fit(unsliced, **one)
+    one["reference"]["site"][5] = np.nan
+    with pytest.raises(ValueError, match="not_finite: reference: site"):
+        demur.fit(coded_policy(), **one)
+
+
+def test_row_weights_are_refused_by_what_they_are(sample):
+    table = coded_rows(sample, 700, 2) | {"weight": np.ones(700)}
+    with pytest.raises(CalibrationRefused, match="no promise here can carry row weights; remove the weight column"):
+        demur.fit(coded_policy(), reference=sample_reference(sample), calibration=table)
+
+
 def test_a_signal_that_is_named_as_the_predicted_class_is_not_mistaken_for_it(sample):
     document = coded_policy()
     document["signals"]["predicted_class"] = 1

@@ -39,7 +39,7 @@ class CalibrationSample:
     Shapes: `scores` maps a column to (n,) float32, one per row or, in a stream policy, one per stream (its running maximum);
     columns judged by group rules hold (G,), one aggregate per group. `loss` (n,) in [0, 1], 1 is wrong; when some lie between,
     the promises that count errors are refused. `predicted` (n,) int
-    class in [0, classes), needed by slices by it; `codes` (n,) int64 by the name of what else slices. `group` (n,) int64 ids 0..G-1, none empty. `weight` (n,) is refused: no promise
+    class in [0, classes), needed by slices by it; `codes` (n,) int64 by the name of what else slices. `group` (n,) int64 ids 0..G-1, none empty. `weight` is refused: no promise
     here can carry it. `outliers` maps a column to scores (m,) float32 of units known to be outliers: they set no threshold, only
     the power printed beside one. Non-finite scores are refused by `calibrate`, with their row numbers.
     Raises: ValueError when lengths, ids or values do not fit.
@@ -55,7 +55,7 @@ class CalibrationSample:
     codes: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lengths = {k: len(v) for k in ("loss", "predicted", "group", "weight") if (v := getattr(self, k)) is not None}
+        lengths = {k: len(v) for k in ("loss", "predicted", "group") if (v := getattr(self, k)) is not None}
         lengths |= {name: len(codes) for name, codes in self.codes.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"calibration sample: one value a row expected, got lengths {lengths}")

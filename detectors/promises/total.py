@@ -76,7 +76,5 @@ def estimated(
     count = int(np.count_nonzero(survival.refused(fitted, sample, unit)[units]))
     ways = math.prod(len(thresholds.compared) or 1 for _, thresholds in fitted)
     stopped = any(p.by == "early_stopping" for p in refusing)
-    low, high = (
-        (None, None) if stopped else binomial.interval(count, units.size, power_level(ways, BUNDLE_CONFIDENCE))
-    )
+    low, high = (None, None) if stopped else binomial.interval(count, units.size, power_level(ways, BUNDLE_CONFIDENCE))
     return TotalShare(count, units.size, low, high, promised, tuple(alphas.items()), good)

@@ -26,6 +26,7 @@ __all__ = [
 
 FEWEST_PER_CLASS = 5
 MANY = 0.5
+CODES = "codes"  # the kind of a signal that slices: all rows may well come from one site
 
 
 def check_tables(
@@ -33,7 +34,7 @@ def check_tables(
 ) -> list[Finding]:
     """The warnings about the tables of a fit, or of a calibration alone when `reference` is None.
 
-    `kinds` gives each signal's declared kind: logits, probabilities, log_probabilities or features (default by name).
+    `kinds` gives each signal's declared kind: logits, probabilities, log_probabilities, features or codes (default by name).
 
     Raises: ContractViolation with every error in one message, when there is any.
     """
@@ -78,7 +79,8 @@ def inspect_table(table: SignalsTable, role: str, kinds: Mapping[str, str] | Non
     findings = [
         f for n, k in (kinds or {}).items() if k == "table" and n in table.signals for f in _cells(table, n, role)
     ]
-    findings += [finding for profile in found.values() for finding in _values(profile, role)]
+    for name, profile in found.items():
+        findings += _broken(profile, role) + ([] if (kinds or {}).get(name) == CODES else _constant(profile, role))
     for name, profile in found.items():
         declared = (kinds or {}).get(name) or ("logits" if name == "logits" else "features")
         findings += _kind(profile, declared, role)
@@ -111,14 +113,16 @@ def kept_for_evaluation(table: SignalsTable, role: str) -> list[Finding]:
     return [error("eval_only", f"{message}; nothing may be fitted, calibrated or chosen on them: leave them out")]
 
 
-def _values(profile: SignalProfile, role: str) -> list[Finding]:
+def _broken(profile: SignalProfile, role: str) -> list[Finding]:
+    if not profile.broken:
+        return []
+    rows = f"{profile.broken} rows hold NaN or infinity (rows {listed(profile.first_broken)})"
+    return [error("not_finite", f"{role}: {profile.name}: {rows}; drop them")]
+
+
+def _constant(profile: SignalProfile, role: str) -> list[Finding]:
     where = f"{role}: {profile.name}"
     findings = []
-    if profile.broken:
-        message = (
-            f"{where}: {profile.broken} rows hold NaN or infinity (rows {listed(profile.first_broken)}); drop them"
-        )
-        findings.append(error("not_finite", message))
     constant = np.flatnonzero(profile.constant)
     if len(constant) == profile.width:
         findings.append(error("constant_signal", f"{where}: every row is the same; is this the right model output?"))

@@ -25,7 +25,14 @@ from demur.monitor.config.policy import PolicyConfig, ScoreConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import vectors, weights
 from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble
-from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table, kept_for_evaluation
+from demur.monitor.fit.checks import (
+    CODES,
+    ContractViolation,
+    check_apart,
+    check_tables,
+    inspect_table,
+    kept_for_evaluation,
+)
 from demur.monitor.fit.contract import BUNDLE, CALIBRATION, empty_groups_said, joint_origin, origin_of
 from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.gathering import check_outliers, gather, score_members, with_outliers
@@ -79,7 +86,7 @@ def fit(
     sides = {n: as_table(s, policy) for n, s in (("outliers", outliers), ("wild", wild)) if s is not None}
     tables = {"reference": ref, CALIBRATION: cal, **extra, **sides}
     origin, said = joint_origin({n: t.origin for n, t in tables.items()}, policy.signals)
-    findings = check_tables(ref, cal, {n: policy.kind(n) for n in policy.signals})
+    findings = check_tables(ref, cal, _kinds(policy, planned))
     for name, side in sides.items():
         findings += check_apart(side, cal, name)
     files |= weights.members(ref)
@@ -94,6 +101,10 @@ def fit(
     notes = [*(f.message for f in findings), *said, *empty_groups_said(policy, cal.empty), *_wrong(policy)]
     fitted = replace(_fitted(scores, tables, notes, files, taught_rows(policy, first)), origin=origin)
     return assemble(policy, planned, fitted, evidence, _feed(second, policy.tables))
+
+
+def _kinds(policy: PolicyConfig, planned: Plan) -> dict[str, str]:
+    return {n: CODES if n in planned.slicing else policy.kind(n) for n in policy.signals}
 
 
 def _wrong(policy: PolicyConfig) -> list[str]:
@@ -155,7 +166,7 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     else:
         cal = as_table(calibration, policy)
         origin, said = joint_origin({BUNDLE: origin, CALIBRATION: cal.origin}, policy.signals)
-        said += _check_calibration(bundle, policy, cal)
+        said += _check_calibration(bundle, policy, planned, cal)
         first, second = split_folds(policy, planned, cal)
         check_untaught(second, rows)
         found = None if first is None else score_members(policy, planned, scores, first)
@@ -183,12 +194,12 @@ def _still_known(bundle: Bundle, policy: PolicyConfig, planned: Plan) -> dict[st
     return {n: a for n, a in Evidence.of(bundle).outliers.items() if n in kept}
 
 
-def _check_calibration(bundle: Bundle, policy: PolicyConfig, table: SignalsTable) -> list[str]:
+def _check_calibration(bundle: Bundle, policy: PolicyConfig, planned: Plan, table: SignalsTable) -> list[str]:
     """What is to say about rows that the bundle's reference set had.
 
     Raises: ContractViolation for tables that break the contract or share rows with that set.
     """
-    kinds = {n: policy.kind(n) for n in policy.signals}
+    kinds = _kinds(policy, planned)
     shared = shared_rows(table, bundle.arrays(ROWS)["reference"], CALIBRATION, "reference")
     findings = kept_for_evaluation(table, CALIBRATION) + inspect_table(table, CALIBRATION, kinds) + shared
     if any(f.level == "error" for f in findings):

@@ -130,18 +130,17 @@ def _check_stopped(config: PolicyConfig, members: frozenset[str]) -> None:
                 f"score {name}: early_stopped {what}; list scores that read signals, and let a rule look at it"
             )
     for rule in config.rules:
-        if not stopped.keys() & set(rule.scores):
+        chosen = next((w for w in rule.scores if w in stopped), None)
+        if chosen is None:
             continue
         said = rule.promise
         if said.kind != "refuse_good_at_most" or said.by not in (None, "split") or said.confidence or said.good != "id":
             raise ConfigurationError(
-                f"rule {rule.name}: {rule.when} is chosen on the calibration rows, which carries refuse_good_at_most on average and "
+                f"rule {rule.name}: {chosen} is chosen on the calibration rows, which carries refuse_good_at_most on average and "
                 "nothing else; leave out confidence, by and good, or name one of the scores it chooses among"
             )
         if rule.unit != "row" or rule.slice:
-            raise ConfigurationError(
-                f"rule {rule.name}: {rule.when} is chosen for all rows alike; remove unit or slice"
-            )
+            raise ConfigurationError(f"rule {rule.name}: {chosen} is chosen for all rows alike; remove unit or slice")
 
 
 def _column(rule: RuleConfig, when: str, members: frozenset[str]) -> PlannedColumn:
