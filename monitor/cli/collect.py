@@ -149,6 +149,7 @@ def _tell(made: Collected) -> None:
     speed = (made.inputs - made.resumed) / max(made.seconds, 1e-9)
     before = f", {made.resumed:,} of them before" if made.resumed else ""
     out().print(f"{made.inputs:,} inputs{before}, {speed:,.0f} a second\n")
+    widths = "{...}"
     for number, table in enumerate(made.tables):
         try:
             summary = made.summary(number)
@@ -157,10 +158,11 @@ def _tell(made: Collected) -> None:
             continue
         out().print(f"[bold]{table.path}[/]  {table.rows:,} rows of {table.inputs:,} inputs{_accuracy(summary)}")
         _signals(summary)
+        widths = f"{{{', '.join(f'{s.name}: {s.width}' for s in summary.signals)}}}"
         for text in [*_left_out(table), *(f.message for f in summary.findings)]:
             note(text)
         out().print()
-    out().print(f"next: {_next([table.path for table in made.tables])}", markup=False)
+    out().print(f"next:\n  {_next([table.path for table in made.tables], widths)}", markup=False)
 
 
 def _accuracy(summary: TableSummary) -> str:
@@ -187,11 +189,14 @@ def _left_out(table: Any) -> Iterator[str]:
         yield "labels belong to inputs, whose rows are many: left out"
 
 
-def _next(paths: Sequence[Path]) -> str:
+def _next(paths: Sequence[Path], widths: str) -> str:
     if len(paths) > 1:
-        return f"demur fit monitor.yaml --reference {paths[0]} \\\n        --calibration {paths[1]} -o monitor.demur"
-    other = "for a fit, --split 0.6/0.4 writes a reference and a calibration table"
-    return f"demur evaluate monitor.demur {paths[0]}\n      {other}"
+        return (
+            f"# monitor.yaml (docs/configuration.md): scores, rules, and signals:\n  # {widths}\n"
+            f"  demur fit monitor.yaml --reference {paths[0]} \\\n    --calibration {paths[1]} -o monitor.demur"
+        )
+    other = "# for a fit, --split 0.6/0.4 writes a reference and a calibration table"
+    return f"demur evaluate monitor.demur {paths[0]}\n  {other}"
 
 
 def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:

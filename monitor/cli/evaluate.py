@@ -69,7 +69,7 @@ def evaluate(
     for target in (html, json):
         if target is not None:
             found.save(target)
-            out().print(f"\n[bold]{target}[/]  {target.stat().st_size:,} bytes")
+            out().print(f"[bold]{target}[/]  {target.stat().st_size:,} bytes")
 
 
 def _named(words: Iterable[str], option: str) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from demur.monitor.cli.console import bars, note, out
 from demur.monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle import Bundle, Manifest
 
 Where = Literal["local", "ray"]
 Table = "a signals table: .npz, a folder of .npy or of .parquet, .safetensors, .parquet or .arrow"
@@ -146,3 +146,15 @@ def _finish(bundle: Bundle, output: Path, sign: Path | None) -> None:
     out().print(
         f"\n[bold]{output}[/]  {output.stat().st_size:,} bytes  sha256:{bundle.digest[:16]}…  version {bundle.manifest.version}"
     )
+    out().print(f"\n{_next(output, bundle.manifest)}", markup=False)
+
+
+def _next(bundle: Path, manifest: Manifest) -> str:
+    steps = [
+        f"demur evaluate {bundle} TEST  # rows that are in neither table",
+        f"demur serve --bundle {bundle}",
+    ]
+    decoded = manifest.origin is not None and manifest.origin.decoding
+    if manifest.kind == "rows" and not decoded:
+        steps.append(f"demur fuse MODEL.onnx {bundle} -o guarded.onnx")
+    return "\n  ".join(["next:", *steps])

@@ -101,7 +101,10 @@ def _told(made: Fused) -> None:
             "nothing says which model this bundle was fitted on, only widths were compared: tables of `demur collect` say it, or "
             "`model: {digest: ...}` in the policy"
         )
-    out().print(f"as model and monitor apart, to the last bit, on {made.tried} made-up batches; the self-test passed")
+    out().print(
+        f"as model and monitor apart, to the last bit, on {made.tried} made-up batches; the self-test passed",
+        soft_wrap=False,
+    )
 
 
 def _repository(made: Fused, folder: Path, name: str, max_batch_size: int) -> None:

@@ -499,12 +499,10 @@ def test_the_command_says_what_was_collected_and_what_comes_next(here):
     answer = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert answer.exit_code == 0, answer.output
     assert "210 rows of 210 inputs, accuracy" in answer.output
-    assert (
-        "next: demur fit monitor.yaml --reference reference.npz \\\n        --calibration calibration" in answer.output
-    )
+    assert "  demur fit monitor.yaml --reference reference.npz \\\n    --calibration calibration" in answer.output
     assert "features  5 " in answer.output
     answer = CliRunner().invoke(app, "collect model.onnx data.npz test.npz".split(), env={"COLUMNS": "200"})
-    assert "next: demur evaluate monitor.demur test.npz\n      for a fit, --split" in answer.output
+    assert "next:\n  demur evaluate monitor.demur test.npz\n  # for a fit, --split" in answer.output
 
 
 @pytest.mark.parametrize(
