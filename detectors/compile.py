@@ -110,7 +110,10 @@ def signal_inputs(
     used |= {by.signal for by in slicings(columns, rules).values()}
     missing = sorted(used - set(widths))
     if missing:
-        raise ValueError(f"scores read signals {missing}, whose widths are not given; known: {sorted(widths)}")
+        raise ValueError(
+            f"scores read signals {missing}, whose widths are not given; known: {sorted(widths)}; "
+            "a signal must have the name that scores read, and logits may be of kind probabilities"
+        )
     return {s: ir.val(s, FLOAT, [axis, widths[s]]) for s in widths if s in used}
 
 

@@ -78,7 +78,9 @@ def _means(reference: Reference, score: str, shrinkage: float | str) -> tuple[ND
     elif shrinkage not in ("ledoit_wolf", "oas"):
         raise ValueError(f"{score}: shrinkage must be ledoit_wolf, oas or a number in [0, 1], got {shrinkage!r}")
     if reference.labels is None:
-        raise ValueError(f"{score}: expected labels in the reference; it is fitted class by class")
+        raise ValueError(
+            f"{score}: expected labels in the reference, as it is fitted class by class; add a `label` column, or take a score without, such as knn"
+        )
     classes = np.unique(np.asarray(reference.labels, np.int64))
     moments = reference.reduce(lambda batch: ClassMoments.of(*correct(batch, classes), len(classes)), "features")
     few = classes[moments.counts < 2]

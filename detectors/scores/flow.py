@@ -61,7 +61,9 @@ class Flow:
             whole("flow", name, value)
         start = whole("flow", "seed", seed, least=0)
         if reference.labels is None:
-            raise ValueError("flow: expected labels in the reference; it is fitted class by class")
+            raise ValueError(
+                "flow: expected labels in the reference, as it is fitted class by class; add a `label` column, or take a score without, such as knn"
+            )
         drawn = sample_of(reference, "features", size=whole("flow", "bank", bank), seed=start)
         assert drawn.labels is not None  # noqa: S101 - refused above
         rows, labels = drawn.signals["features"][drawn.correct], drawn.labels[drawn.correct]

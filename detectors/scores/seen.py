@@ -66,7 +66,9 @@ def means_by_label(reference: Reference, score: str) -> tuple[NDArray[np.int64],
     Raises: ValueError without labels, or when no row is answered correctly.
     """
     if reference.labels is None:
-        raise ValueError(f"{score}: expected labels in the reference; it is fitted class by class")
+        raise ValueError(
+            f"{score}: expected labels in the reference, as it is fitted class by class; add a `label` column, or take a score without, such as knn"
+        )
     classes = np.unique(np.asarray(reference.labels, np.int64))
     moments = reference.reduce(lambda batch: ClassMoments.of(*correct(batch, classes), len(classes)), "features")
     kept = moments.counts > 0
@@ -78,7 +80,9 @@ def means_by_label(reference: Reference, score: str) -> tuple[NDArray[np.int64],
 def class_count(reference: Reference, score: str) -> int:
     """C, the width of the logits. Raises: ValueError without labels, or with labels outside 0..C-1."""
     if reference.labels is None:
-        raise ValueError(f"{score}: expected labels in the reference; it is fitted class by class")
+        raise ValueError(
+            f"{score}: expected labels in the reference, as it is fitted class by class; add a `label` column, or take a score without, such as knn"
+        )
     width = next(reference.batches("logits", size=1)).signals["logits"].shape[1]
     found = np.unique(np.asarray(reference.labels, np.int64))
     if found[0] < 0 or found[-1] >= width:

@@ -39,7 +39,8 @@ class SignalReader:
         self._signals: dict[str, str] = {**config.signals, **viewed} if self.adapter is None else {}
         if self.adapter is None and not self._signals:
             raise ConfigurationError(
-                "the signal map names no signals: write `signals: {logits: OUTPUT, features: OUTPUT}`, or use `demur instrument`"
+                "the signal map names no signals: write `signals: {logits: OUTPUT, features: OUTPUT}`, "
+                "`detection:` or `segmentation:`, or use `demur instrument`"
             )
         self.inputs: dict[str, list[str]] = dict(config.inputs)
         if self.inputs and self.adapter is not None:
