@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from demur.detectors.shifted_softmax import shifted_softmax
 from demur.monitor.errors import BundleError, ConfigurationError
-from demur.monitor.lane import Lane, make_lane
+from demur.monitor.lane import Lane, make_lane, no_lane
 
 CPU = ("CPUExecutionProvider",)
 
@@ -129,8 +129,13 @@ class Session:
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def _lane(self, feed: Mapping[str, NDArray[Any]], found: list[NDArray[Any]]) -> Lane:
+        """INVARIANT: a lane answers what the call by name answered, or is not used: a runtime that copied what it binds would
+        give the same verdict for ever.
+        """
         outputs = dict(zip(self._names, found, strict=True))
-        return make_lane(_runtime(), self._session, self._options, feed, outputs)
+        lane = make_lane(_runtime(), self._session, self._options, feed, outputs)
+        again = lane(feed) or []
+        return lane if [a.tobytes() for a in again] == [a.tobytes() for a in found] else no_lane
 
     def _widest(self) -> float:
         """How many numbers a row of all inputs has; inf where that is not static."""

@@ -65,6 +65,25 @@ def test_one_row_in_bound_buffers_gives_the_bits_of_a_plain_call():
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("copied", ["inputs", "outputs"])
+def test_a_runtime_that_copies_what_it_binds_is_called_by_name(monkeypatch, copied):
+    """Bound buffers would then give one verdict for ever."""
+    import onnxruntime
+
+    real, count = onnxruntime.OrtValue.ortvalue_from_numpy, iter(range(99))
+    session = policy_session()
+    part = range(len(session.inputs)) if copied == "inputs" else range(len(session.inputs), 99)
+
+    def binding(array):
+        return real(np.zeros_like(array) if next(count) in part else array)
+
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", staticmethod(binding))
+    for row in rows_of(session, 5):
+        for got, want in zip(session.run_columns(row), session._call(session._names, row, None), strict=True):
+            np.testing.assert_array_equal(got, want)
+    assert next(count) > len(session.inputs)  # a lane was made, and refused
+
+
 def test_threads_do_not_share_bound_buffers():
     session = policy_session()
     rows = rows_of(session, 8)
