@@ -9,7 +9,7 @@ import numpy as np
 from demur.detectors.evaluate import evaluate
 from demur.monitor.bench.material import Material
 from demur.monitor.bench.process import microseconds
-from demur.monitor.fit.pipeline import restore_scores
+from demur.monitor.fit.scores import restore_scores
 from demur.monitor.monitor import Monitor
 from demur.monitor.telemetry import Telemetry
 

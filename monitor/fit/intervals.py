@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from demur.detectors.scores.regression import BY, IntervalWidth
 from demur.monitor.bundle import Bundle
 from demur.monitor.errors import ConfigurationError
-from demur.monitor.fit.pipeline import restore_scores
+from demur.monitor.fit.scores import restore_scores
 
 Float64 = NDArray[np.float64]
 

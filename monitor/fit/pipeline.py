@@ -9,22 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.detectors.build import build_score
-from demur.detectors.pvalue import p_value
-from demur.detectors.score import Engine, Reference
-from demur.detectors.scores import FUSIONS
-from demur.detectors.storage import kind_of, restore
+from demur.detectors.score import Engine
+from demur.detectors.storage import kind_of
 from demur.monitor.auto.run import choose
 from demur.monitor.auto.selection import MEMBER
 from demur.monitor.bundle import Bundle
-from demur.monitor.bundle.graph import check
 from demur.monitor.bundle.manifest import EMPTY
 from demur.monitor.bundle.selftest import INPUTS
 from demur.monitor.config.document import parse
-from demur.monitor.config.policy import PolicyConfig, ScoreConfig
+from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import vectors, weights
-from demur.monitor.fit.assemble import MODELS, ROWS, Fitted, assemble
+from demur.monitor.fit.assemble import ROWS, Fitted, assemble
 from demur.monitor.fit.checks import (
     CODES,
     ContractViolation,
@@ -40,8 +36,9 @@ from demur.monitor.fit.known_rows import marks
 from demur.monitor.fit.plan import Plan, plan, stops
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
+from demur.monitor.fit.scores import fit_fusions, fit_scores, is_fusion, restore_scores
 from demur.monitor.fit.shared import shared_rows
-from demur.monitor.fit.sources import Config, Source, as_config, as_reference, as_table
+from demur.monitor.fit.sources import Config, Source, as_config, as_table
 from demur.monitor.fit.stopping import fit_stopped
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.taught import MEMBER as TAUGHT
@@ -205,61 +202,6 @@ def _check_calibration(bundle: Bundle, policy: PolicyConfig, planned: Plan, tabl
     if any(f.level == "error" for f in findings):
         raise ContractViolation(findings)
     return [f.message for f in shared]
-
-
-def fit_scores(
-    policy: PolicyConfig, table: SignalsTable, sides: Mapping[str, SignalsTable], engine: Watched
-) -> dict[str, Any]:
-    """Every score that reads signals, fitted on the reference rows; fusions come later, `fit_fusions`."""
-    absent = policy.tables
-    reference = replace(as_reference(table, absent), engine=engine)
-    reference = replace(reference, sides={n: replace(as_reference(t, absent), engine=engine) for n, t in sides.items()})
-    scores = {}
-    for score in policy.scores:
-        if not is_fusion(score) and not stops(score):
-            engine.stage = f"fitting {score.name}"
-            scores[score.name] = build_score(score.type, dict(score.hyper), reference)
-    return scores
-
-
-def fit_fusions(
-    policy: PolicyConfig, scores: Mapping[str, Any], found: Mapping[str, Any], table: SignalsTable
-) -> dict[str, Any]:
-    """All scores in the policy's order. A fusion is fitted on the members' p-values of fold A, each half of the fold
-    judged by the other half's table, with the labels of those rows.
-    """
-    halves = split_units(table, (0.5, 0.5), policy.seed)
-    rows = np.concatenate(halves)
-    crossed = {
-        f"p:{n}": np.concatenate([p_value(np.sort(s[other]), s[own]) for own, other in (halves, halves[::-1])])[:, None]
-        for n, s in found.items()
-    }
-    correct = None if table.right is None else table.right[rows]
-    reference = Reference(crossed, None if table.label is None else table.label[rows], correct=correct)
-    return {
-        s.name: build_score(s.type, dict(s.hyper), reference) if is_fusion(s) else scores[s.name]
-        for s in policy.scores
-        if not stops(s)
-    }
-
-
-def is_fusion(score: ScoreConfig) -> bool:
-    """Whether a score reads the p-values of others."""
-    return score.type in FUSIONS
-
-
-def restore_scores(bundle: Bundle) -> dict[str, Any]:
-    """The fitted scores of a bundle, from its graph's named weights."""
-    from onnx import numpy_helper
-
-    held = {i.name: numpy_helper.to_array(i) for i in check(bundle.graph).graph.initializer}
-    scores = {}
-    for entry in bundle.manifest.scores:
-        arrays = {p: held[f"{entry.name}.{p}"] for p in entry.parameters if f"{entry.name}.{p}" in held}
-        start = f"{MODELS}/{entry.name}."
-        files = {n.removeprefix(start): raw for n, raw in bundle.members.items() if n.startswith(start)}
-        scores[entry.name] = restore(entry.type, entry.settings, arrays, files)
-    return scores
 
 
 def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tuple[SignalsTable | None, SignalsTable]:

@@ -20,7 +20,8 @@ from demur.monitor.errors import ConfigurationError
 from demur.monitor.evaluate.counts import Counts
 from demur.monitor.evaluate.roc import auroc
 from demur.monitor.fit.checks import ContractViolation
-from demur.monitor.fit.pipeline import calibrate, restore_scores
+from demur.monitor.fit.pipeline import calibrate
+from demur.monitor.fit.scores import restore_scores
 from demur.monitor.perturb import find
 
 KINDS = ("isolation_forest", "knn", "ecod", "copod", "hbos", "lof")

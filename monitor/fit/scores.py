@@ -1,0 +1,78 @@
+"""The scores of a policy: fitted on rows, or restored from a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from onnx import numpy_helper
+
+from demur.detectors.build import build_score
+from demur.detectors.pvalue import p_value
+from demur.detectors.score import Reference
+from demur.detectors.scores import FUSIONS
+from demur.detectors.storage import restore
+from demur.monitor.bundle import Bundle
+from demur.monitor.bundle.graph import check
+from demur.monitor.config.policy import PolicyConfig, ScoreConfig
+from demur.monitor.fit.assemble import MODELS
+from demur.monitor.fit.plan import stops
+from demur.monitor.fit.progress import Watched
+from demur.monitor.fit.sources import as_reference
+from demur.monitor.fit.table import SignalsTable
+from demur.monitor.fit.units import split_units
+
+
+def fit_scores(
+    policy: PolicyConfig, table: SignalsTable, sides: Mapping[str, SignalsTable], engine: Watched
+) -> dict[str, Any]:
+    """Every score that reads signals, fitted on the reference rows; fusions come later, `fit_fusions`."""
+    absent = policy.tables
+    reference = replace(as_reference(table, absent), engine=engine)
+    reference = replace(reference, sides={n: replace(as_reference(t, absent), engine=engine) for n, t in sides.items()})
+    scores = {}
+    for score in policy.scores:
+        if not is_fusion(score) and not stops(score):
+            engine.stage = f"fitting {score.name}"
+            scores[score.name] = build_score(score.type, dict(score.hyper), reference)
+    return scores
+
+
+def fit_fusions(
+    policy: PolicyConfig, scores: Mapping[str, Any], found: Mapping[str, Any], table: SignalsTable
+) -> dict[str, Any]:
+    """All scores in the policy's order. A fusion is fitted on the members' p-values of fold A, each half of the fold
+    judged by the other half's table, with the labels of those rows.
+    """
+    halves = split_units(table, (0.5, 0.5), policy.seed)
+    rows = np.concatenate(halves)
+    crossed = {
+        f"p:{n}": np.concatenate([p_value(np.sort(s[other]), s[own]) for own, other in (halves, halves[::-1])])[:, None]
+        for n, s in found.items()
+    }
+    correct = None if table.right is None else table.right[rows]
+    reference = Reference(crossed, None if table.label is None else table.label[rows], correct=correct)
+    return {
+        s.name: build_score(s.type, dict(s.hyper), reference) if is_fusion(s) else scores[s.name]
+        for s in policy.scores
+        if not stops(s)
+    }
+
+
+def is_fusion(score: ScoreConfig) -> bool:
+    """Whether a score reads the p-values of others."""
+    return score.type in FUSIONS
+
+
+def restore_scores(bundle: Bundle) -> dict[str, Any]:
+    """The fitted scores of a bundle, from its graph's named weights."""
+    held = {i.name: numpy_helper.to_array(i) for i in check(bundle.graph).graph.initializer}
+    scores = {}
+    for entry in bundle.manifest.scores:
+        arrays = {p: held[f"{entry.name}.{p}"] for p in entry.parameters if f"{entry.name}.{p}" in held}
+        start = f"{MODELS}/{entry.name}."
+        files = {n.removeprefix(start): raw for n, raw in bundle.members.items() if n.startswith(start)}
+        scores[entry.name] = restore(entry.type, entry.settings, arrays, files)
+    return scores
