@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, perf_counter
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 from demur.adapters.servers import listener
 from demur.adapters.servers.oip import upstream as upstreams
 from demur.adapters.servers.oip.places import CrowdedError, Places
+from demur.adapters.servers.oip.renewal import Renewed
 from demur.monitor.config.server import LimitsConfig
 from demur.proto.oip.inference_pb2 import ModelInferRequest
 from tests.adapters.conftest import INFER, SERVICE, answer, request
@@ -250,3 +252,37 @@ def test_a_client_that_died_without_a_word_gives_its_place_back(honest, monkeypa
     waiting.set()
     call.cancel()
     relay.close()
+
+
+def test_streams_end_on_channels_that_were_replaced_meanwhile(honest, monkeypatch, tmp_path):
+    """The last of them closes its channel, from a thread that gRPC does not need for ending the calls of another."""
+    monkeypatch.setattr("demur.adapters.servers.oip.renewal.LOOK_SECONDS", 0.0)
+    made, closed = [], []
+
+    def make():
+        made.append(upstreams._Channels(honest.target, None, ()))
+        return made[-1]
+
+    def close(channels):
+        channels.close()
+        closed.append(channels)
+
+    authority, proxy = tmp_path / "ca.pem", honest.proxy()
+    authority.write_text("0")
+    proxy._upstream._channels = Renewed(authority, make, close)
+    opened = honest.channel(proxy.address).stream_stream(f"{SERVICE}ModelStreamInfer")
+
+    def stream(number):
+        for n in range(12):
+            new = tmp_path / f"new-{number}"
+            new.write_text("0" * (12 * number + n + 1))
+            new.rename(authority)
+            assert len(list(opened(iter([request()] * 3), timeout=8))) == 3
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(stream, range(6)))
+    assert len(made) > 6
+    ends = monotonic() + 5
+    while len(closed) < len(made) - 1 and monotonic() < ends:
+        threading.Event().wait(0.01)
+    assert sorted(map(id, closed)) == sorted(map(id, made[:-1]))

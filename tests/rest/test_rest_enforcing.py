@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 
@@ -194,6 +198,30 @@ def test_a_fallback_that_fails_leaves_the_block(stage, answer):
 
     stage.upstream.script = script
     assert stage.client.post(stage.proxy(conduct=BLOCK, model=FALLBACK) + INFER, json=request()).status_code == 412
+
+
+def test_a_fallback_that_hangs_holds_up_no_other_model(stage, monkeypatch):
+    monkeypatch.setattr("demur.adapters.servers.oip.rest.proxy.WORKERS", 2)
+    asked_for, released = threading.Semaphore(0), threading.Event()
+
+    async def script(asked):
+        if "safe" in asked.target:
+            asked_for.release()
+            await asyncio.to_thread(released.wait, 20)
+        return inferred(asked)
+
+    stage.upstream.script = script
+    judged = {"monitor": "toy", "signals": {"logits": "scores"}}
+    proxy = stage.proxy(conduct=BLOCK, models={MODEL: {**judged, **FALLBACK}, "other": judged})
+    with ThreadPoolExecutor(3) as pool:
+        hung = [pool.submit(httpx.post, proxy + INFER, json=request([BAD]), timeout=20) for _ in range(3)]
+        try:
+            assert all(asked_for.acquire(timeout=10) for _ in hung)
+            answer = stage.client.post(proxy + INFER.replace(MODEL, "other"), json=request([GOOD]), timeout=10)
+            assert answer.status_code == 200
+        finally:
+            released.set()
+        assert [h.result().status_code for h in hung] == [200] * 3
 
 
 def test_verdicts_as_parameters_leave_all_else_as_it_was(stage):

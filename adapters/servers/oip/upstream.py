@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from time import perf_counter
 from typing import Any
 
@@ -170,8 +171,8 @@ class Upstream:
         call = lease.held.stream(method)(
             requests, timeout=seconds_left(context), metadata=passed_on(context.invocation_metadata())
         )
-        if not call.add_callback(lease.let_go):
-            lease.let_go()
+        if not call.add_callback(lambda: Thread(target=lease.let_go, name="demur-oip-lease").start()):
+            lease.let_go()  # in the thread of a callback, closing a channel would wait for the calls that it itself ends
         if not context.add_callback(call.cancel):
             call.cancel()
         return call

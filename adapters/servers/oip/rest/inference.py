@@ -68,19 +68,22 @@ class Answer:
 
 
 class Inference:
-    """Judged calls. Parsing and scoring run in `pool`, so that no large body holds the others up."""
+    """Judged calls. Parsing and scoring run in `pool`, so that no large body holds the others up; in `asking`, what may ask
+    upstream again and wait for it.
+    """
 
     def __init__(
         self,
         upstream: HttpUpstream,
         judge: Judge,
         pool: Executor,
+        asking: Executor,
         backlog: Backlog[Answer],
         *,
         annotate: str,
         message_bytes: int,
     ) -> None:
-        self._upstream, self._judge, self._pool = upstream, judge, pool
+        self._upstream, self._judge, self._pool, self._asking = upstream, judge, pool, asking
         self._backlog = backlog if annotate == "off" else None
         self._annotate, self._largest = annotate, message_bytes
 
@@ -95,7 +98,7 @@ class Inference:
             return reply
         judged = partial(self._judged, client, call, reply, asyncio.get_running_loop())
         try:
-            return await self._in_pool(judged)
+            return await self._in_pool(judged, self._asking if _asks_again(call) else self._pool)
         except Exception:  # INVARIANT: what fails here is an abstention, and the operator chose what to do about those
             LOG.exception("judging an answer failed")
             return self._failed(call, reply)
@@ -199,8 +202,13 @@ class Inference:
             raise
         return Reply(found.status, headers.passed_on(found.headers), found.content)
 
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _in_pool(self, work: Callable[[], T], pool: Executor | None = None) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool or self._pool, work)
+
+
+def _asks_again(call: Sent) -> bool:
+    model = call.plan.model
+    return model is not None and (model.gather is not None or model.config.on_abstain == "fallback")
 
 
 def _rejected(reply: Reply, call: Sent) -> str:

@@ -30,7 +30,7 @@ from demur.monitor.service.listening import refuse_live
 from demur.monitor.service.tls import http_context
 
 LOG = logging.getLogger("demur.oip")
-WORKERS = 32  # threads that parse and judge; those that ask upstream again wait for it
+WORKERS = 32  # threads that parse and judge
 IDLE_SECONDS = 75  # a client's connection without a request; clients that pool connections keep them for a minute
 START_SECONDS = 30.0
 BACKLOG = 2048  # connections not yet accepted, as uvicorn has it
@@ -64,6 +64,7 @@ class RestProxy:
         self._backlog: Backlog[Answer] = Backlog(self._judge.judge_together)
         self._upstream = HttpUpstream(config.rest, message_bytes=self._limits.message_bytes)
         self._pool = ThreadPoolExecutor(WORKERS, "demur-oip-rest")
+        self._asking = ThreadPoolExecutor(self._limits.concurrent_rpcs, "demur-oip-rest-asking")
         self._server = uvicorn.Server(self._settings(None if config.rest.listen.startswith("unix:") else tls))
         self._thread = threading.Thread(target=self._run, name="demur-oip-rest", daemon=True)
         self._sockets: list[socket.socket] = []
@@ -104,7 +105,8 @@ class RestProxy:
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(grace_seconds + 10)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._asking):
+            pool.shutdown(wait=False, cancel_futures=True)
         self._backlog.close()
         if self._listen.startswith("unix:"):
             Path(self._listen.removeprefix("unix:")).unlink(missing_ok=True)
@@ -126,6 +128,7 @@ class RestProxy:
             self._upstream,
             self._judge,
             self._pool,
+            self._asking,
             self._backlog,
             annotate=config.annotate,
             message_bytes=limits.message_bytes,
