@@ -19,6 +19,7 @@ from demur.monitor.evaluate.shares import Checked, realised
 
 State = Literal["kept", "within chance", "contradicted", "not checked"]
 BUNDLE_CONFIDENCE = 0.95
+STOPPED = "early_stopped"  # the type of a score that chooses its column on the calibration rows
 GROUPS = "calibration/group.npy"  # a member of bundles whose calibration rows come in groups
 
 REFUSAL, SELECTIVE, JOINT = "refuse_good_at_most", "error_when_accepted_at_most", "wrong_and_accepted_at_most"
@@ -131,7 +132,7 @@ def _bound(manifest: Manifest, rule: RuleEntry, kind: str, level: float | None) 
     if level is None or kind == SELECTIVE or rule.promise.get("confidence") is not None:
         return level
     column = next(c for c in manifest.columns if c.name == rule.column)
-    if any(s.name == column.score and s.type == "early_stopped" for s in manifest.scores):
+    if any(s.name == column.score and s.type == STOPPED for s in manifest.scores):
         return None
     units = min(column.units, default=0)
     if kind == JOINT:

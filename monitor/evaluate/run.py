@@ -170,7 +170,12 @@ def _scope(pool: Pool, column: int, tally: Tally, confidence: float) -> list[sco
 
 
 def _calibration(monitor: Monitor, pool: Pool) -> dict[str, Uniformity]:
-    units = {c.name: sum(c.units) for c in monitor.bundle.manifest.columns}
+    """Of a sliced column as if all its tables were as short as the shortest. Not of one that is chosen on its own rows, whose
+    p-values are uniform on average over calibration draws alone.
+    """
+    manifest = monitor.bundle.manifest
+    chosen = {s.name for s in manifest.scores if s.type == kept.STOPPED}
+    units = {c.name: min(c.units, default=0) for c in manifest.columns if c.score not in chosen}
     chances = pool.id.p_values[~pool.id.broken]
     if not len(chances):
         return {}

@@ -76,7 +76,9 @@ def test_a_promise_by_slice_is_checked_where_it_was_made(sample):
     bundle = demur.fit(document, reference=placed(300, 1, [1, 2]), calibration=calibration)
     good, foreign = placed(600, 3, [1, 2]), placed(400, 4, [3, 9], shift=3)
     both = {n: np.concatenate([good[n], foreign[n]]) for n in good}
-    (found,) = demur.evaluate(bundle, both, bootstrap=0).promises
+    evaluation = demur.evaluate(bundle, both, bootstrap=0)
+    (found,) = evaluation.promises
+    assert evaluation.calibration["mahalanobis@by.site"].calibration_units == 198
     (alone,) = demur.evaluate(bundle, good, bootstrap=0).promises
     assert found == alone
     assert (found.units, found.about) == (600, "good inputs refused by this rule, all its slices together")
@@ -88,7 +90,9 @@ def test_what_holds_on_average_alone_is_not_contradicted_by_one_bundle(sample):
     stopped = {"stopped": {"type": "early_stopped", "of": ["near", "wide"]}}
     document = refusing("stopped", (near, wide, stopped))
     bundle = demur.fit(document, reference=sample(300, 1), calibration=sample(100, 2))
-    (found,) = demur.evaluate(bundle, sample(400, 5, shift=2), bootstrap=0).promises
+    evaluation = demur.evaluate(bundle, sample(400, 5, shift=2), bootstrap=0)
+    (found,) = evaluation.promises
+    assert set(evaluation.calibration) == {"near", "wide"}
     assert found.realised.value > 0.3
     assert (found.bound, found.state) == (None, "within chance")
     assert found.note == "promised on average over calibration draws, with no bound for one"
