@@ -14,7 +14,8 @@ LOG = logging.getLogger("demur.oip")
 LINGER_SECONDS = 0.1
 LARGEST_BYTES = 32 << 20
 LONGEST_SECONDS = 1.0  # about so much work may wait: it is done before a process ends, and no verdict is older
-FIRST_ITEMS = 1024  # may wait until it is known how long one takes
+FIRST_ITEMS = 64  # may wait until it is known how long one takes
+MOST_ITEMS = 512  # what comes meanwhile when calls come as fast as they can; more would wait long if judging became slow
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ class Backlog(Generic[T]):
                 LOG.exception("judging %d answers that had gone out failed", len(items))
             each = (perf_counter() - began) / len(items)
             with self._change:
-                self._most = max(1, int(LONGEST_SECONDS / max(each, 1e-9)))
+                self._most = max(1, int(min(MOST_ITEMS, LONGEST_SECONDS / max(each, 1e-9))))
                 self._busy, self._taken_bytes = False, 0
                 self._change.notify_all()
 
