@@ -22,7 +22,8 @@ SERVICE_LINK = re.compile(r"^DEMUR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT
 LARGEST_BYTES = 4 << 20
 MERGE, BOOLEAN, TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "bool", "str"))
 LONGEST_VALUE = 80
-UNNAMED = frozenset({"missing", "extra_forbidden"})  # an unknown key may hold a secret: its name is enough
+# An unknown key may hold a secret: its name is enough.
+UNNAMED = {"missing": "this key is needed", "extra_forbidden": "there is no such key"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -118,7 +119,8 @@ def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
 
 def _fault(error: Any) -> str:
     place = ".".join(map(str, error["loc"]))
-    return f"{f'{place}: ' if place else ''}{error['msg'].removeprefix('Value error, ')}{_came(error)}"
+    said = UNNAMED.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return f"{f'{place}: ' if place else ''}{said}{_came(error)}"
 
 
 def _came(error: Any) -> str:

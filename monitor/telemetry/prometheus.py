@@ -76,11 +76,12 @@ def serve_metrics(
         raise ValueError(f"metrics address: expected host:port, got {address!r}; for example 127.0.0.1:9464")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(FamilyCollector(collect))
-    family, _, _, _, place = socket.getaddrinfo(
-        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    kind = type("MetricsWsgiServer", (_Server,), {"address_family": family})
-    server: WSGIServer = kind((place[0], place[1]), _Handler)
+    try:
+        server = _bound(host.strip("[]"), int(port))
+    except OSError as error:
+        raise OSError(
+            f"metrics address {address}: cannot be listened on ({error.strerror}); is another server there?"
+        ) from error
     server.set_app(make_wsgi_app(registry))
     if tls is not None:
         try:
@@ -89,6 +90,13 @@ def serve_metrics(
             server.server_close()
             raise
     return MetricsServer(server)
+
+
+def _bound(host: str, port: int) -> WSGIServer:
+    family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    kind = type("MetricsWsgiServer", (_Server,), {"address_family": family})
+    server: WSGIServer = kind((place[0], place[1]), _Handler)
+    return server
 
 
 class _Handler(WSGIRequestHandler):

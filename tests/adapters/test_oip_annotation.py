@@ -69,7 +69,10 @@ def test_the_cause_of_an_unavailable_verdict_is_told(stage):
     del said.outputs[1], said.raw_output_contents[1]
     stage.upstream.says(said)
     got = parameters(stage.infer(stage.proxy(annotate=True), request(outputs=("label",))))
-    assert got["demur.cause"] == "upstream's answer has no output scores; check the mapping of this model"
+    assert (
+        got["demur.cause"]
+        == "upstream's answer has no output scores; check the mapping and default_outputs of this model"
+    )
     assert (got["demur.verdict"], got["demur.accept"]) == ("ABSTAIN", "[false,false]")
     assert got["demur.reasons"] == '[["UNAVAILABLE"],["UNAVAILABLE"]]'
 

@@ -73,7 +73,10 @@ def test_an_output_that_does_not_come_is_blocked_with_its_cause(stage):
     error = stage.refused(stage.proxy(conduct=BLOCK), request(outputs=("label",)))
     trailing = dict(error.trailing_metadata())
     assert trailing["demur-reasons"] == "UNAVAILABLE"
-    assert trailing["demur-cause"] == "upstream's answer has no output scores; check the mapping of this model"
+    assert (
+        trailing["demur-cause"]
+        == "upstream's answer has no output scores; check the mapping and default_outputs of this model"
+    )
 
 
 def test_hostile_output_names_cannot_break_the_status(stage):

@@ -89,7 +89,9 @@ class ShownAnswer:
     def _place(self, name: str) -> int:
         places = [i for i, known in enumerate(self.names) if known == name]
         if not places:
-            raise UnreadableOutputError(f"upstream's answer has no output {name}; check the mapping of this model")
+            raise UnreadableOutputError(
+                f"upstream's answer has no output {name}; check the mapping and default_outputs of this model"
+            )
         if len(places) > 1:
             raise UnreadableOutputError(f"upstream's answer has {len(places)} outputs named {name}")
         return places[0]

@@ -52,7 +52,9 @@ class InferAnswer:
         """Raises: UnreadableOutputError when the output is absent, ambiguous, or in shared memory."""
         places = [i for i, known in enumerate(self.names) if known == name]
         if not places:
-            raise UnreadableOutputError(f"upstream's answer has no output {name}; check the mapping of this model")
+            raise UnreadableOutputError(
+                f"upstream's answer has no output {name}; check the mapping and default_outputs of this model"
+            )
         if len(places) > 1:
             raise UnreadableOutputError(f"upstream's answer has {len(places)} outputs named {name}")
         return tensors.tensor(self.outputs[places[0]].value, self.chunks[places[0]])
