@@ -18,7 +18,7 @@ from demur.monitor.verdicts import Verdicts
 
 @dataclass(slots=True)  # not frozen: one is made for every request
 class Scored:
-    """The graph's outputs for one observation, and how long the run took that gave them."""
+    """The graph's outputs for one observation, and its rows' share of the time that the run took which gave them."""
 
     columns: list[NDArray[Any]]
     seconds: float
@@ -46,9 +46,9 @@ def run_together(loaded: Loaded, observations: Sequence[Observation]) -> list[Sc
     began = perf_counter()
     names = [n for n in loaded.widths if n not in loaded.unread]
     columns = loaded.session.run_columns({n: np.concatenate([o.signals[n] for o in observations]) for n in names})
-    seconds = perf_counter() - began
-    bounds = pairwise(accumulate((o.rows for o in observations), initial=0))
-    return [Scored([column[start:end] for column in columns], seconds) for start, end in bounds]
+    bounds = list(accumulate((o.rows for o in observations), initial=0))
+    each = (perf_counter() - began) / max(bounds[-1], 1)
+    return [Scored([c[start:end] for c in columns], each * (end - start)) for start, end in pairwise(bounds)]
 
 
 def batch_verdicts(loaded: Loaded, observation: Observation, columns: list[NDArray[Any]]) -> Verdicts:

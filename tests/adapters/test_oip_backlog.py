@@ -109,6 +109,9 @@ def test_scored_together_is_scored_alone_bit_for_bit():
     seen = [observe(loaded.widths, {"logits": b}) for b in batches]
     scored = engine.score_together(loaded, seen)
     assert None not in scored
+    assert [s.seconds / scored[0].seconds for s in scored] == pytest.approx(
+        [1, 3, 2, 700, 1, 5]
+    )  # the run is paid for once
     for observation, found in zip(seen, scored, strict=True):
         one = engine.assess(observation, loaded=loaded, scored=found)
         other = engine.assess(observation, loaded=loaded)
