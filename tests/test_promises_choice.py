@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -18,7 +20,9 @@ from demur.detectors.promises import (
 )
 from demur.detectors.promises.binomial import interval, upper
 from demur.detectors.reason import Reason
+from demur.detectors.scores import SCORES
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.fit.gathering import TAUGHT_BY_OUTLIERS
 from tests.simulators import DRAWS, on_average, within
 
 ALPHA, NAMES = 0.1, tuple("abcdefgh")
@@ -204,6 +208,25 @@ def test_a_choice_among_group_aggregates_and_among_what_fusions_read(sample):
 def test_lists_that_nothing_chooses_from_are_refused_where_they_are_written(sample, more, says):
     with pytest.raises(ConfigurationError, match=says):
         demur.fit(policy(**more), **given(sample))
+
+
+def test_power_on_outliers_that_a_score_learnt_from_is_said_to_be_flattered(sample):
+    document = policy(when=["energy", "taught", "price", "both", "wild"])
+    document["scores"] = [
+        "energy",
+        {"taught": {"type": "outlier_head", "iterations": 5}},
+        {"price": {"type": "scod", "score": "mahalanobis"}},
+        {"wild": {"type": "scod", "score": "mahalanobis", "slope": 1.0}},
+        {"both": {"type": "fused", "of": ["energy", "taught"]}},
+    ]
+    bundle = demur.fit(document, **given(sample))
+    said = "rule novel: taught, price and both learnt from the outliers that its power is counted on; on others it is lower"
+    assert said in bundle.manifest.findings
+    assert said in demur.calibrate(bundle).manifest.findings
+    readers = {n for n, score in SCORES.items() if ".side(" in inspect.getsource(inspect.getmodule(score))}
+    assert readers - {"sal"} == TAUGHT_BY_OUTLIERS  # which reads wild traffic
+    document["rules"][0]["novel"] = {"when": "taught", "promise": {"refuse_good_at_most": 0.1}}
+    assert not any("learnt from" in f for f in demur.fit(document, **given(sample)).manifest.findings)
 
 
 def test_without_outliers_there_is_nothing_to_choose_by(sample):

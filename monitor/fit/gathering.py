@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from demur.detectors.policy import Column
 from demur.detectors.promises.clustered import one_row_per_group
+from demur.detectors.promises.wording import listed
 from demur.detectors.scores.stopping import EarlyStopped
-from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.config.policy import PolicyConfig, ScoreConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import scoring
 from demur.monitor.fit.assemble import graph_of
@@ -22,6 +23,7 @@ from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.session import Session
 
+TAUGHT_BY_OUTLIERS = frozenset({"contrastive_banks", "outlier_head", "scod"})
 MOST_SLICES = 256
 LARGEST_CODE = 2.0**24  # the largest whole numbers that float32 tells apart
 
@@ -141,6 +143,25 @@ def check_outliers(policy: PolicyConfig, given: bool) -> None:
                 f"rule {rule.name}: `when` lists {', '.join(rule.scores)}, which are compared on labelled outliers; "
                 "give some with --outliers (outliers= in Python), or name one score"
             )
+
+
+def learnt_from_outliers(policy: PolicyConfig, given: bool) -> list[str]:
+    """What is to say of rules that report their power on outliers that a score learnt from."""
+    taught = {s.name for s in policy.scores if given and _learns(s)}
+    taught |= {s.name for s in policy.scores if isinstance(of := s.hyper.get("of"), list) and taught.intersection(of)}
+    found = [(r, [w for w in r.scores if w in taught]) for r in policy.rules if r.promise.by == "neyman_pearson"]
+    return [
+        f"rule {rule.name}: {listed(names)} learnt from the outliers that its power is counted on; on others it is lower"
+        for rule, names in found
+        if names
+    ]
+
+
+def _learns(score: ScoreConfig) -> bool:
+    """Whether fitting it reads known outliers."""
+    if score.type == "scod" and (score.hyper.get("slope") is not None or score.hyper.get("wild_inlier_share")):
+        return score.hyper.get("score") in TAUGHT_BY_OUTLIERS
+    return score.type in TAUGHT_BY_OUTLIERS
 
 
 def _gather_streams(policy: PolicyConfig, planned: Plan, scores: Mapping[str, Any], table: SignalsTable) -> Evidence:

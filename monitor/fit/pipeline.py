@@ -31,7 +31,7 @@ from demur.monitor.fit.checks import (
 )
 from demur.monitor.fit.contract import BUNDLE, CALIBRATION, empty_groups_said, joint_origin, origin_of
 from demur.monitor.fit.evidence import Evidence
-from demur.monitor.fit.gathering import check_outliers, gather, score_members, with_outliers
+from demur.monitor.fit.gathering import check_outliers, gather, learnt_from_outliers, score_members, with_outliers
 from demur.monitor.fit.known_rows import marks
 from demur.monitor.fit.plan import Plan, plan, stops
 from demur.monitor.fit.progress import Tick, Watched, silent
@@ -96,6 +96,7 @@ def fit(
     evidence = gather(policy, planned, scores, found, second, tick)
     evidence = with_outliers(policy, planned, scores, evidence, sides.get("outliers"))
     notes = [*(f.message for f in findings), *said, *empty_groups_said(policy, cal.empty), *_wrong(policy)]
+    notes += learnt_from_outliers(policy, outliers is not None)
     fitted = replace(_fitted(scores, tables, notes, files, taught_rows(policy, first)), origin=origin)
     return assemble(policy, planned, fitted, evidence, _feed(second, policy.tables))
 
