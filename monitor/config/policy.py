@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from demur.monitor.config.document import Section
+from demur.monitor.config.model import ModelConfig
 from demur.monitor.config.promise import PromiseConfig, Share
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -32,21 +33,6 @@ class SignalConfig(Section):
     output: str | None = Field(
         None, min_length=1, description="the model's output tensor that it is, for proxies; default: the signal's name"
     )
-
-
-class ModelConfig(Section):
-    """The model that the monitor was fitted for; requests that name another are UNAVAILABLE."""
-
-    name: str = Field("", description="recorded")
-    version: str = Field("", description="requests that carry another version are UNAVAILABLE")
-    digest: str = Field("", pattern=r"^([0-9a-f]{64})?$", description="SHA-256 of the model file")
-    required: bool = Field(False, description="requests must carry the version or digest")
-
-    @model_validator(mode="after")
-    def _something_to_compare(self) -> ModelConfig:
-        if self.required and not (self.version or self.digest):
-            raise ValueError("`required` needs a version or a digest to compare requests with")
-        return self
 
 
 class ScoreConfig(Section):
