@@ -230,6 +230,9 @@ def test_the_sentence_speaks_of_the_mean_loss_and_the_bundle_keeps_it(sample, pr
     assert says in rule.statement
     assert "wrong" not in rule.statement
     assert any("careful, " in s and theorem in s for s in bundle.manifest.statements)
+    novel, careful = demur.evaluate(bundle, sample(300, 3), bootstrap=0).promises
+    assert novel.state != careful.state == "not checked"
+    assert "promised of a mean loss" in careful.note
     assert demur.calibrate(bundle).encode() == bundle.encode()
     loose = demur.calibrate(bundle, config=policy(promise | {"wrong_and_accepted_at_most": 0.045}, when="msp"))
     assert loose.manifest.rules[1].thresholds[0] >= rule.thresholds[0]

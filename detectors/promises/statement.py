@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from demur.detectors.promises.stability import Stability
 
 BUNDLE_CONFIDENCE = 0.95
+GRADED = "losses lie between 0 and 1"  # in the sentence of a promise about such losses, and in no other
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Statement:
 
     def _mean_loss(self) -> str:
         noun = {"row": "inputs", "group": "groups", "stream": "streams"}[self.unit]
-        count = f"(n = {self.n}{self._counted()}; losses lie between 0 and 1)"
+        count = f"(n = {self.n}{self._counted()}; {GRADED})"
         if self.confidence is None:
             return (
                 f"For traffic exchangeable with the calibration data, the loss of {noun} that the whole policy accepts, averaged "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from demur.detectors.promises import order
 from demur.detectors.promises.clustered import INFLATION
+from demur.detectors.promises.statement import GRADED
 from demur.monitor.bundle import Manifest
 from demur.monitor.bundle.manifest import RuleEntry
 from demur.monitor.evaluate.estimate import Estimate
@@ -83,6 +84,8 @@ def _why_not(rule: RuleEntry, kind: str, unit: str, wrong: Any) -> tuple[State, 
         return "not checked", "this kind of promise is not about a share that a test set shows"
     if rule.unit != unit:
         return "not checked", f"promised for each {rule.unit}; evaluate with unit {rule.unit}"
+    if GRADED in rule.statement:
+        return "not checked", f"promised of a mean loss ({GRADED}); evaluation counts errors"
     if wrong is None and (kind != REFUSAL or rule.promise.get("good") == "correct"):
         return "not checked", "the test set has no labels"
     return None
