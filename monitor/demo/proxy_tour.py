@@ -117,7 +117,7 @@ def _verified(audits: tuple[Path, ...], console: Console) -> bool:
 def _next(audit: Path, folder: Path, console: Console, seconds: float) -> None:
     console.print(f"\nNext, look at what was refused and how demur was told ({seconds:.0f} s so far):")
     command = "demur" if which("demur") else sys.argv[0]  # `make demo-proxy` does not put it on the path
-    console.print(f"  [bold]{command} audit ls {audit} --abstained --limit 20[/]", soft_wrap=True)
+    console.print(f"  [bold]{command} audit ls {audit} \\\n    --abstained[/]", soft_wrap=True)
     console.print(f"  [bold]cat {folder / 'demur-observe.yaml'}[/]", soft_wrap=True)
 
 
