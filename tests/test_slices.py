@@ -276,8 +276,15 @@ def test_new_calibration_rows_bring_their_own_codes(sample):
 def test_codes_that_are_no_codes_are_refused_with_their_row(sample, values, says):
     table = coded_rows(sample, 700, 2)
     table["site"][17:] = np.arange(683)[:, None] if values is None else values
+    heard = []
     with pytest.raises(ConfigurationError, match=f"site: expected .*{says}.*" + ("" if values is None else "row 17")):
-        demur.fit(coded_policy(), reference=sample_reference(sample), calibration=table)
+        demur.fit(
+            coded_policy(),
+            reference=sample_reference(sample),
+            calibration=table,
+            tick=lambda stage, *_: heard.append(stage),
+        )
+    assert not heard  # before anything is fitted
 
 
 def test_all_rows_may_come_from_one_site(sample):

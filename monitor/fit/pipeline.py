@@ -31,7 +31,14 @@ from demur.monitor.fit.checks import (
 )
 from demur.monitor.fit.contract import BUNDLE, CALIBRATION, empty_groups_said, joint_origin, origin_of
 from demur.monitor.fit.evidence import Evidence
-from demur.monitor.fit.gathering import check_outliers, gather, learnt_from_outliers, score_members, with_outliers
+from demur.monitor.fit.gathering import (
+    check_outliers,
+    codes,
+    gather,
+    learnt_from_outliers,
+    score_members,
+    with_outliers,
+)
 from demur.monitor.fit.known_rows import marks
 from demur.monitor.fit.plan import Plan, plan, stops
 from demur.monitor.fit.progress import Tick, Watched, silent
@@ -39,7 +46,7 @@ from demur.monitor.fit.ranges import signal_ranges
 from demur.monitor.fit.scores import fit_fusions, fit_scores, is_fusion, restore_scores
 from demur.monitor.fit.shared import shared_rows
 from demur.monitor.fit.sources import Config, Source, as_config, as_table
-from demur.monitor.fit.stopping import fit_stopped
+from demur.monitor.fit.stopping import check_alone, fit_stopped
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.taught import MEMBER as TAUGHT
 from demur.monitor.fit.taught import NO_ROWS, check_untaught, taught_rows
@@ -84,6 +91,9 @@ def fit(
     tables = {"reference": ref, CALIBRATION: cal, **extra, **sides}
     origin, said = joint_origin({n: t.origin for n, t in tables.items()}, policy.signals)
     findings = check_tables(ref, cal, _kinds(policy, planned))
+    check_alone(policy, cal)
+    for signal in sorted(planned.slicing):
+        codes(cal, signal)  # before fitting, which may take hours
     for name, side in sides.items():
         findings += check_apart(side, cal, name)
     files |= weights.members(ref)

@@ -21,20 +21,26 @@ def fit_stopped(
     """All scores in the policy's order, those that choose fitted on their candidates' scores of these rows, as the compiled
     graph gives them.
 
-    Raises: ConfigurationError for rows in groups, of which a row in service is no further one.
+    Raises: ConfigurationError for rows in groups, of which a row in service is no further one (`check_alone`).
     """
     chosen = {s.name: s for s in policy.scores if stops(s)}
     if not chosen:
         return dict(scores)
-    if table.grouping is not None and table.grouping.count < len(table):
-        raise ConfigurationError(
-            f"score {next(iter(chosen))}: early_stopped needs rows that stand alone, and those of {table.source} come in groups; "
-            "choose one of its columns on other rows, and let the rule look at that one"
-        )
+    check_alone(policy, table)
     candidates = sorted({m for s in chosen.values() for m in s.hyper["of"]})
     found = score_alone(policy, planned, {n: scores[n] for n in candidates}, table, tick)
     reference = Reference({f"s:{n}": a[:, None] for n, a in found.items()})
     return {s.name: _built(s, reference) if s.name in chosen else scores[s.name] for s in policy.scores}
+
+
+def check_alone(policy: PolicyConfig, table: SignalsTable) -> None:
+    """Raises: ConfigurationError for rows in groups, where a score chooses on them."""
+    chosen = next((s.name for s in policy.scores if stops(s)), None)
+    if chosen is not None and table.grouping is not None and table.grouping.count < len(table):
+        raise ConfigurationError(
+            f"score {chosen}: early_stopped needs rows that stand alone, and those of {table.source} come in groups; "
+            "choose one of its columns on other rows, and let the rule look at that one"
+        )
 
 
 def _built(score: ScoreConfig, reference: Reference) -> Any:
