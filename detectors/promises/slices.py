@@ -107,6 +107,7 @@ def by_slice(
 ) -> Thresholds:
     """One threshold per slice, of rows at `place` (n,); a slice too small for the promise takes the pooled table's and is marked.
 
+    With `refuse_small` rows of other slices are UNAVAILABLE, and the rule says nothing of them: their threshold is infinite.
     Raises: CalibrationRefused when even the pooled table is too small, or for any small slice of calibration rows when
     `refuse_small`.
     """
@@ -120,6 +121,8 @@ def by_slice(
     tables = tuple(pool if s else t for t, s in zip(own, small, strict=True))
     ranks = tuple(shared.ranks[0] if s else t.rank(alpha, promise) for t, s in zip(own, small, strict=True))
     values = np.array([t.scores[r - 1] for t, r in zip(tables, ranks, strict=True)], dtype=np.float32)
+    if refuse_small and slices.others:
+        values[-1] = np.inf
     return Thresholds(values, np.array(small, dtype=np.bool_), tables, ranks)
 
 
