@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.monitor.cli.console import FOUND, out
+from demur.monitor.cli.console import FOUND, note, out
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from demur.monitor.audit import AuditIndex, Record
+
+WIDEST = 60  # of a reason in a list
 
 app = typer.Typer(no_args_is_help=True, help="List, show, verify and export the tamper-evident log; make its key.")
 
@@ -45,11 +49,11 @@ def verify(
         print(json.dumps({**{n: getattr(report, n) for n in names}, "problems": list(report.problems)}, indent=2))
     else:
         for problem in report.problems:
-            out().print(f"[red]bad [/] {problem}", markup=True)
+            out().print("[red]bad [/] ", plain(problem), sep="")
         out().print(f"{'[green]good[/]' if report.ok else '[red]bad [/]'} {sentence(report)}")
         if not key:
-            out().print(
-                "[yellow]note[/] checked with the folder's own key: give --key and --expect, kept elsewhere, to prove it against whoever can write the folder"
+            note(
+                "checked with the folder's own key: give --key and --expect, kept elsewhere, to prove it against whoever can write the folder"
             )
     if not report.ok:
         raise typer.Exit(FOUND)
@@ -114,8 +118,9 @@ def _table(records: list[Record]) -> None:
     for r in records:
         when = datetime.fromtimestamp(r.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
         reasons = ", ".join(f"{k} {n}" for k, n in sorted(r.reasons.items())) or r.cause or r.note
-        cells = (str(r.sequence), when, r.kind, r.monitor, f"{r.accepted} of {r.rows}" if r.rows else "", reasons[:60])
-        table.add_row(*cells, *([r.request] if requests else []))
+        told = [reasons if len(reasons) <= WIDEST else f"{reasons[: WIDEST - 1]}…", *([r.request] if requests else [])]
+        accepted = f"{r.accepted} of {r.rows}" if r.rows else ""
+        table.add_row(str(r.sequence), when, r.kind, plain(r.monitor), accepted, *map(plain, told))
     out().print(table, soft_wrap=False)
 
 
@@ -136,6 +141,13 @@ def show(
     out().print_json(record.leaf().decode())
     if block is not None:
         _rows(block)
+
+
+def plain(text: str) -> Text:
+    """What a client or a server chose, as it is: no markup, and nothing that moves a terminal's cursor."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _rows(block: Any) -> None:
