@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import httpx
 import pytest
 
+from demur.monitor.audit.export import read_log
 from demur.monitor.audit.verify import verify_log
 from demur.monitor.config.server import ProxyConfig
 from demur.monitor.demo.proxy_board import Line, ProxyBoard
@@ -32,6 +35,28 @@ def test_a_server_of_rest_alone_judges_records_and_drains(stage, tmp_path):
     report = verify_log(tmp_path / "audit")
     assert report.ok
     assert report.size >= 3  # the three calls, and what the server says of itself
+
+
+def test_a_server_that_is_asked_to_stop_under_load_records_every_answer_that_went_out(stage, tmp_path):
+    row_bundle().save(tmp_path / "toy.demur")
+    rest = {"listen": "127.0.0.1:0", "upstream": stage.direct}
+    answered: list[str] = []
+
+    def call(url: str, caller: int) -> None:
+        with httpx.Client(timeout=20) as client:
+            while client.post(url, json=request([GOOD], id=(name := f"{caller}-{len(answered)}"))).status_code == 200:
+                answered.append(name)
+
+    document = configuration(tmp_path, proxy={"rest": rest, "models": MAPPED}, drain_seconds=1)
+    with serving(document) as (process, addresses), ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(call, f"http://{addresses['proxy_rest']}{INFER}", caller) for caller in range(3)]
+        sleep(1.0)
+        process.terminate()
+        assert process.wait(20) == 0
+        assert all(isinstance(c.exception(20), httpx.TransportError) for c in calls)
+    recorded = Counter(record.request for record, _ in read_log(tmp_path / "audit") if record.kind == "verdict")
+    assert answered
+    assert [name for name in answered if recorded[name] != 1] == []
 
 
 def test_a_request_under_way_is_answered_when_the_server_is_asked_to_stop(stage, tmp_path):
