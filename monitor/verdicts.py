@@ -135,7 +135,7 @@ def _sentence(verdicts: Verdicts, unit: int, number: int) -> str:
     rule = verdicts.policy.rules[number]
     place = verdicts.columns.index(rule.column)
     score, p = float(verdicts.scores[unit, place]), float(verdicts.p_values[unit, place])
-    above = "above the threshold of its class" if len(rule.threshold) > 1 else f"above {float(rule.threshold[0]):.4g}"
+    above = "above the threshold of its slice" if len(rule.threshold) > 1 else f"above {float(rule.threshold[0]):.4g}"
     limit = f"at p <= {rule.level:g}" if rule.by_p else above
     measured = f"{rule.column} p = {p:.3g}" if rule.by_p else f"{rule.column} = {score:.4g}"
     pooled = (

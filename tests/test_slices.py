@@ -290,6 +290,16 @@ def test_codes_that_are_no_codes_are_refused_with_their_row(sample, values, says
     assert not heard  # before anything is fitted
 
 
+def test_a_refusal_names_the_slice_where_no_level_says_its_threshold(sample):
+    document = coded_policy()
+    document["rules"][0]["novel"]["promise"] = {"refuse_good_at_most": 0.1, "confidence": 0.9}
+    bundle = demur.fit(document, reference=sample_reference(sample), calibration=coded_rows(sample, 700, 2))
+    fresh = {n: a for n, a in coded_rows(sample, 200, 3).items() if n != "label"}
+    verdicts = demur.Monitor.of(bundle).assess(**fresh)
+    row = int(np.flatnonzero(verdicts.rule_hits & 1)[0])
+    assert verdicts.reasons[row][0].endswith('rule "novel" refuses above the threshold of its slice')
+
+
 def test_all_rows_may_come_from_one_site(sample):
     one = {"reference": coded_rows(sample, 300, 1, (2,)), "calibration": coded_rows(sample, 200, 2, (2,))}
     bundle = demur.fit(coded_policy(), **one)
