@@ -60,8 +60,10 @@ def head(bundle: Bundle) -> None:
         **_origin(manifest),
         "built by": f"demur {manifest.demur}, ONNX Runtime {manifest.environment.get('onnxruntime', '?')}",
     }
+    from rich.markup import escape
+
     for name, text in lines.items():
-        out().print(f"[bold]{name:<9}[/]{text}")
+        out().print(f"[bold]{name:<9}[/]{escape(text)}")
     out().print()
 
 
@@ -81,18 +83,20 @@ def _origin(manifest: Manifest) -> dict[str, str]:
 
 def promises(bundle: Bundle) -> None:
     """The printed promises, rule by rule, and what is not promised."""
+    from rich.markup import escape  # a bundle may be a stranger's
     from rich.padding import Padding
 
     rules = bundle.manifest.rules
     for rule in rules:
-        out().print(f"[bold]{rule.name}[/]")
-        out().print(Padding(rule.statement, (0, 0, 0, 2)), soft_wrap=False)
+        out().print(f"[bold]{escape(rule.name)}[/]")
+        out().print(Padding(escape(rule.statement), (0, 0, 0, 2)), soft_wrap=False)
     for text in bundle.manifest.statements[len(rules) :] + bundle.manifest.cautions:
-        out().print(Padding(f"[dim]{text}[/]", (0, 0, 0, 2)), soft_wrap=False)
+        out().print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 2)), soft_wrap=False)
 
 
 def scores(bundle: Bundle) -> None:
     """A table of scores and their sources."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("score", "type", "units", "bytes", "multiply-adds", box=None, pad_edge=False, header_style="bold")
@@ -102,18 +106,19 @@ def scores(bundle: Bundle) -> None:
         counts = units.get(score.name, [])
         units_text = ", ".join(map(str, counts[:4])) + ("…" if len(counts) > 4 else "")
         costs = (f"{score.state_bytes:,}", f"{score.multiply_adds:,}") if score.state_bytes else ("", "")
-        table.add_row(score.name, score.type, units_text, *costs, score.source)
+        table.add_row(escape(score.name), escape(score.type), units_text, *costs, escape(score.source))
     out().print()
     out().print(table, soft_wrap=False)
 
 
 def members(bundle: Bundle) -> None:
     """Sizes and digests of the members."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("member", "bytes", "sha256", box=None, pad_edge=False, header_style="bold")
     for name, entry in sorted(bundle.manifest.members.items(), key=lambda m: -m[1].size)[:8]:
-        table.add_row(name, f"{entry.size:,}", entry.sha256[:16] + "…")
+        table.add_row(escape(name), f"{entry.size:,}", entry.sha256[:16] + "…")
     rest = len(bundle.manifest.members) - 8
     if rest > 0:
         table.add_row(f"and {rest} more", f"{sum(e.size for e in bundle.manifest.members.values()):,} in all", "")
