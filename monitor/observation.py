@@ -13,6 +13,7 @@ from demur.monitor.errors import InvalidObservation
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.float64))
 FLOAT32 = np.dtype(np.float32)
+LARGEST_CODE = 2**24  # every integer below is a float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ def observe(
 ) -> Observation:
     """Check arrays against the signals a bundle was fitted for.
 
-    Shapes: each array (N, width), one N for all; float32 is used as it is, float16 and float64 are converted.
+    Shapes: each array (N, width), one N for all; float32 is used as it is, float16 and float64 are converted. A signal of
+    width 1 may be (N,), and integers (codes of a slice): below 2^24 they are exact in float32.
     `group_id` (N,) any integers; `groups` the ids expected, when some may have no rows.
     Raises: InvalidObservation for an unknown name, a wrong shape or dtype, unequal row counts, or no row at all.
     """
@@ -125,8 +127,17 @@ def _array(name: str, value: Any) -> NDArray[Any]:
         ) from error
 
 
+def _single(value: NDArray[Any]) -> NDArray[Any]:
+    """A signal of width 1 as a column of floats, where it is a vector or integers; else as it came."""
+    value = value[:, None] if value.ndim == 1 else value
+    whole = value.dtype.kind in "iu" and (value.size == 0 or max(-int(value.min()), int(value.max())) < LARGEST_CODE)
+    return value.astype(np.float32) if whole else value
+
+
 def _checked(name: str, array: Any, width: int) -> NDArray[np.float32]:
     value = array if isinstance(array, np.ndarray) else _array(name, array)
+    if width == 1:
+        value = _single(value)
     if value.ndim != 2 or value.shape[1] != width:
         raise InvalidObservation(
             f"{name}: expected (N, {width}) float32, got {value.shape} {value.dtype}; a single input is one row, shape (1, {width})"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from demur.detectors.reason import Reason
 
 BROKEN = int(Reason.INVALID | Reason.UNAVAILABLE)
+SLICED = "@by."  # in the name of a column that promises for each code of a signal
 
 
 class Action(enum.IntEnum):
@@ -126,7 +127,8 @@ def explain(verdicts: Verdicts, unit: int) -> tuple[str, ...]:
         sentences.append("INVALID: a signal or score of this unit is not finite")
     if bits & Reason.UNAVAILABLE:
         unknown = bool(verdicts.pooled[unit])  # which only a slice that calibration did not have makes of an abstention
-        default = "its slice is none that calibration had" if unknown else "this unit could not be assessed"
+        of = ", ".join(sorted({c.partition(SLICED)[2] for c in verdicts.columns if SLICED in c}))
+        default = f"its {of or 'slice'} is none that calibration had" if unknown else "this unit could not be assessed"
         sentences.append(f"UNAVAILABLE: {verdicts.cause or default}")
     return tuple(sentences)
 
@@ -137,13 +139,21 @@ def _sentence(verdicts: Verdicts, unit: int, number: int) -> str:
     score, p = float(verdicts.scores[unit, place]), float(verdicts.p_values[unit, place])
     above = "above the threshold of its slice" if len(rule.threshold) > 1 else f"above {float(rule.threshold[0]):.4g}"
     limit = f"at p <= {rule.level:g}" if rule.by_p else above
-    measured = f"{rule.column} p = {p:.3g}" if rule.by_p else f"{rule.column} = {score:.4g}"
+    named = shown(rule.column)
+    measured = f"{named} p = {p:.3g}" if rule.by_p else f"{named} = {score:.4g}"
     pooled = (
         " (threshold of the pooled table: calibration had too few units of this slice, or none)"
         if int(verdicts.pooled[unit]) >> number & 1
         else ""
     )
     return f'{Reason(rule.reason).name}: {measured}, rule "{rule.name}" refuses {limit}{pooled}'
+
+
+def shown(column: str) -> str:
+    """A column's name in words: `knn by site` for the one that promises for each site."""
+    score, _, of = column.partition("@")
+    words = {"": "", "class": " by predicted class", "rule": ""}
+    return score + words.get(of, f" by {of.removeprefix('by.')}" if of.startswith("by.") else f" ({of} of the group)")
 
 
 def unavailable(policy: PolicyView, rows: int, cause: str, group_ids: NDArray[np.int64] | None = None) -> Verdicts:

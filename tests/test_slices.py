@@ -13,7 +13,8 @@ from demur.detectors.numpy_monitor import evaluate_monitor
 from demur.detectors.policy import Column, Rule, Slicing
 from demur.detectors.promises import CalibrationRefused, CalibrationSample, RefuseGoodAtMost, RuleSpec, calibrate
 from demur.detectors.reason import Reason
-from demur.monitor.errors import BundleError, ConfigurationError
+from demur.monitor.errors import BundleError, ConfigurationError, InvalidObservation
+from demur.monitor.fit.errors import TableError
 from tests.contract.entries import WIDTHS, C, near, session
 from tests.simulators import DRAWS, on_average, within
 from tests.test_compile import calibration, compare, rule, scores
@@ -239,7 +240,7 @@ def test_slices_by_a_signal_reach_the_bundle_and_its_verdicts(sample, small):
     np.testing.assert_array_equal(verdicts.pooled & 1 == 1, ~known)
     said = [" ".join(r) for r in verdicts.reasons]
     assert said[0].endswith("INVALID: a signal or score of this unit is not finite")
-    away = ["UNAVAILABLE: its slice is none that calibration had" in s for s in said]
+    away = ["UNAVAILABLE: its site is none that calibration had" in s for s in said]
     np.testing.assert_array_equal(away, ~known & np.isfinite(site) if small == "refuse" else np.zeros(900, bool))
     rates = [(verdicts.rule_hits & 1)[site == s].mean() for s in (1, 2, 5)]
     assert max(rates) < 0.17
@@ -335,3 +336,20 @@ def test_slices_name_a_signal_of_width_one(sample, by):
     document["rules"][0]["novel"]["slice"] = by
     with pytest.raises(ConfigurationError, match=f"slice: expected predicted_class or a signal of width 1.*got {by}"):
         demur.fit(document, reference=sample_reference(sample), calibration=coded_rows(sample, 700, 2))
+
+
+def test_codes_may_be_integers_and_a_vector(sample):
+    """The natural form of a site is (N,) int64, in tables and in service."""
+    whole = [coded_rows(sample, n, seed) for n, seed in ((300, 1), (700, 2))]
+    bundle = demur.fit(coded_policy(), reference=whole[0], calibration=whole[1])
+    numbers = [t | {"site": t["site"][:, 0].astype(np.int64)} for t in whole]
+    assert demur.fit(coded_policy(), reference=numbers[0], calibration=numbers[1]).encode() == bundle.encode()
+    monitor, fresh = demur.Monitor.of(bundle), {n: a for n, a in coded_rows(sample, 50, 3).items() if n != "label"}
+    codes = fresh | {"site": fresh["site"][:, 0].astype(np.int32)}
+    verdicts = monitor.assess(**codes)
+    np.testing.assert_array_equal(verdicts.scores, monitor.assess(**fresh).scores)
+    assert any("mahalanobis by site p =" in " ".join(r) for r in verdicts.reasons)
+    with pytest.raises(InvalidObservation, match="site: expected float32"):
+        monitor.assess(**(codes | {"site": codes["site"] + 2**24}))
+    with pytest.raises(TableError, match="number its values"):
+        demur.fit(coded_policy(), reference=numbers[0], calibration=numbers[1] | {"site": numbers[1]["site"] + 2**24})

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from demur.monitor.fit.errors import TableError
 
 INTEGERS = ("label", "prediction", "loss", "severity", "eval_only")
+LARGEST_CODE = 2**24  # every integer below is a float32
 NAMES = ("group_id", "slice", "id")
 ROW_COLUMNS = (*INTEGERS, *NAMES, "weight", "target")
 HEAD = ("head_weight", "head_bias")
@@ -41,7 +42,8 @@ def as_array(value: Any, where: str) -> NDArray[Any]:
 
 
 def signal(array: NDArray[Any], width: int | None, where: str) -> NDArray[Any]:
-    """(N, width) floats as they are; (N,) is taken as (N, 1) when width is 1.
+    """(N, width) floats as they are; (N,) is taken as (N, 1) when width is 1, and integers of one column (codes of a slice)
+    become float32, which holds them exactly below 2^24.
 
     Raises: TableError for another shape or a dtype that is not floating.
     """
@@ -50,12 +52,17 @@ def signal(array: NDArray[Any], width: int | None, where: str) -> NDArray[Any]:
     if array.ndim != 2 or array.shape[1] < 1 or width not in (None, array.shape[1]):
         advice = "check which model output this is, or the width in `signals:`"
         raise TableError(f"{where}: expected shape (N, {width or 'width'}), got {array.shape}; {advice}")
+    if array.shape[1] == 1 and array.dtype.kind in "iu" and _codes(array):
+        return array.astype(np.float32)
     if array.dtype.newbyteorder("=") not in SIGNAL_DTYPES:
-        advice = (
-            "convert it with .astype('float32')" if array.dtype.kind in "iubf" else "number its values 0, 1, 2, ..."
-        )
+        numbers = array.dtype.kind in "iubf" and array.shape[1] > 1
+        advice = "convert it with .astype('float32')" if numbers else "number its values 0, 1, 2, ..."
         raise TableError(f"{where}: expected float32 (or float16, float64), got {array.dtype}; {advice}")
     return array
+
+
+def _codes(array: NDArray[Any]) -> bool:
+    return array.size == 0 or max(-int(array.min()), int(array.max())) < LARGEST_CODE
 
 
 def row_column(name: str, array: NDArray[Any], where: str) -> NDArray[Any]:
