@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,42 @@ def test_the_doctor_finds_what_serve_would_refuse(home, model, said):
     told = doctor(configuration(home, model))
     assert told.exit_code == 3
     assert said in told.output
+
+
+def pointed(home: Path, key: str, target: str) -> str:
+    """What the doctor says when `proxy` or `proxy.rest` forwards to this target."""
+    path = configuration(home, MAPPED)
+    document = yaml.safe_load(path.read_text())
+    (document["proxy"] if key == "proxy.upstream" else document["proxy"]["rest"])["upstream"] = target
+    path.write_text(yaml.safe_dump(document))
+    told = doctor(path)
+    assert told.exit_code == 0, told.output
+    return next(line for line in told.output.splitlines() if f"{key}:" in line)
+
+
+@pytest.mark.parametrize(
+    ("key", "form"),
+    [
+        ("proxy.upstream", "127.0.0.1:{}"),
+        ("proxy.upstream", "dns:///127.0.0.1:{}"),
+        ("proxy.rest.upstream", "http://127.0.0.1:{}"),
+    ],
+)
+def test_the_doctor_says_whether_anything_listens_upstream(home, key, form):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        target = form.format(server.getsockname()[1])
+        assert pointed(home, key, target).startswith("good")
+    assert re.match(rf"note +{key}: nothing answers at .* now", pointed(home, key, target))
+
+
+def test_the_doctor_finds_a_socket_of_the_file_system(home):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(home / "up.sock"))
+        server.listen()
+        assert pointed(home, "proxy.upstream", f"unix:{home / 'up.sock'}").startswith("good")
+    assert pointed(home, "proxy.upstream", f"unix:{home / 'gone.sock'}").startswith("note")
 
 
 def test_serve_prints_every_address_that_clients_are_pointed_at(home):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from demur.monitor.config.server import ServerConfig
     from demur.monitor.engine import Engine
 
+CONNECT_SECONDS = 2.0
 Check = tuple[str, str, str]  # good | note | bad, what, what to do
 
 
@@ -118,10 +121,38 @@ def _configuration(path: Path) -> Iterator[Check]:
             "",
         )
     yield from _mapped(config, engines)
+    yield from _upstreams(config)
     if config.tls is None and any(not a.startswith(("127.", "localhost", "[::1]", "unix:")) for a in config.listen):
         yield "note", "listens beyond this machine without TLS", "add a tls section"
     if config.audit is None:
         yield "note", "no audit section: verdicts are answered and not recorded", "add audit: {directory: ...}"
+
+
+def _upstreams(config: ServerConfig) -> Iterator[Check]:
+    """Whether anything listens where the proxies forward to."""
+    proxy = config.proxy
+    named = [] if proxy is None or not proxy.listen else [("proxy.upstream", proxy.upstream)]
+    named += [] if proxy is None or proxy.rest is None else [("proxy.rest.upstream", proxy.rest.upstream)]
+    for key, target in named:
+        try:
+            _connect(target)
+        except (OSError, ValueError) as error:
+            yield "note", f"{key}: nothing answers at {target} now ({error})", f"start the server, or mend {key}"
+        else:
+            yield "good", f"{key}: {target} is there", ""
+
+
+def _connect(target: str) -> None:
+    """Open a connection to a gRPC target or an HTTP address, and close it. Raises: OSError, ValueError."""
+    if target.startswith("unix:"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(CONNECT_SECONDS)
+            connection.connect(target.removeprefix("unix:").removeprefix("//"))
+        return
+    url = urlsplit(target if "//" in target else f"//{target}")
+    place = urlsplit(f"//{url.path.lstrip('/')}") if url.scheme == "dns" else url
+    port = place.port or (443 if url.scheme in ("https", "dns") else 80)
+    socket.create_connection((place.hostname or "", port), CONNECT_SECONDS).close()
 
 
 def _mapped(config: ServerConfig, engines: Mapping[str, Engine]) -> Iterator[Check]:
