@@ -26,7 +26,8 @@ class DecisionEvent:
 @dataclass(frozen=True, slots=True)
 class RefusalEvent:
     """A request that got no verdicts: its kind is one of invalid, unknown, unmapped (a proxied model without a monitor),
-    unauthenticated, bundle (none is good to serve), overloaded, draining, deadline, audit, internal.
+    unauthenticated, bundle (none is good to serve), overloaded, draining, deadline, audit, upstream (it gave an error, or no
+    answer), internal.
     """
 
     monitor: str

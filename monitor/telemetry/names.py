@@ -195,7 +195,7 @@ SUPPLIED = {metric.name: metric for metric in METRICS if metric.supplied}
 PROTOCOLS = ("python", "grpc", "oip", "oip-rest", "ext_proc")
 STAGES = ("decode", "score", "audit", "encode")
 REFUSAL_KINDS = (
-    "invalid", "unknown", "unmapped", "unauthenticated", "bundle", "overloaded", "draining", "deadline", "audit", "internal",
+    "invalid", "unknown", "unmapped", "unauthenticated", "bundle", "overloaded", "draining", "deadline", "audit", "upstream", "internal",
 )  # fmt: skip
 
 SPAN = "demur.assess"

@@ -13,7 +13,7 @@ import pytest
 from demur.detectors.reason import Reason
 from demur.monitor.config.server import LimitsConfig
 from demur.proto.oip.inference_pb2 import ModelInferRequest
-from tests.adapters.conftest import INFER, SERVICE, Stage, answer, request
+from tests.adapters.conftest import INFER, MODEL, SERVICE, Stage, answer, request
 
 UNKNOWN_FIELD = b"\xfa\x3e\x05hello"  # field 1007, bytes
 
@@ -218,3 +218,14 @@ def test_a_crowd_beyond_the_limit_is_turned_away_and_the_rest_served(stage):
     assert stage.refused(proxy, request()).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     release.set()
     assert [call.result() for call in held] == [answer().SerializeToString()] * 2
+
+
+def test_requests_that_upstream_did_not_answer_are_counted(stage):
+    def script(_method, _message, context):
+        context.abort(grpc.StatusCode.INTERNAL, "out of memory")
+
+    stage.upstream.script = script
+    proxy = stage.proxy()
+    for model in (MODEL, "another"):
+        assert stage.refused(proxy, request(model=model)).details() == "out of memory"
+    assert [(e.monitor, e.kind) for e in stage.refusals] == [("", "upstream")]

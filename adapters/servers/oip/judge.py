@@ -227,6 +227,11 @@ class Judge:
         modes = any(model.engine.conduct.mode == "enforce" for model in self._models.values())
         return modes or self._block_unmapped
 
+    def unanswered(self, plan: Plan, protocol: str = "oip") -> None:
+        """Count a request to a mapped model that upstream gave no answer to judge."""
+        if plan.model is not None:
+            self.tell("", "upstream", protocol)
+
     def tell(self, monitor: str, kind: str, protocol: str = "oip") -> None:
         """Count an exchange that no verdict stands for."""
         try:

@@ -68,6 +68,7 @@ class InferStream:
         except grpc.RpcError:
             if self._too_large:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, too_large(self._too_large, self._message_bytes))
+            self._judge.tell("", "upstream")
             context.set_trailing_metadata(passed_on(call.trailing_metadata()))
             text = explained(
                 call.code(), self._upstream.words(call), self._upstream.target, self._upstream.message_bytes

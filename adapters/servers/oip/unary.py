@@ -82,6 +82,7 @@ class Inference:
         self.plan = self.judge.plan(self.asked)
         outcome = self._called()
         if not outcome.ok:
+            self.judge.unanswered(self.plan)
             return outcome, None
         if not self.plan.extras and self._deferred(outcome.answer):
             return outcome, None

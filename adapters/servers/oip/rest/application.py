@@ -107,8 +107,7 @@ class RestApplication:
             await client.part(b"", more=False)
 
     async def _refused(self, client: HttpClient, refused: RefusedError) -> None:
-        if refused.kind:
-            self._judge.tell("", refused.kind, PROTOCOL)
+        self._judge.tell("", refused.kind or "upstream", PROTOCOL)
         if not client.started:
             # Where a body may still be under way, the next request must not be looked for behind it.
             last = [(b"connection", b"close")] if refused.status in UNREAD else []

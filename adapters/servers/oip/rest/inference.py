@@ -94,7 +94,10 @@ class Inference:
         packed = headers.value(client.headers, b"content-encoding")
         call = read() if len(content) <= SMALL_BYTES and not packed else await self._in_pool(read)
         call, reply = await self._called(client.method, call)
-        if not 200 <= reply.status < 300 or self._deferred(client, call, reply):
+        if not 200 <= reply.status < 300:
+            self._judge.unanswered(call.plan, PROTOCOL)
+            return reply
+        if self._deferred(client, call, reply):
             return reply
         judged = partial(self._judged, client, call, reply, asyncio.get_running_loop())
         try:
