@@ -15,7 +15,9 @@ LINGER_SECONDS = 0.1
 LARGEST_BYTES = 32 << 20
 LONGEST_SECONDS = 1.0  # about so much work may wait: it is done before a process ends, and no verdict is older
 FIRST_ITEMS = 64  # may wait until it is known how long one takes
-MOST_ITEMS = 512  # what comes meanwhile when calls come as fast as they can; more would wait long if judging became slow
+MOST_ITEMS = (
+    512  # what comes meanwhile when calls come as fast as they can; more would wait long if judging became slow
+)
 
 T = TypeVar("T")
 
