@@ -83,13 +83,16 @@ def answer(rows: int, table: dict[str, Any]) -> bytes:
 def compare(
     judged: Bundle, rows: int, *, calls: int, rounds: int = 15, outputs: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The proxy's p50 and CPU beside the pass-through's: medians over rounds taken in turns."""
+    """The proxy's p50 and CPU beside the pass-through's, and beside one that only adds an output to each request: medians over
+    rounds taken in turns.
+    """
     body = request(rows, outputs)
-    with peers(judged, rows) as (plain, proxy):
-        for peer in (plain, proxy):
+    with peers(judged, rows) as (plain, adding, proxy):
+        for peer in (plain, adding, proxy):
             peer.timed(body, max(calls // 2, 5))
-        pairs = [(plain.timed(body, calls), proxy.timed(body, calls)) for _ in range(rounds)]
+        turns = [(plain.timed(body, calls), adding.timed(body, calls), proxy.timed(body, calls)) for _ in range(rounds)]
         memory = resident_bytes(proxy.process.pid)
+    pairs = [(p, j) for p, _, j in turns]
     return {
         "classes": next(s.width for s in judged.manifest.signals if s.name == "logits"),
         "rows": rows,
@@ -97,6 +100,8 @@ def compare(
         "outputs_named": list(outputs),
         "p50_more_milliseconds": round(median(j[0] - p[0] for p, j in pairs) / 1e3, 3),
         "cpu_ratio": round(median(j[1] / max(p[1], 1e-9) for p, j in pairs), 2),
+        "adding_p50_more_milliseconds": round(median(a[0] - p[0] for p, a, _ in turns) / 1e3, 3),
+        "adding_cpu_ratio": round(median(a[1] / max(p[1], 1e-9) for p, a, _ in turns), 2),
         "plain_milliseconds": _milliseconds([p for p, _ in pairs]),
         "proxy_milliseconds": _milliseconds([j for _, j in pairs]),
         "resident_megabytes": round(memory / 1e6),
@@ -104,17 +109,20 @@ def compare(
 
 
 @contextmanager
-def peers(judged: Bundle, rows: int) -> Iterator[tuple[Peer, Peer]]:
-    """A plain pass-through and the proxy, both in front of one server that answers at once."""
+def peers(judged: Bundle, rows: int) -> Iterator[tuple[Peer, Peer, Peer]]:
+    """A plain pass-through, one that adds bytes to each request, and the proxy, in front of one server that answers at once."""
     with TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         widths = {s.name: s.width for s in judged.manifest.signals}
         table = _table(rows, np.zeros((widths["logits"], widths["features"]), np.float32), 3)
         target = stack.enter_context(answering(answer(rows, table), folder))
-        plain, at = stack.enter_context(started(_relay("relay", target), **MALLOC))
-        proxy, listen = stack.enter_context(proxying(judged, folder, target))
-        calls = [stack.enter_context(_channel(a)).unary_unary(METHOD) for a in (at.strip(), listen)]
-        yield Peer(plain, calls[0], SETTLE_SECONDS), Peer(proxy, calls[1], SETTLE_SECONDS)
+        relays = [stack.enter_context(started(_relay(kind, target), **MALLOC)) for kind in ("relay", "adding")]
+        judging = stack.enter_context(proxying(judged, folder, target))
+        first, second, third = (
+            Peer(process, stack.enter_context(_channel(line.strip())).unary_unary(METHOD), SETTLE_SECONDS)
+            for process, line in (*relays, judging)
+        )
+        yield first, second, third
 
 
 @contextmanager

@@ -14,6 +14,7 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 THREADS = 64
+ADDED = b"2\n\n\x08features"  # one more output asked for
 
 
 class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
@@ -31,12 +32,12 @@ class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no ty
         return (self._behaviour(request, context) for request in requests)
 
 
-def relay(target: str) -> Any:
-    """Sends each request on and its answer back."""
+def relay(target: str, more: bytes = b"") -> Any:
+    """Sends each request on, with `more` behind it, and its answer back."""
     forward = grpc.insecure_channel(target, OPTIONS).unary_unary(METHOD)
 
     def behaviour(request: bytes, _context: Any) -> Any:
-        return forward(request)
+        return forward(request + more if more else request)
 
     return behaviour
 
@@ -52,7 +53,8 @@ def answers(path: str) -> Any:
 
 
 def main(kind: str, argument: str) -> None:
-    behaviour = relay(argument) if kind == "relay" else answers(argument)
+    kinds = {"relay": relay, "adding": lambda target: relay(target, ADDED), "answers": answers}
+    behaviour = kinds[kind](argument)
     server = grpc.server(ThreadPoolExecutor(THREADS), handlers=(Handler(behaviour),), options=OPTIONS)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -41,6 +41,8 @@ BETWEEN = (
     "outputs named",
     "p50 ms more",
     "CPU x plain",
+    "adding alone: ms",
+    "x",
     "p50 ms",
     "CPU ms",
     "plain p50",
@@ -71,6 +73,7 @@ def _between(row: dict[str, Any]) -> tuple[Any, ...]:
     mine, plain = row["proxy_milliseconds"], row["plain_milliseconds"]
     named = ", ".join(row["outputs_named"]) or "none"
     ratios = (row["p50_more_milliseconds"], row["cpu_ratio"])
+    ratios += (row["adding_p50_more_milliseconds"], row["adding_cpu_ratio"])
     times = (mine["p50"], mine["cpu"], plain["p50"], plain["cpu"])
     return (row["classes"], row["rows"], row["request_megabytes"], named, *ratios, *times, row["resident_megabytes"])
 
