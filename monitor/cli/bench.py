@@ -72,8 +72,7 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> N
 def _between(row: dict[str, Any]) -> tuple[Any, ...]:
     mine, plain = row["proxy_milliseconds"], row["plain_milliseconds"]
     named = ", ".join(row["outputs_named"]) or "none"
-    ratios = (row["p50_more_milliseconds"], row["cpu_ratio"])
-    ratios += (row["adding_p50_more_milliseconds"], row["adding_cpu_ratio"])
+    ratios = [row[prefix + key] for prefix in ("", "adding_") for key in ("p50_more_milliseconds", "cpu_ratio")]
     times = (mine["p50"], mine["cpu"], plain["p50"], plain["cpu"])
     return (row["classes"], row["rows"], row["request_megabytes"], named, *ratios, *times, row["resident_megabytes"])
 
