@@ -32,7 +32,7 @@ def _other_model(loaded: Loaded, observation: Observation) -> str:
     decoded = said.get("decoding", "")
     if decoded and loaded.decoding and decoded != loaded.decoding:
         return (
-            f"contract: rows were decoded otherwise than those this bundle was made from (settings {decoded[:16]!r}..., "
+            f"contract: rows were decoded otherwise than those this bundle was made from (settings {str(decoded)[:16]!r}..., "
             f"expected {loaded.decoding[:16]!r}...); decode with the signal map that its tables were collected with"
         )
     if known.get("required") and not both:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError
 
@@ -156,7 +157,7 @@ class Manifest(Section):
     def decode(raw: bytes) -> Manifest:
         """Raises: UnsupportedSchema for another schema version, BundleError for anything that is not a manifest."""
         try:
-            document = json.loads(raw, parse_constant=_refuse)
+            document = json.loads(raw, parse_constant=_refuse, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"manifest.json is not JSON: {error}; the bundle is damaged, build it again") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
@@ -172,12 +173,25 @@ class Manifest(Section):
             raise BundleError(
                 "the rules are not those the promises were calibrated under; run `demur calibrate` after changing a rule"
             )
-        if manifest.origin is not None and manifest.origin.decoding_digest != (
-            manifest.decoding.digest if manifest.decoding else ""
-        ):
-            raise BundleError("origin.decoding does not have the digest that stands beside it; build the bundle again")
+        if manifest.origin is not None:
+            _check_origin(manifest.origin)
         return manifest
 
 
-def _refuse(constant: str) -> None:
+def _check_origin(origin: OriginEntry) -> None:
+    """Raises: BundleError."""
+    try:
+        decoding = Decoding.parse(origin.decoding)
+    except ValueError as error:
+        raise BundleError(f"origin.decoding is no part of a signal map: {error}; build the bundle again") from error
+    if origin.decoding_digest != (decoding.digest if decoding else ""):
+        raise BundleError("origin.decoding does not have the digest that stands beside it; build the bundle again")
+
+
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)

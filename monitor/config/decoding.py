@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +20,8 @@ from demur.monitor.errors import ConfigurationError
 
 OF_A_CALL = frozenset({"input", "output", "budget_ms", "largest_values"})  # where views come from, and how long
 OF_SUPPRESSION = ("iou", "class_wise")
-SHOWN = 3
+SHOWN, WIDEST = 3, 120  # keys in one sentence, characters of a value
+KEY, DEEPEST = re.compile(r"[a-z][a-z0-9_]{0,63}"), 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,17 @@ class Decoding:
     """
 
     document: Mapping[str, Any]
+
+    @staticmethod
+    def parse(document: object) -> Decoding:
+        """What a table or a bundle holds, which may be a stranger's.
+
+        Raises: ValueError for what no signal map gives: other keys, no numbers, no text, sections in sections without end.
+        """
+        if not isinstance(document, dict):
+            raise ValueError("expected sections of a signal map")  # noqa: TRY004  the value of a document
+        _check(document, DEEPEST)
+        return Decoding(document)
 
     @cached_property
     def digest(self) -> str:
@@ -55,7 +69,7 @@ class Decoding:
             return [f"{k}: expected {'a' if k in expected.document else 'no'} section of that name" for k in lone]
         ours, theirs = dict(_leaves(self.document)), dict(_leaves(expected.document))
         return [
-            f"{key}: expected {_said(theirs, key)}, got {_said(ours, key)}"
+            f"{key}: expected {_short(_said(theirs, key))}, got {_short(_said(ours, key))}"
             for key in sorted({*ours, *theirs})
             if _said(ours, key) != _said(theirs, key)
         ]
@@ -107,7 +121,22 @@ def _of_frames(config: SegmentationConfig, folder: Path) -> dict[str, Any]:
 
 
 def _of_views(config: ViewsConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=set(OF_A_CALL))
+    return config.model_dump(mode="json", exclude=set(OF_A_CALL), exclude_none=True)
+
+
+def _check(value: object, levels: int) -> None:
+    """Raises: ValueError, as `Decoding.parse`."""
+    if not levels:
+        raise ValueError(f"expected at most {DEEPEST} sections in one another")
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair is JSON, and no text
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a number, got {value}")
+    if isinstance(value, dict) and not all(KEY.fullmatch(key) for key in value):
+        raise ValueError("expected keys of a signal map")
+    parts: Collection[object] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        _check(part, levels - 1)
 
 
 def _leaves(document: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -120,3 +149,7 @@ def _leaves(document: Mapping[str, Any], before: str = "") -> Iterator[tuple[str
 
 def _said(leaves: Mapping[str, Any], key: str) -> str:
     return json.dumps(leaves[key], sort_keys=True) if key in leaves else "none"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.monitor.fit.columns import BESIDE, METADATA
+from demur.monitor.fit.columns import BESIDE, METADATA, row_column
 from demur.monitor.fit.errors import TableError
 
 LARGEST_BYTES = 64 << 20  # an id of eight digits for each of six million images
@@ -46,8 +46,10 @@ def _ids(text: str, name: str) -> list[Any]:
 
 
 def metadata_of(columns: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """What goes into a file's metadata: the lists among these columns."""
-    return {METADATA + name: json.dumps(array.tolist()) for name, array in columns.items() if name in BESIDE}
+    """What goes into a file's metadata: the lists among these columns, as integers or strings. Raises: TableError."""
+    held = {name: array for name, array in columns.items() if name in BESIDE}
+    ids = {name: row_column("group_id", array, name) if array.size else array for name, array in held.items()}
+    return {METADATA + name: json.dumps(array.tolist()) for name, array in ids.items()}
 
 
 def _text(value: Any) -> str:

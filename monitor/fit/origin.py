@@ -54,11 +54,10 @@ class Origin:
 
 
 def _checked(document: Any) -> Origin | None:
-    """None for what is no origin. Raises: ValueError for NaN, RecursionError."""
+    """None for what is no origin. Raises: ValueError for a decoding that no signal map gives."""
     if not isinstance(document, dict) or not set(document) <= {"decoding", "model"}:
         return None
-    decoding, model = document.get("decoding", {}), document.get("model", "")
-    if not isinstance(decoding, dict) or not isinstance(model, str) or (model and not DIGEST.fullmatch(model)):
+    model = document.get("model", "")
+    if not isinstance(model, str) or (model and not DIGEST.fullmatch(model)):
         return None
-    origin = Origin(Decoding(decoding), model)
-    return origin if origin.decoding.digest else None
+    return Origin(Decoding.parse(document.get("decoding", {})), model)

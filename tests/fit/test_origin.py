@@ -234,6 +234,10 @@ def test_two_models_are_told_and_the_calibration_sets_is_recorded():
         np.array(['{"model": "zz"}']),
         np.array(['{"decoding": ' + '{"a": ' * 500 + "1" + "}" * 501]),
         np.array(['{"decoding": {"a": ' + "[" * 100_000]),
+        np.array(['{"decoding": {"a": ' + "[" * 300 + "]" * 300 + "}}"]),
+        np.array(['{"decoding": {"a": 1e400}}']),
+        np.array(['{"decoding": {"a": "\\ud800"}}']),
+        np.array(['{"decoding": {"\\u001b[2J": 1}}']),
         np.arange(3),
         np.array([], np.str_),
     ],
@@ -241,6 +245,41 @@ def test_two_models_are_told_and_the_calibration_sets_is_recorded():
 def test_an_origin_that_nobody_wrote_is_refused(broken):
     with pytest.raises(TableError, match="_origin: expected what `demur collect` writes"):
         SignalsTable.from_columns(boxes(1, **{ORIGIN: broken}))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1e400}', "1e400 is not a JSON number"),
+        ('{"a": ' + "[" * 300 + "]" * 300 + "}", r"origin\.decoding is no part of a signal map: expected at most 8"),
+        ('{"a": "\\ud800"}', r"origin\.decoding is no part of a signal map: .*surrogates"),
+        ('{"\\u001b[2J": 1}', r"origin\.decoding is no part of a signal map: expected keys"),
+    ],
+)
+def test_a_bundle_of_a_decoding_that_nobody_wrote_is_refused(text, said):
+    origin = Origin(decoding())
+    bundle = demur.fit(POLICY, reference=boxes(1, origin), calibration=boxes(2, origin))
+    document = json.loads(bundle.raw_manifest)
+    document["origin"]["decoding"] = "here"
+    with pytest.raises(BundleError, match=said):
+        Manifest.decode(json.dumps(document).replace('"here"', text).encode())
+
+
+def test_long_values_are_shortened_but_compared_as_a_whole():
+    maps = {f"map{number}": 8 + number for number in range(40)}
+    ours, theirs = decoding(regions={"maps": maps}), decoding(regions={"maps": {**maps, "map39": 64}})
+    said = theirs.conflict(ours)
+    assert said.startswith('detection.regions.maps: expected [["map0", 8]')
+    assert len(said) < 300
+
+
+@pytest.mark.parametrize("given", [5, b"x", ["a"]])
+def test_a_decoding_that_is_no_digest_abstains(given):
+    origin = Origin(decoding())
+    bundle = demur.fit(POLICY, reference=boxes(1, origin), calibration=boxes(2, origin))
+    rows = {"logits": np.zeros((2, 3), np.float32), "group_id": [0, 0]}
+    found = demur.Monitor.of(bundle).assess(**rows, model={"decoding": given})
+    assert not found.accept.any()
 
 
 def test_rows_of_two_origins_are_no_table():
@@ -278,6 +317,28 @@ def test_a_table_written_batch_by_batch_keeps_what_stands_beside_its_rows(tmp_pa
         assert sorted(found.empty_groups.tolist()) == [5, 7, 9]
         assert found.origin.decoding.digest == decoding().digest
         assert len(found) == 400
+
+
+def test_a_batch_without_a_single_box_says_which_images_it_had(tmp_path):
+    nothing = {"logits": np.empty((0, 3), np.float32), "group_id": np.empty(0, np.int64)}
+    for name in ("t.npz", "t.parquet", "folder"):
+        with TableWriter(tmp_path / name) as table:
+            table.append({**nothing, "empty_groups": [], ORIGIN: Origin(decoding()).column()})
+            table.append({**nothing, "empty_groups": np.array([7, 8])})
+            table.append(boxes(1, Origin(decoding()), empty_groups=np.array([5.0])))
+        found = load_table(tmp_path / name)
+        assert (len(found), found.empty_groups.tolist()) == (200, [5, 7, 8])
+    with TableWriter(tmp_path / "full.parquet") as table:
+        table.append(boxes(1, empty_groups=[]))
+    assert load_table(tmp_path / "full.parquet").empty_groups.tolist() == []
+    with pytest.raises(TableError, match="expected at least one row"), TableWriter(tmp_path / "bare.npz") as table:
+        table.append(nothing)
+
+
+@pytest.mark.parametrize("name", ["t.npz", "t.parquet", "t.arrow", "t.safetensors"])
+def test_ids_of_groups_without_rows_may_be_whole_floats_or_bytes(tmp_path, name):
+    write_columns(tmp_path / name, boxes(1, empty_groups=np.array([7.0, 3.0])))
+    assert load_table(tmp_path / name).empty_groups.tolist() == [7, 3]
 
 
 @pytest.mark.parametrize("text", ["{", "[1.5]", "[[1]]", "[true]", "3", "[" * 5000, "[" + "9" * 30 + "]"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from demur.adapters.models.collect.parts import Part, Parts
 from demur.adapters.models.collect.streamed import Column, Streamed, check_target, write
 from demur.monitor.errors import DemurError
-from demur.monitor.fit.columns import BESIDE, HEAD, head_array
+from demur.monitor.fit.columns import BESIDE, EMPTY_GROUPS, HEAD, head_array, row_column
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.schema import checked
 
@@ -39,23 +39,32 @@ class TableWriter:
 
     def append(self, columns: Mapping[str, Any]) -> None:
         """Rows in the columns of a signals table: signals (N, width) floats, kept as float32; label, id, ... (N,); what a
-        table has beside its rows.
+        table has beside its rows. Where `empty_groups` are among it, there may be no rows at all.
 
         They are copied: the caller may use its arrays again.
 
         Raises: TableError for a wrong shape or dtype, or other columns than in the first batch.
         """
         arrays = {name: np.asarray(value) for name, value in columns.items()}
+        if EMPTY_GROUPS in arrays and not any(array.size for name, array in arrays.items() if _of_rows(name)):
+            self._keep(arrays)
+            return
         parts = checked(arrays, None, "rows")
         head = {**parts.head}
         if head:
             self.head(head)
         with np.errstate(over="ignore"):
             signals = {name: np.array(array, np.float32) for name, array in parts.signals.items()}
-        for name in set(BESIDE) & set(arrays):
-            self._beside.setdefault(name, []).append(arrays[name])
+        self._keep(arrays)
         rows = {**signals, **{name: np.array(array) for name, array in parts.given.items()}}
         self._parts.append(rows, len(next(iter(rows.values()))))
+
+    def _keep(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        for name in set(BESIDE) & set(arrays):
+            if arrays[name].size:  # of a list without entries nobody knows the kind
+                self._beside.setdefault(name, []).append(row_column("group_id", arrays[name], name))
+            elif name not in self._beside:
+                self._beside[name] = []
 
     def head(self, head: Mapping[str, Any]) -> None:
         """The model's last linear layer: head_weight (C, D) and head_bias (C,). Raises: TableError."""
@@ -71,7 +80,7 @@ class TableWriter:
             raise TableError(f"{self._path}: no rows were appended, so there is no table to write")
         shapes = {name: shape for name, (shape, _) in self._parts.parts[0].columns().items()}
         columns = {name: self._column(name, *shape[1:]) for name, shape in shapes.items()}
-        beside = {name: np.unique(np.concatenate(self._beside[name])) for name in BESIDE if name in self._beside}
+        beside = {n: np.unique(np.concatenate(a)) if a else np.empty(0, np.int64) for n, a in self._beside.items()}
         write(self._path, Streamed(self._parts.done, columns, {**self._head, **beside}))
         self._parts.remove()
         return self._path
@@ -91,6 +100,10 @@ class TableWriter:
         return Column(
             joint_dtype(self._parts.parts, name), width, lambda: (part.read(name) for part in self._parts.parts)
         )
+
+
+def _of_rows(name: str) -> bool:
+    return name not in (*BESIDE, *HEAD) and not name.startswith("_")
 
 
 def joint_dtype(parts: list[Part], name: str) -> np.dtype[Any]:
