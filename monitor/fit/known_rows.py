@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,3 +27,15 @@ def seen(table: SignalsTable, held: ArrayLike, names: Collection[str] | None = N
     bare = table.row_hashes(names, target=False)
     other = bare ^ TARGETED if table.target is None else table.row_hashes(names)
     return np.asarray(np.isin(bare, held) | np.isin(other, held))
+
+
+def remembered(tables: Iterable[SignalsTable]) -> NDArray[np.uint64]:
+    """What a bundle keeps of the rows it was fitted on: their marks, sorted, each once; once more those of rows that stand
+    in their table oftener than others, as boxes at the limit of their logits do.
+    """
+    every, often = list[NDArray[np.uint64]](), list[NDArray[np.uint64]]()
+    for table in tables:
+        values, counts = np.unique(marks(table), return_counts=True)
+        every.append(values)
+        often.append(values[counts > counts.min()])
+    return np.sort(np.concatenate([np.unique(np.concatenate(part)) for part in (every, often)]))

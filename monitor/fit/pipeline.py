@@ -39,7 +39,7 @@ from demur.monitor.fit.gathering import (
     score_members,
     with_outliers,
 )
-from demur.monitor.fit.known_rows import marks
+from demur.monitor.fit.known_rows import remembered
 from demur.monitor.fit.plan import Plan, plan, stops
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
@@ -135,7 +135,7 @@ def _fitted(
         ranges=_ranges(tables["calibration"]),
         digests={n: t.digest() for n, t in tables.items()},
         counts={**{n: len(t) for n, t in tables.items()}, **_empty(tables[CALIBRATION])},
-        reference_rows=np.unique(np.concatenate([marks(t) for n, t in tables.items() if n != "calibration"])),
+        reference_rows=remembered(t for n, t in tables.items() if n != CALIBRATION),
         findings=findings,
         files=files,
         taught=taught,
@@ -188,6 +188,8 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     types = {s.name: s.type for s in manifest.scores}
     files = {n: bundle.members[n] for n in (MEMBER, weights.MEMBER) if n in bundle.members}
     stale = {*_wrong(before), *empty_groups_said(before, manifest.counts.get(EMPTY, 0))}
+    if calibration is not None:
+        stale |= {f for f in manifest.findings if f.startswith((f"{CALIBRATION}: ", f"{CALIBRATION} "))}
     news = [*said, *empty_groups_said(policy, counts.get(EMPTY, 0)), *_wrong(policy)]
     findings = [*(f for f in manifest.findings if f not in stale), *news]
     taught = rows.get(TAUGHT, NO_ROWS)
@@ -203,7 +205,7 @@ def _still_known(bundle: Bundle, policy: PolicyConfig, planned: Plan) -> dict[st
 
 
 def _check_calibration(bundle: Bundle, policy: PolicyConfig, planned: Plan, table: SignalsTable) -> list[str]:
-    """What is to say about rows that the bundle's reference set had.
+    """What is to say about the new calibration set, by itself and beside the bundle's reference set.
 
     Raises: ContractViolation for tables that break the contract or share rows with that set.
     """
@@ -212,7 +214,7 @@ def _check_calibration(bundle: Bundle, policy: PolicyConfig, planned: Plan, tabl
     findings = kept_for_evaluation(table, CALIBRATION) + inspect_table(table, CALIBRATION, kinds) + shared
     if any(f.level == "error" for f in findings):
         raise ContractViolation(findings)
-    return [f.message for f in shared]
+    return [f.message for f in findings]
 
 
 def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tuple[SignalsTable | None, SignalsTable]:

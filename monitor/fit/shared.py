@@ -26,7 +26,7 @@ def shared_rows(
     """What is to say about rows of `table` that `held` marks (`known_rows.marks` of the other set): nothing without any.
 
     An error when rows stand alone, each in a group of its own at most. Of rows in groups a warning, unless a whole group of two rows or more is in the other
-    set, or more than 1 % of the groups hold such a row. A row that is there more than once in either set does not count.
+    set, or more than 1 % of the groups hold such a row. A row that is there oftener than others in either set does not count.
     """
     known = seen(table, held, names)
     if not known.any():
@@ -42,15 +42,16 @@ def shared_rows(
     if whole or touched > CHANCE * count:
         message = f"{found}: {whole} of {count} groups are there as a whole, {touched} with a row of their own"
         return [error("shared_rows", f"{message}; a promise needs groups the scores were not fitted on: {REMEDY}")]
-    message = f"{found}, in {int((shared > 0).sum())} of {count} groups, none of which is there as a whole"
+    message = f"{found}, in {int((shared > 0).sum())} of {count} groups, none of which is there as a whole with rows of its own"
     return [warning("shared_rows", f"{message}: taken for chance; if an image is in both sets, take it out of one")]
 
 
 def _once(table: SignalsTable, held: NDArray[np.uint64], names: Collection[str] | None) -> NDArray[np.bool_]:
-    """(N,) rows whose like is neither in this table nor in the other set a second time."""
+    """(N,) rows whose like is neither in this table nor in the other set oftener than any other row."""
     bare = table.row_hashes(names, target=False)
     found = np.ones(len(bare), np.bool_)
     for hashes in (bare, held):
         values, counts = np.unique(hashes, return_counts=True)
-        found &= ~np.isin(bare, values[counts > 1])
+        # Of a set that was joined with itself every row is there twice.
+        found &= ~np.isin(bare, values[counts > counts.min()])
     return found

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import demur
 from demur.monitor.fit.checks import ContractViolation, check_tables, inspect_table, inspect_tables
+from demur.monitor.fit.pipeline import calibrate
 from demur.monitor.fit.profile import profiles
 from demur.monitor.fit.table import SignalsTable, TableError
 
@@ -160,6 +162,39 @@ def test_an_image_that_is_in_both_sets_is_refused_and_so_are_many_shared_boxes()
     alone = boxes(3, group_id=np.arange(400))
     alone["logits"][5] = ours["logits"][5]
     assert [level for level, _ in shared(ours, alone)] == ["error"]
+
+
+def test_a_set_that_was_joined_with_itself_still_tells_its_images():
+    theirs = boxes(1)
+    order = np.random.default_rng(3).permutation(800)
+    twice = {
+        "logits": np.concatenate([theirs["logits"]] * 2)[order],
+        "group_id": np.concatenate([theirs["group_id"] + 5000, theirs["group_id"] + 9000])[order],
+    }
+    for ours, other in ((twice, theirs), (theirs, twice)):
+        ((level, said),) = shared(ours, other)
+        assert level == "error"
+        assert "groups are there as a whole" in said
+
+
+def test_calibrate_takes_for_chance_what_fit_took_for_chance():
+    """Each class stands at its limit five times in the reference set, once in the calibration set."""
+    ours, theirs = boxes(0), boxes(1)
+    for columns, times in ((ours, 5), (theirs, 1)):
+        for place in range(5 * times):
+            columns["logits"][place * 7] = np.float32(-17.33)
+            columns["logits"][place * 7, place % 5] = np.float32(17.33)
+    rule = {"unknown": {"when": "max_logit", "unit": "group", "promise": {"refuse_good_at_most": 0.1}}}
+    policy = {"monitor": "boxes", "signals": {"logits": 5}, "scores": ["max_logit"], "rules": [rule]}
+    bundle = demur.fit(policy, reference=ours, calibration=theirs)
+    again = calibrate(bundle, calibration=theirs)
+    said = [f for f in again.manifest.findings if "rows are in the reference set too" in f]
+    assert len(said) == 1
+    assert again.manifest.findings == bundle.manifest.findings
+    fresh = calibrate(bundle, calibration=boxes(2))
+    assert not [f for f in fresh.manifest.findings if f.startswith("calibration")]
+    with pytest.raises(ContractViolation, match="groups are there as a whole"):
+        calibrate(bundle, calibration={**ours, "group_id": ours["group_id"] + 7000})
 
 
 def test_sorted_rows():
