@@ -16,6 +16,7 @@ from demur.monitor.perturb.rows import checked
 Columns = dict[str, NDArray[Any]]
 STILL_TRUE = ("label", "group_id", "slice", "weight")
 HEAD = ("head_weight", "head_bias")
+BESIDE = ("empty_groups", "_origin")  # which groups have no rows, and how signals were decoded: still so
 
 
 class StressSet(NamedTuple):
@@ -37,7 +38,7 @@ def stress_set(
     """The rows once for each severity, marked `severity` and `eval_only`, with `id` (default the row number).
 
     columns: named arrays with one entry a row. `column` (default the kind's name) is perturbed; label, group_id, slice,
-    weight and the head stay. With perturbed `features` and a head, `logits` are computed anew; predictions, losses and
+    weight, the head and what stands beside the rows stay. With perturbed `features` and a head, `logits` are computed anew; predictions, losses and
     other signals belong to the rows as they were and are left out. Series get `_touched` (N, T, C).
     A row that is not finite stays as it was, at severity 0.
     Raises: PerturbationError.
@@ -67,6 +68,7 @@ def stress_set(
     made["eval_only"] = np.ones(count * len(severities), np.int64)
     if perturbation.kind == "features":
         made |= _with_head(columns, column, made[column])
+    made |= {name: np.asarray(columns[name]) for name in BESIDE if name in columns}
     return StressSet(made, sorted(set(columns) - set(made)), int((~whole).sum()))
 
 

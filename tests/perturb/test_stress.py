@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from demur.monitor.cli.main import app
+from demur.monitor.config.decoding import Decoding
+from demur.monitor.fit.origin import Origin
 from demur.monitor.fit.table import SignalsTable, TableError, load_table
 from demur.monitor.fit.writing import write_columns
 from demur.monitor.perturb import PerturbationError, find
@@ -46,6 +48,17 @@ def test_rows_once_a_severity_with_what_is_still_true_of_them():
     assert np.array_equal(stress.signals["features"][:40], table()["features"])
     assert stress.signals["logits"][:40] == pytest.approx(table()["logits"], rel=1e-4, abs=1e-4)
     assert stress.signals["logits"][80:] == pytest.approx(8 * (table()["logits"] - 1) + 1, rel=1e-3, abs=1e-3)
+
+
+def test_what_stands_beside_the_rows_stays(tmp_path):
+    origin = Origin(Decoding({"detection": {"floor": 0.25}}))
+    write_columns(tmp_path / "t.npz", {**table(), "empty_groups": np.array([70, 71]), "_origin": origin.column()})
+    done = run(tmp_path / "t.npz", "--as", "features", "--how", "scale", "--severity", 1, "-o", tmp_path / "s.npz")
+    assert done.exit_code == 0, done.output
+    assert "left out, being of the rows as they were: loss, prediction\n" in done.output
+    stress = load_table(tmp_path / "s.npz")
+    assert stress.empty_groups.tolist() == [70, 71]
+    assert stress.origin.decoding.digest == origin.decoding.digest
 
 
 def test_signals_of_the_rows_as_they_were_are_left_out_without_a_head():
