@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -190,13 +191,14 @@ def _left_out(table: Any) -> Iterator[str]:
 
 
 def _next(paths: Sequence[Path], widths: str) -> str:
-    if len(paths) > 1:
+    first, *further = (shlex.quote(str(path)) for path in paths)
+    if further:
         return (
             f"# monitor.yaml (docs/configuration.md): scores, rules, and signals:\n  # {widths}\n"
-            f"  demur fit monitor.yaml --reference {paths[0]} \\\n    --calibration {paths[1]} -o monitor.demur"
+            f"  demur fit monitor.yaml --reference {first} \\\n    --calibration {further[0]} -o monitor.demur"
         )
     other = "# for a fit, --split 0.6/0.4 writes a reference and a calibration table"
-    return f"demur evaluate monitor.demur {paths[0]}\n  {other}"
+    return f"demur evaluate monitor.demur {first}\n  {other}"
 
 
 def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -150,11 +151,12 @@ def _finish(bundle: Bundle, output: Path, sign: Path | None) -> None:
 
 
 def _next(bundle: Path, manifest: Manifest) -> str:
+    place = shlex.quote(str(bundle))
     steps = [
-        f"demur evaluate {bundle} TEST  # rows that are in neither table",
-        f"demur serve --bundle {bundle}",
+        f"demur evaluate {place} TEST  # rows that are in neither table",
+        f"demur serve --bundle {place}",
     ]
     decoded = manifest.origin is not None and manifest.origin.decoding
     if manifest.kind == "rows" and not decoded:
-        steps.append(f"demur fuse MODEL.onnx {bundle} -o guarded.onnx")
+        steps.append(f"demur fuse MODEL.onnx {place} -o guarded.onnx")
     return "\n  ".join(["next:", *steps])

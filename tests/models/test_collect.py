@@ -79,6 +79,14 @@ def test_a_table_says_which_model_it_is_of_instrumented_or_not(here, output):
     assert load_table(f"more-{output}", {"logits": small.CLASSES}).origin.model == digest
 
 
+def test_metadata_that_is_no_digest_says_nothing_of_the_model(here):
+    made = onnx.load("model.onnx")
+    made.metadata_props.append(onnx.StringStringEntryProto(key="demur.instrumented_from", value="somewhere"))
+    onnx.save(made, "odd.onnx")
+    collect("odd.onnx", dataset(), "table.npz")
+    assert load_table("table.npz").origin.model == hashlib.sha256(Path("odd.onnx").read_bytes()).hexdigest()
+
+
 def test_a_table_of_frames_says_how_they_were_decoded(here):
     chart = {"segmentation": {"logits": "logits", "score": "energy", "signals": ["peak", "mean_risk"]}}
     nodes = [helper.make_node("Identity", ["image"], ["logits"])]
@@ -503,6 +511,8 @@ def test_the_command_says_what_was_collected_and_what_comes_next(here):
     assert "features  5 " in answer.output
     answer = CliRunner().invoke(app, "collect model.onnx data.npz test.npz".split(), env={"COLUMNS": "200"})
     assert "next:\n  demur evaluate monitor.demur test.npz\n  # for a fit, --split" in answer.output
+    answer = CliRunner().invoke(app, ["collect", "model.onnx", "data.npz", "a test.npz"], env={"COLUMNS": "200"})
+    assert "  demur evaluate monitor.demur 'a test.npz'\n" in answer.output
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from demur.adapters.models.instrument.layer import Head
 from demur.adapters.models.instrument.probe import Probe, difference, same_bits
 from demur.adapters.models.instrument.tap import Tap
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.fit.origin import DIGEST
 
 ORIGIN = "demur.instrumented_from"  # metadata: SHA-256 of the model's file as it was
 ASTRAY = 0.5  # beyond this, features are not what the head reads, whatever rounding did
@@ -22,8 +23,8 @@ CLOSE, CLOSE_HALF = 1e-4, 1e-2  # of features @ weight.T + bias to the logits, r
 
 
 def instrumented_from(file: ModelFile) -> str:
-    """SHA-256 (hex) of the model that this one was instrumented from, "" when it was not."""
-    return next((p.value for p in file.model.metadata_props if p.key == ORIGIN), "")
+    """SHA-256 (hex) of the model that this one was instrumented from, "" when it was not, or what it says is no digest."""
+    return next((p.value for p in file.model.metadata_props if p.key == ORIGIN and DIGEST.fullmatch(p.value)), "")
 
 
 def tapped(graph: Graph, taps: Sequence[Tap], *, copies: bool = False) -> tuple[onnx.ModelProto, dict[str, str]]:
