@@ -31,7 +31,7 @@ def seen(table: SignalsTable, held: ArrayLike, names: Collection[str] | None = N
 
 def remembered(tables: Iterable[SignalsTable]) -> NDArray[np.uint64]:
     """What a bundle keeps of the rows it was fitted on: their marks, sorted, each once; once more those of rows that stand
-    in their table oftener than others, as boxes at the limit of their logits do.
+    in their table more often than others, as boxes at the limit of their logits do.
     """
     every, often = list[NDArray[np.uint64]](), list[NDArray[np.uint64]]()
     for table in tables:

@@ -26,7 +26,7 @@ def shared_rows(
     """What is to say about rows of `table` that `held` marks (`known_rows.marks` of the other set): nothing without any.
 
     An error when rows stand alone, each in a group of its own at most. Of rows in groups a warning, unless a whole group of two rows or more is in the other
-    set, or more than 1 % of the groups hold such a row. A row that is there oftener than others in either set does not count.
+    set, or more than 1 % of the groups hold such a row. A row that is there more often than others in either set does not count.
     """
     known = seen(table, held, names)
     if not known.any():
@@ -47,7 +47,7 @@ def shared_rows(
 
 
 def _once(table: SignalsTable, held: NDArray[np.uint64], names: Collection[str] | None) -> NDArray[np.bool_]:
-    """(N,) rows whose like is neither in this table nor in the other set oftener than any other row."""
+    """(N,) rows that stand in neither set more often than its rarest row."""
     bare = table.row_hashes(names, target=False)
     found = np.ones(len(bare), np.bool_)
     for hashes in (bare, held):
