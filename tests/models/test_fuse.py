@@ -459,8 +459,13 @@ def test_a_bundle_collected_from_one_model_is_fused_into_no_other(tmp_path):
     made.save(tmp_path / "m.instrumented.onnx")
     other.save(tmp_path / "other.instrumented.onnx")
     assert fuse(tmp_path / "m.instrumented.onnx", bundle).tried > 0
+    own, source = (
+        hashlib.sha256((tmp_path / f"other{n}.onnx").read_bytes()).hexdigest() for n in (".instrumented", "")
+    )
     with pytest.raises(
-        ConfigurationError, match=f"signals of the model with SHA-256 {digest[:16]}.*collect from this one"
+        ConfigurationError,
+        match=rf"signals of the model with SHA-256 {digest[:16]}.* this is {own[:16]}\.\.\., instrumented from {source[:16]}\.\.\.; "
+        "give that model, or collect from this one",
     ):
         fuse(tmp_path / "other.instrumented.onnx", bundle)
 

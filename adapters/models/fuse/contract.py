@@ -37,11 +37,11 @@ def check_model(file: ModelFile, bundle: Bundle) -> None:
     """
     manifest = bundle.manifest
     named, collected = manifest.model.get("digest", ""), "" if manifest.origin is None else manifest.origin.model
-    known = {file.digest, instrumented_from(file)} - {""}
+    known = [digest for digest in dict.fromkeys((file.digest, instrumented_from(file))) if digest]
     wanted, how = (named, "fitted for") if named else (collected, "fitted on signals of")
     if wanted and known and wanted not in known:
         raise ConfigurationError(
             f"{file.name}: monitor {manifest.monitor} was {how} the model with SHA-256 {wanted[:16]}..., this is "
-            f"{' from '.join(sorted(k[:16] + '...' for k in known))}; give that model, or collect from this one and fit again"
+            f"{', instrumented from '.join(digest[:16] + '...' for digest in known)}; give that model, or collect from this one and fit again"
             + ("" if named else " (where both are one model, name this one's digest under `model:` of the policy)")
         )
