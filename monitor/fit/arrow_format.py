@@ -51,7 +51,7 @@ class ParquetTable:
         Raises: TableError for nulls, lists of unequal length, unsupported types or fewer rows than the footer says.
         """
         if name not in self._names:
-            return beside_column(self._beside[name], name)
+            return beside_column(self._beside[name], f"{self._path}: {name}")
         return _gathered(self._arrays(name), self._rows, f"{self._path}: {name}", self._budget)
 
     def _arrays(self, name: str) -> Iterator[Any]:
@@ -81,7 +81,7 @@ class ArrowTable:
         Raises: TableError for nulls, unequal lists, unsupported types or a stream that ends before its last byte.
         """
         if name not in self._names:
-            return beside_column(self._beside[name], name)
+            return beside_column(self._beside[name], f"{self._path}: {name}")
         stream, options = self._stream(), pa.ipc.IpcReadOptions(included_fields=[self._names.index(name)])
         with pa.ipc.open_stream(self._stream(), options=options) as reader:
             rows = sum(len(batch) for batch in reader)

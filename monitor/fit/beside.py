@@ -21,27 +21,27 @@ def beside_of(metadata: Mapping[Any, Any] | None) -> dict[str, str]:
     return {name: _text(held[METADATA + name]) for name in BESIDE if METADATA + name in held}
 
 
-def beside_column(texts: Sequence[str], name: str) -> NDArray[Any]:
+def beside_column(texts: Sequence[str], where: str) -> NDArray[Any]:
     """(k,) integers or strings: the lists of all parts of a table. Raises: TableError for another thing."""
     values: list[Any] = []
     for text in texts:
-        values += _ids(text, name)
+        values += _ids(text, where)
     try:
         array = np.asarray(values)
     except OverflowError:
         array = np.empty(1, object)
     if array.size and array.dtype.kind not in "iuU":
-        raise TableError(f"{name}: expected integers or strings in the file's metadata; write the table again")
+        raise TableError(f"{where}: expected integers or strings in the file's metadata; write the table again")
     return array
 
 
-def _ids(text: str, name: str) -> list[Any]:
+def _ids(text: str, where: str) -> list[Any]:
     try:
         values = json.loads(text) if len(text) <= LARGEST_BYTES else None
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, list) or not all(type(v) in (int, str) for v in values):
-        raise TableError(f"{name}: expected a list of ids in the file's metadata; write the table again")
+        raise TableError(f"{where}: expected a list of ids in the file's metadata; write the table again")
     return values
 
 

@@ -47,7 +47,7 @@ class SafetensorsFile:
         Raises: TableError for a dtype NumPy does not have (bfloat16, float8).
         """
         if name not in self._tensors:
-            return beside_column([self._beside[name]], name)
+            return beside_column([self._beside[name]], f"{self._path}: {name}")
         tensor = self._tensors[name]
         if tensor["dtype"] not in DTYPES:
             raise TableError(

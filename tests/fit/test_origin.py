@@ -347,7 +347,7 @@ def test_metadata_that_is_no_list_of_ids_is_refused(tmp_path, text):
         {"logits": pa.array([[1.0, 2.0]] * 3), "group_id": [0, 1, 2]}, metadata={"demur.empty_groups": text}
     )
     pq.write_table(rows, tmp_path / "t.parquet")
-    with pytest.raises(TableError, match="empty_groups: expected"):
+    with pytest.raises(TableError, match=r"t\.parquet: empty_groups: expected"):
         load_table(tmp_path / "t.parquet")
 
 
