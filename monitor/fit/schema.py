@@ -94,9 +94,10 @@ def _empty_groups(arrays: Mapping[str, NDArray[Any]], source: str) -> NDArray[An
     empty = row_column("group_id", held, where) if held.size else np.empty(0, group.dtype)
     if empty.size and empty.dtype.kind != group.dtype.kind:
         raise TableError(f"{where}: expected ids like those of group_id, {group.dtype}, got {empty.dtype}")
-    if len(np.unique(empty)) < len(empty):
+    ordered = np.sort(empty)  # np.unique takes a hundred times as long (numpy 2.4)
+    if (ordered[1:] == ordered[:-1]).any():
         raise TableError(f"{where}: a group is named twice; name each group without rows once")
-    if len(both := np.intersect1d(empty, group)):
+    if len(both := ordered[np.isin(ordered, group)]):
         raise TableError(f"{where}: expected groups without rows, {both[0]} has some; take it out of {EMPTY_GROUPS}")
     return empty
 
