@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -189,12 +189,19 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     files = {n: bundle.members[n] for n in (MEMBER, weights.MEMBER) if n in bundle.members}
     stale = {*_wrong(before), *empty_groups_said(before, manifest.counts.get(EMPTY, 0))}
     if calibration is not None:
-        stale |= {f for f in manifest.findings if f.startswith((f"{CALIBRATION}: ", f"{CALIBRATION} "))}
+        stale |= _of_other_rows(manifest.findings, said)
     news = [*said, *empty_groups_said(policy, counts.get(EMPTY, 0)), *_wrong(policy)]
     findings = [*(f for f in manifest.findings if f not in stale), *news]
     taught = rows.get(TAUGHT, NO_ROWS)
     fitted = Fitted(scores, types, ranges, digests, counts, rows["reference"], findings, files, taught, origin)
     return assemble(policy, planned, fitted, evidence, feed)
+
+
+def _of_other_rows(findings: Sequence[str], said: Sequence[str]) -> set[str]:
+    """What was said of the calibration set before; of its model it holds on, where nothing new is `said` of that."""
+    models = f"{CALIBRATION} was "
+    known = any(text.startswith(models) for text in said)
+    return {f for f in findings if f.startswith(f"{CALIBRATION}: ") or (known and f.startswith(models))}
 
 
 def _still_known(bundle: Bundle, policy: PolicyConfig, planned: Plan) -> dict[str, NDArray[np.float32]]:

@@ -223,6 +223,16 @@ def test_two_models_are_told_and_the_calibration_sets_is_recorded():
     assert any("reference from 1111111111111111..." in f for f in bundle.manifest.findings)
 
 
+def test_that_two_models_met_in_a_bundle_is_not_forgotten_with_new_rows_of_the_second():
+    first, second = Origin(model="1" * 64), Origin(model="2" * 64)
+    bundle = demur.fit(POLICY, reference=boxes(1, first), calibration=boxes(2, first))
+    assert not [f for f in bundle.manifest.findings if "was collected from" in f]
+    for seed in (3, 4):
+        bundle = calibrate(bundle, calibration=boxes(seed, second))
+        (said,) = (f for f in bundle.manifest.findings if "was collected from" in f)
+        assert said.startswith("calibration was collected from model 2222222222222222..., the bundle from 1111")
+
+
 @pytest.mark.parametrize(
     "broken",
     [
