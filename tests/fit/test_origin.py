@@ -345,6 +345,15 @@ def test_a_batch_without_a_single_box_says_which_images_it_had(tmp_path):
         table.append(nothing)
 
 
+def test_a_batch_of_another_origin_is_refused_before_the_table_is_written(tmp_path):
+    with TableWriter(tmp_path / "t.npz") as table:
+        table.append(boxes(1, Origin(decoding())))
+        with pytest.raises(TableError, match="_origin: this batch was collected in another way"):
+            table.append(boxes(2, Origin(decoding(iou=0.6))))
+        table.append(boxes(3, Origin(decoding())))
+    assert len(load_table(tmp_path / "t.npz")) == 400
+
+
 @pytest.mark.parametrize("name", ["t.npz", "t.parquet", "t.arrow", "t.safetensors"])
 def test_ids_of_groups_without_rows_may_be_whole_floats_or_bytes(tmp_path, name):
     write_columns(tmp_path / name, boxes(1, empty_groups=np.array([7.0, 3.0])))

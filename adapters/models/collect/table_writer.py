@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from demur.adapters.models.collect.parts import Part, Parts
 from demur.adapters.models.collect.streamed import Column, Streamed, check_target, write
 from demur.monitor.errors import DemurError
-from demur.monitor.fit.columns import BESIDE, EMPTY_GROUPS, HEAD, head_array, row_column
+from demur.monitor.fit.columns import BESIDE, EMPTY_GROUPS, HEAD, ORIGIN, head_array, row_column
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.schema import checked
 
@@ -61,10 +61,13 @@ class TableWriter:
 
     def _keep(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         for name in set(BESIDE) & set(arrays):
-            if arrays[name].size:  # of a list without entries nobody knows the kind
-                self._beside.setdefault(name, []).append(row_column("group_id", arrays[name], name))
-            elif name not in self._beside:
-                self._beside[name] = []
+            kept, array = self._beside.setdefault(name, []), arrays[name]
+            ids = np.unique(row_column("group_id", array, name)) if array.size else None  # an empty list has no kind
+            if ids is None or (name == ORIGIN and kept and np.array_equal(ids, kept[0])):
+                continue
+            if name == ORIGIN and kept:
+                raise TableError(f"{name}: this batch was collected in another way than those before; write two tables")
+            kept.append(ids)
 
     def head(self, head: Mapping[str, Any]) -> None:
         """The model's last linear layer: head_weight (C, D) and head_bias (C,). Raises: TableError."""
