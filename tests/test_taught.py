@@ -53,6 +53,24 @@ def test_the_same_table_and_new_rows_are_fine_and_the_memory_stays(learnt, calib
         demur.calibrate(later, config=policy(seed=1), calibration=calibration)
 
 
+def boxes(seed):
+    """400 boxes of 150 images; each seventh says no more than which class is at its limit."""
+    made = rows(400, seed)
+    limit = np.full((58, 4), -17.33, np.float32)
+    limit[np.arange(58), made["label"][::7]] = 17.33
+    made["logits"][::7] = limit
+    image = np.sort(np.append(np.arange(150), np.random.default_rng(9).integers(0, 150, 250)))
+    return {**made, "group_id": image + 1000 * seed}
+
+
+def test_boxes_at_the_limit_of_their_logits_are_no_rows_that_taught():
+    made = demur.fit(policy(), reference=rows(300, 1), calibration=boxes(2))
+    assert demur.calibrate(made, calibration=boxes(2)).encode() == made.encode()
+    assert demur.calibrate(made, calibration=boxes(3)).digest != made.digest
+    with pytest.raises(ContractViolation, match="taught a fusion"):
+        demur.calibrate(made, config=policy(seed=1), calibration=boxes(2))
+
+
 def test_evaluation_on_rows_that_taught_says_so(learnt, calibration):
     found = demur.evaluate(learnt, calibration, bootstrap=0)
     assert any("240 of 600 rows taught a fusion where the model errs" in note for note in found.notes)

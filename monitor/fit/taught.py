@@ -13,7 +13,8 @@ from demur.detectors.scores import FUSIONS, SCORES
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.fit.finding import error
-from demur.monitor.fit.known_rows import marks, seen
+from demur.monitor.fit.known_rows import remembered, seen
+from demur.monitor.fit.shared import shared_rows
 from demur.monitor.fit.table import SignalsTable
 
 MEMBER = "taught"
@@ -25,16 +26,18 @@ def taught_rows(policy: PolicyConfig, first: SignalsTable | None) -> NDArray[np.
     """Sorted hashes of the rows of fold A, when some fusion of the policy learns from them; else none."""
     if first is None or not any(s.type in LEARNING for s in policy.scores):
         return NO_ROWS
-    return np.unique(marks(first))
+    return remembered([first])
 
 
 def check_untaught(promised: SignalsTable, rows: Mapping[str, NDArray[Any]]) -> None:
     """Rows that promises come from must not have taught a score of the bundle. Raises: ContractViolation.
 
-    `rows` are the hashes that the bundle holds; the table it was fitted with passes as long as the seed stays.
+    `rows` are the hashes that the bundle holds; the table it was fitted with passes as long as the seed stays. Of rows in
+    groups a few may be equal by chance, as in `shared_rows`.
     """
-    shared = int(seen(promised, rows.get(MEMBER, NO_ROWS)).sum())
-    if shared:
+    held = rows.get(MEMBER, NO_ROWS)
+    if any(finding.level == "error" for finding in shared_rows(promised, held, "calibration", MEMBER)):
+        shared = int(seen(promised, held).sum())
         raise ContractViolation(
             [
                 error(
