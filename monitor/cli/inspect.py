@@ -77,7 +77,7 @@ def _origin(manifest: Manifest) -> dict[str, str]:
     if origin is not None and origin.model:
         found["from"] = f"the model sha256:{origin.model[:12]}…"
     if empty := manifest.counts.get(EMPTY):
-        found["empty"] = f"{empty} calibration groups, which have no rows"
+        found["empty"] = f"{empty} of the calibration groups have no rows"
     return found
 
 

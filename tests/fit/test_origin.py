@@ -212,7 +212,7 @@ def test_inspect_tells_where_a_bundles_tables_came_from(tmp_path):
     said = CliRunner().invoke(app, ["inspect", str(tmp_path / "b.demur")], env={"COLUMNS": "100"}).output
     assert f"by detection (sha256:{decoding().digest[:12]}" in said
     assert "the model sha256:cdcdcdcdcdcd" in said
-    assert "1 calibration groups, which have no rows" in said
+    assert "1 of the calibration groups have no rows" in said
     assert "200 reference (sha256:" in said
 
 
