@@ -31,24 +31,10 @@ def bench(
 
 
 INSIDE = ("C", "N", "p50 µs", "µs a row", "metrics off", "graph alone", "x graph", "x NumPy scores alone")
-OUTSIDE = ("C", "N", "metrics", "audit", "p50 x echo", "CPU x echo", "p50 µs", "CPU µs", "echo p50", "echo CPU", "MB")
+OUTSIDE = ("C", "N", "metrics", "audit", "p50 x", "CPU x", "p50 µs", "CPU µs", "echo p50", "echo CPU", "MB")
 
 
-BETWEEN = (
-    "C",
-    "N",
-    "MB sent",
-    "outputs named",
-    "p50 ms more",
-    "CPU x plain",
-    "adding alone: ms",
-    "x",
-    "p50 ms",
-    "CPU ms",
-    "plain p50",
-    "plain CPU",
-    "MB",
-)
+BETWEEN = ("C", "N", "MB", "named", "ms +", "CPU x", "adding +", "x", "p50", "CPU", "plain", "CPU", "RSS")
 
 
 def show(found: dict[str, Any]) -> None:
@@ -57,13 +43,17 @@ def show(found: dict[str, Any]) -> None:
     out().print()
     _table("sidecar over a bare gRPC echo", OUTSIDE, [_outside(row) for row in found["sidecar"]])
     out().print()
-    _table("proxy over a plain pass-through in Python", BETWEEN, [_between(row) for row in found["proxy"]])
+    _table(
+        "proxy over a plain pass-through in Python, ms; adding: one that adds an output",
+        BETWEEN,
+        [_between(row) for row in found["proxy"]],
+    )
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     from rich.table import Table
 
-    table = Table(*heads, box=None, header_style="bold", title=title, title_justify="left")
+    table = Table(*heads, box=None, padding=(0, 1, 0, 0), header_style="bold", title=title, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row))
     out().print(table, soft_wrap=False)
