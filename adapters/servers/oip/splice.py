@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import annotation, datatypes, messages, wire
-from demur.adapters.servers.oip.answer import OUTPUTS, RAW_OUTPUTS, InferAnswer, OutputTensor, answered
+from demur.adapters.servers.oip.answer import OUTPUTS, RAW_OUTPUTS, InferAnswer, OutputTensor, ShownAnswer, answered
 from demur.adapters.servers.oip.messages import InputTensor
 from demur.monitor.verdicts import Verdicts
 from demur.proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
@@ -52,15 +52,25 @@ def with_inputs(request: bytes, inputs: Mapping[str, NDArray[Any]], outputs: Ite
     return bytes(message.SerializeToString())
 
 
-def without(answer: InferAnswer, names: Collection[str]) -> bytes | None:
-    """The answer without outputs of these names and their raw entries; None when it cannot be told which those are."""
+def without(answer: ShownAnswer, raw: bytes, names: Collection[str]) -> bytes | None:
+    """The answer without outputs of these names and their raw entries; None when it cannot be told which those are.
+
+    One that was parsed becomes a message that equals it; of others every byte that stays is the same.
+    """
     places = [i for i, name in enumerate(answer.names) if name in names]
     if not places:
-        return answer.raw
+        return raw
     if answer.entries is None or answer.mixed:
         return None
-    gone = [answer.output_places[i] for i in places] + [e for i in places if (e := answer.entry(i)) >= 0]
-    return wire.spliced(answer.raw, answer.fields, dict.fromkeys(gone, b""))
+    if isinstance(answer, InferAnswer):
+        gone = [answer.output_places[i] for i in places] + [e for i in places if (e := answer.entry(i)) >= 0]
+        return wire.spliced(raw, answer.fields, dict.fromkeys(gone, b""))
+    message = ModelInferResponse.FromString(raw)
+    for place in reversed(places):
+        del message.outputs[place]
+    for entry in sorted((e for i in places if (e := answer.entries[i]) >= 0), reverse=True):
+        del message.raw_output_contents[entry]
+    return bytes(message.SerializeToString())
 
 
 def put(answer: InferAnswer, arrays: Mapping[str, NDArray[Any]]) -> bytes | None:
@@ -109,7 +119,7 @@ def _with_tensors(raw: bytes, verdicts: Verdicts, tensors: Arrays) -> bytes | No
     answer = answered(raw)
     forged = [] if answer is None else [n for n in answer.names if n.startswith(PREFIX)]
     if forged and answer is not None:
-        bare = without(answer, forged)
+        bare = without(answer, raw, forged)
         answer = None if bare is None else answered(bare)
     if answer is None or answer.entries is None or answer.mixed:
         return None

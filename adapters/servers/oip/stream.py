@@ -152,7 +152,8 @@ class InferStream:
         plan, asked, seen = waiting.plan, waiting.asked, found.answer
         kept = seen
         if seen is not None and asked is not None and plan.extras:
-            bare = kept_whole(plan, asked, seen) or splice.without(seen, plan.extras)
+            whole = kept_whole(plan, asked, seen.names)
+            bare = seen.raw if whole else splice.without(seen, seen.raw, plan.extras)
             if bare is None and plan.model is not None:
                 plan.model.rejections.learn(asked.version, UNALIGNED)
             kept = seen if bare is None or bare is seen.raw else answered(bare)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import grpc
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import messages, splice
-from demur.adapters.servers.oip.answer import InferAnswer, answered, shown
+from demur.adapters.servers.oip.answer import InferAnswer, ShownAnswer, answered, shown
 from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
 from demur.adapters.servers.oip.mapping import ProxiedModel
@@ -33,7 +33,7 @@ class Sent:
     """An answer that goes out before it is judged: `read` as far as it was read, else the bytes that upstream gave."""
 
     asked: Asked
-    read: InferAnswer | bytes | None
+    read: ShownAnswer | bytes | None
     plan: Plan
     loaded: Loaded
     traceparent: str
@@ -43,9 +43,10 @@ class Sent:
     def size_bytes(self) -> int:
         """About what it holds."""
         read = self.read
-        if isinstance(read, InferAnswer):
-            return self.asked.kept_bytes + read.size + FIELD_BYTES * len(read.fields)
-        return self.asked.kept_bytes + len(read or b"")
+        if read is None or isinstance(read, bytes):
+            return self.asked.kept_bytes + len(read or b"")
+        parts = len(read.fields) if isinstance(read, InferAnswer) else 2 * len(read.outputs)
+        return self.asked.kept_bytes + read.size + FIELD_BYTES * parts
 
     def exchange(self) -> Exchange:
         """What the judge looks at."""
@@ -65,7 +66,7 @@ class Inference:
     backlog: Backlog[Sent] | None = None
     asked: Asked | None = None
     plan: Plan = field(default_factory=Plan)
-    seen: InferAnswer | None = None  # the answer as the monitor sees it
+    seen: ShownAnswer | None = None  # the answer as the monitor sees it
     _kept: bytes | None = None  # the answer as the client gets it, where that is another
     instead: Outcome | None = None
     answered_by: str = ""
@@ -73,8 +74,9 @@ class Inference:
     @property
     def kept(self) -> InferAnswer | None:
         """The answer as the client gets it, when it can be read."""
-        same = self._kept is None or (self.seen is not None and self._kept is self.seen.raw)
-        return self.seen if same else answered(self._kept or b"")
+        if self._kept is not None:
+            return answered(self._kept)
+        return self.seen if isinstance(self.seen, InferAnswer) else None
 
     def run(self) -> tuple[Outcome, Judgement | None]:
         """How the call ended, its answer being what the client gets, and what is thought of it when there is one already."""
@@ -142,10 +144,14 @@ class Inference:
 
     def _read(self, outcome: Outcome) -> Outcome:
         """The answer as the client gets it."""
-        seen = self.seen = answered(outcome.answer)
-        if seen is None or self.asked is None or not self.plan.extras:
+        if self.asked is None or not self.plan.extras:
+            self.seen = answered(outcome.answer)
             return outcome
-        bare = kept_whole(self.plan, self.asked, seen) or splice.without(seen, self.plan.extras)
+        seen = self.seen = shown(outcome.answer)
+        if seen is None:
+            return outcome
+        whole = kept_whole(self.plan, self.asked, seen.names)
+        bare = outcome.answer if whole else splice.without(seen, outcome.answer, self.plan.extras)
         if bare is not None:
             self._kept = bare
             return replace(outcome, answer=bare)
@@ -178,7 +184,7 @@ class Inference:
         sent = Sent(asked.without_message(), self.seen or answer, self.plan, loaded, traceparent(self.context))
         return self.backlog.put(sent, sent.size_bytes)
 
-    def _exchange(self, seen: InferAnswer | None) -> Exchange:
+    def _exchange(self, seen: ShownAnswer | None) -> Exchange:
         return Exchange(
             asked=self.asked,
             answered=seen,
@@ -198,15 +204,15 @@ class Inference:
         return replace(outcome, answer=self.instead.answer)
 
 
-def kept_whole(plan: Plan, asked: Asked, seen: InferAnswer) -> bytes | None:
-    """The answer as it is, when it holds outputs that nobody asked for: this server sends all of them whatever is asked,
-    so a direct call would have got them too. None where outputs are chosen by their names.
+def kept_whole(plan: Plan, asked: Asked, names: Iterable[str]) -> bool:
+    """Whether an answer of outputs of these names goes out as it is, as it holds some that nobody asked for: this server sends
+    all of them whatever is asked, so a direct call would have got them too.
     """
     known = {output.name for output in asked.outputs} | set(plan.asking)
-    if plan.model is None or all(name in known for name in seen.names):
-        return None
+    if plan.model is None or all(name in known for name in names):
+        return False
     plan.model.unfiltered.learn(asked.version, REPEATED)
-    return seen.raw
+    return True
 
 
 def seen_by(model: ProxiedModel | None, seen: Answered | None) -> dict[str, NDArray[Any]]:
