@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from demur.adapters.servers.oip import datatypes, wire
 from demur.adapters.servers.oip.datatypes import SHARED_MEMORY
-from demur.adapters.servers.oip.reading import Tensor, UnreadableOutputError
+from demur.adapters.servers.oip.reading import Tensor, UnreadableOutputError, place_of
 from demur.adapters.servers.oip.wire import BYTES, MalformedError
 from demur.proto.oip.inference_pb2 import ModelInferResponse
 
@@ -76,7 +76,7 @@ class ShownAnswer:
 
     def tensor(self, name: str) -> Tensor:
         """Raises: UnreadableOutputError when the output is absent, ambiguous, in shared memory or without its bytes."""
-        place = self._place(name)
+        place = place_of(name, self.names)
         output = self.outputs[place]
         if SHARED_MEMORY in output.parameters:
             raise UnreadableOutputError(f"output {name} was written to shared memory, which demur does not read")
@@ -85,16 +85,6 @@ class ShownAnswer:
             raw = self._raw(place)
             return Tensor(name, output.datatype, shape, partial(datatypes.from_raw, name, output.datatype, shape, raw))
         return Tensor(name, output.datatype, shape, partial(datatypes.from_contents, output))
-
-    def _place(self, name: str) -> int:
-        places = [i for i, known in enumerate(self.names) if known == name]
-        if not places:
-            raise UnreadableOutputError(
-                f"upstream's answer has no output {name}; check the mapping and default_outputs of this model"
-            )
-        if len(places) > 1:
-            raise UnreadableOutputError(f"upstream's answer has {len(places)} outputs named {name}")
-        return places[0]
 
     def _raw(self, place: int) -> bytes | memoryview:
         if self.mixed:

@@ -9,8 +9,8 @@ from time import perf_counter
 from typing import Generic, TypeVar
 
 LOG = logging.getLogger("demur.oip")
-# Whoever begins to judge finds code and weights gone from the caches, which costs ten times one verdict (0.5 ms): at a
-# thousand calls a second a proxy costs 1.62 times a plain pass-through with 10 ms, 1.31 with 50, 1.23 with 100.
+# Whoever begins to judge finds code and weights gone from the caches, which costs ten times one verdict (0.5 ms): after 10 ms
+# of sleep 690 µs for one, 120 each for ten, 72 each for thirty; without the sleep 46 to 54 each.
 LINGER_SECONDS = 0.1
 LARGEST_BYTES = 32 << 20
 LONGEST_SECONDS = 1.0  # about so much work may wait: it is done before a process ends, and no verdict is older

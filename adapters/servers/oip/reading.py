@@ -77,6 +77,18 @@ class Asked:
         return KEPT_BYTES + len(self.id) + sum(KEPT_BYTES // 16 + len(output.name) for output in self.outputs)
 
 
+def place_of(name: str, names: Sequence[str]) -> int:
+    """Where among an answer's outputs the one of this name stands. Raises: UnreadableOutputError when none or several do."""
+    places = [i for i, known in enumerate(names) if known == name]
+    if not places:
+        raise UnreadableOutputError(
+            f"upstream's answer has no output {name}; check the mapping and default_outputs of this model"
+        )
+    if len(places) > 1:
+        raise UnreadableOutputError(f"upstream's answer has {len(places)} outputs named {name}")
+    return places[0]
+
+
 class Answered(Protocol):
     """A readable answer."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import annotation
-from demur.adapters.servers.oip.reading import Tensor, UnreadableOutputError
+from demur.adapters.servers.oip.reading import Tensor, place_of
 from demur.adapters.servers.oip.rest import tensor as tensors
 from demur.adapters.servers.oip.rest.body import Body, chunks
 from demur.adapters.servers.oip.rest.document import Document, Edit, MalformedError
@@ -50,14 +50,8 @@ class InferAnswer:
 
     def tensor(self, name: str) -> Tensor:
         """Raises: UnreadableOutputError when the output is absent, ambiguous, or in shared memory."""
-        places = [i for i, known in enumerate(self.names) if known == name]
-        if not places:
-            raise UnreadableOutputError(
-                f"upstream's answer has no output {name}; check the mapping and default_outputs of this model"
-            )
-        if len(places) > 1:
-            raise UnreadableOutputError(f"upstream's answer has {len(places)} outputs named {name}")
-        return tensors.tensor(self.outputs[places[0]].value, self.chunks[places[0]])
+        place = place_of(name, self.names)
+        return tensors.tensor(self.outputs[place].value, self.chunks[place])
 
     def without(self, names: Collection[str]) -> Body:
         """Without the outputs of these names and their bytes. The binary extension goes when nothing is left in it."""
