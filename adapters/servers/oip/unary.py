@@ -86,10 +86,11 @@ class Inference:
         if not outcome.ok:
             self.judge.unanswered(self.plan)
             return outcome, None
-        if not self.plan.extras and self._deferred(outcome.answer):
+        unread = not self.plan.extras
+        if unread and self._deferred(outcome.answer):
             return outcome, None
         outcome = self._read(outcome)
-        if not outcome.ok or self._deferred(outcome.answer):
+        if not outcome.ok or (not unread and self._deferred(outcome.answer)):
             return outcome, None
         judgement = self.judge.judge(self._exchange(self.seen))
         return self._substituted(outcome, judgement), judgement
