@@ -98,7 +98,7 @@ class RowColumns:
 
     def _place(self, by: Slicing) -> Sym:
         if not by.codes:
-            return self.xp.node("ArgMax", self.signals[by.signal], width=0, axis=-1, keepdims=0)
+            return self.xp.argmax(self.signals[by.signal])
         name, known = f"slices.{by.signal}", len(by.codes)
         codes = self.xp.constant(f"{name}.codes", np.array(by.codes, np.float32))
         found = self.xp.node("Cast", self.xp.node("Equal", self.signals[by.signal], codes, width=known), to=INT64)

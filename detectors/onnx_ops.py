@@ -17,7 +17,7 @@ from demur.detectors.numpy_ops import TINY
 from demur.detectors.tape import Sym, Tape
 
 OPSET, IR_VERSION = 18, 9  # the oldest supported runtime is ONNX Runtime 1.19; newer IR versions are refused by it
-WIDE = 256  # from this width on, a row is summed for NaN in two nodes
+WIDE = 256  # from this width on, a row is summed for NaN in two nodes, and its largest value is found by TopK
 
 
 class OnnxOps(Tape):
@@ -92,7 +92,7 @@ class OnnxOps(Tape):
 
     def argkth_smallest(self, x: Sym, k: int) -> Sym:
         if k == 1:
-            return self.node("ArgMin", x, width=0, axis=-1, keepdims=0)
+            return self._place(x, "ArgMin", largest=0)
         _, positions = self.nodes_out("TopK", 2, x, self.integers(k), axis=-1, largest=0)
         last = self.constant(f"index.{k - 1}", np.int64(k - 1))
         return self.node("Gather", positions, last, width=0, axis=-1)
@@ -114,7 +114,14 @@ class OnnxOps(Tape):
         return self.node("Gemm", *inputs, width=rows, alpha=float(scale), transB=1)
 
     def argmax(self, x: Sym) -> Sym:
-        return self.node("ArgMax", x, width=0, axis=-1, keepdims=0)
+        return self._place(x, "ArgMax", largest=1)
+
+    def _place(self, x: Sym, kind: str, *, largest: int) -> Sym:
+        # A TopK of one takes 0.3 ns a value, ArgMax 0.6; at 100 values and fewer they are alike.
+        if x.width < WIDE:
+            return self.node(kind, x, width=0, axis=-1, keepdims=0)
+        _, places = self.nodes_out("TopK", 2, x, self.integers(1), axis=-1, largest=largest)
+        return self.node("Squeeze", places, self.integers(-1), width=0)
 
     def top(self, x: Sym, k: int, *, ordered: bool = True) -> Sym:
         # Unordered takes half the time at K=512, k=180, and 5/6 of it at K=1000, k=100.

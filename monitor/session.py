@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.detectors.shifted_softmax import shifted_softmax
+from demur.detectors.accelerator import for_accelerator
 from demur.monitor.errors import BundleError, ConfigurationError
 from demur.monitor.lane import Lane, make_lane, no_lane
 
@@ -82,7 +82,7 @@ class Session:
         if weights is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         if set(providers) & set(EXACT):
-            model = shifted_softmax(model)
+            model = for_accelerator(model)
         try:
             self._session = runtime.InferenceSession(model, options, providers=_configured(runtime, providers))
         except ConfigurationError:

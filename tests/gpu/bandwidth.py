@@ -21,9 +21,9 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
+from demur.detectors.accelerator import for_accelerator
 from demur.detectors.compile import compile_scores, serialize
 from demur.detectors.cost import cost_of
-from demur.detectors.shifted_softmax import shifted_softmax
 from demur.monitor.session import EXACT, environment
 from tests.gpu import worlds
 
@@ -46,7 +46,7 @@ def session(model: bytes, provider: str, threads: int = 0) -> ort.InferenceSessi
     options.log_severity_level = 3
     providers: list[Any] = list(dict.fromkeys((provider, "CPUExecutionProvider")))
     if provider in EXACT:
-        providers[0], model = (provider, EXACT[provider]), shifted_softmax(model)
+        providers[0], model = (provider, EXACT[provider]), for_accelerator(model)
     made = ort.InferenceSession(model, options, providers=providers)
     assert made.get_providers()[0] == provider, made.get_providers()
     return made

@@ -9,7 +9,7 @@ import onnx.version_converter
 
 from demur.adapters.models.graph import attribute, opset
 from demur.adapters.models.instrument.probe import same_numbers
-from demur.detectors.shifted_softmax import shifted_softmax
+from demur.detectors.accelerator import for_accelerator
 from demur.monitor.bundle import Bundle, graph, selftest
 from demur.monitor.errors import ConfigurationError, SelfTestFailed
 from demur.monitor.session import Session
@@ -27,7 +27,7 @@ def at_opset(bundle: Bundle, version: int) -> onnx.ModelProto:
 
     Raises: ConfigurationError when the graph cannot be had in this opset; BundleError, SelfTestFailed.
     """
-    model = graph.check(shifted_softmax(bundle.graph))
+    model = graph.check(for_accelerator(bundle.graph))
     if version > graph.OPSET:
         model = raised(model, version, f"monitor {bundle.manifest.monitor}")
     elif version < graph.OPSET:
