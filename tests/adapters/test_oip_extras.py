@@ -222,7 +222,7 @@ def test_default_outputs_are_named_and_kept_where_no_names_do_not_mean_all(hones
 
 def test_a_request_is_extended_by_appending():
     asked = image(("label",))
-    longer = splice.asking_for(asked, ["a", "ü" * 100])
+    longer = splice.asking_for(asked, ("a", "ü" * 100))
     assert longer.startswith(asked)
     assert [o.name for o in ModelInferRequest.FromString(longer).outputs] == ["label", "a", "ü" * 100]
 

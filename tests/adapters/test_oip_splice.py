@@ -12,6 +12,7 @@ from demur.adapters.servers.oip.answer import answered, shown
 from demur.adapters.servers.oip.reading import UnreadableOutputError
 from demur.proto.oip.inference_pb2 import ModelInferResponse
 from tests.adapters.fake_server import SHARED, UNKNOWN
+from tests.adapters.test_oip_wire import looked_at
 
 NAMES = ("a", "b", "c", "demur.accept")
 
@@ -60,6 +61,16 @@ def test_outputs_are_taken_out_with_their_entries(message, names, read):
             if message.raw_output_contents and place in belong:
                 del expected.raw_output_contents[belong.index(place)]
     assert ModelInferResponse.FromString(found) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(answers(), st.sets(st.sampled_from(NAMES)))
+def test_an_answer_still_shows_what_was_taken_out_of_it(message, names):
+    raw = serialized(message)
+    seen = shown(raw)
+    once, again = splice.without(seen, raw, names), splice.without(seen, raw, names)
+    assert ModelInferResponse.FromString(once) == ModelInferResponse.FromString(again)
+    assert looked_at(seen) == looked_at(answered(raw))
 
 
 @settings(max_examples=300, deadline=None)

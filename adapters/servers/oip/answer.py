@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -39,22 +39,31 @@ def shown(raw: bytes) -> ShownAnswer | None:
     raws = message.raw_output_contents
     if len(message.outputs) + len(raws) > wire.MOST_FIELDS:
         return None
-    return ShownAnswer(len(raw), list(message.outputs), raws)
+    return ShownAnswer(len(raw), list(message.outputs), list(raws), message)
 
 
 class ShownAnswer:
-    """The outputs of an answer, parsed, and the raw contents of those that have some, in order."""
+    """The outputs of an answer, parsed, and the raw contents of those that have some, in order.
 
-    def __init__(self, size: int, outputs: list[Any], raws: Sequence[bytes | memoryview]) -> None:
-        self.size, self.outputs, self._raws = size, outputs, raws
+    `entries` has for each output the place of its raw contents among all, -1 for one without; None when they do not belong
+    together. `mixed`: it has both raw and typed contents, which exclude each other. `message` is what they were parsed from,
+    where that is at hand.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        outputs: list[Any],
+        raws: Sequence[bytes | memoryview],
+        message: ModelInferResponse | None = None,
+    ) -> None:
+        self.size, self.outputs, self._raws, self.message = size, outputs, raws, message
         self.names: Sequence[str] = [output.name for output in outputs]
+        self.entries = self._entries()
+        self.mixed = bool(raws) and any(o.HasField("contents") and o.contents.ByteSize() for o in outputs)
 
-    @cached_property
-    def entries(self) -> list[int] | None:
-        """For each output the place of its raw contents among all, -1 for one without; None when they do not belong together.
-
-        Servers either skip tensors in shared memory or leave their entries empty.
-        """
+    def _entries(self) -> list[int] | None:
+        """Servers either skip tensors in shared memory or leave their entries empty."""
         if not self._raws:
             return [-1] * len(self.outputs)
         if len(self._raws) == len(self.outputs):
@@ -64,11 +73,6 @@ class ShownAnswer:
             return None
         left = iter(range(len(self._raws)))
         return [-1 if away else next(left) for away in elsewhere]
-
-    @cached_property
-    def mixed(self) -> bool:
-        """Whether it has both raw and typed contents, which exclude each other."""
-        return bool(self._raws) and any(o.HasField("contents") and o.contents.ByteSize() for o in self.outputs)
 
     def shapes(self) -> Iterable[Sequence[int]]:
         """What its outputs claim to be."""

@@ -19,6 +19,7 @@ NAME, VERSION, ID, PARAMETERS = 1, 2, 3, 4
 INPUTS, ASKED_OUTPUTS, RAW_INPUTS = 5, 6, 7
 CONTENTS = 5  # of a tensor
 HEAD_BYTES = 1 << 16  # of a tensor without its contents; a dimension takes a byte on the wire and eight here
+SHORT_BYTES = 256  # of a tensor that is parsed whole: whatever it has of contents, there is little of it
 
 InputTensor = ModelInferRequest.InferInputTensor
 RequestedOutput = ModelInferRequest.InferRequestedOutputTensor
@@ -82,6 +83,8 @@ def _shapes(raw: bytes, fields: Iterable[Field]) -> list[Sequence[int]]:
 
 
 def _bare(raw: bytes) -> InputTensor:
+    if len(raw) <= SHORT_BYTES:
+        return InputTensor.FromString(raw)
     fields = wire.scan(raw)
     bare = wire.spliced(raw, fields, {i: b"" for i, f in enumerate(fields) if f.number == CONTENTS})
     if len(bare) > HEAD_BYTES:

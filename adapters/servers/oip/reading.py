@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -69,7 +69,14 @@ class Asked:
         shapes only as much as says how many rows there were.
         """
         shapes = [tuple(shape[:KEPT]) for shape in islice(self.shapes(), KEPT)]
-        return replace(self, shapes=lambda: shapes, inputs=dict)
+        return Asked(
+            model=self.model,
+            version=self.version,
+            id=self.id,
+            outputs=self.outputs,
+            size=self.size,
+            shapes=lambda: shapes,
+        )
 
     @property
     def kept_bytes(self) -> int:

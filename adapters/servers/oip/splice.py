@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,14 @@ PREFIX = "demur."
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def asking_for(request: bytes, outputs: Iterable[str]) -> bytes:
+def asking_for(request: bytes, outputs: tuple[str, ...]) -> bytes:
     """The request with these outputs asked for behind its own: a serialized message followed by another is their merge."""
-    more = (wire.delimited(messages.ASKED_OUTPUTS, wire.delimited(1, name.encode())) for name in outputs)
-    return b"".join((request, *more))
+    return request + _asking(outputs)
+
+
+@lru_cache(64)
+def _asking(outputs: tuple[str, ...]) -> bytes:
+    return b"".join(wire.delimited(messages.ASKED_OUTPUTS, wire.delimited(1, name.encode())) for name in outputs)
 
 
 def addressed(request: bytes, model: str, version: str) -> bytes:
@@ -55,7 +60,8 @@ def with_inputs(request: bytes, inputs: Mapping[str, NDArray[Any]], outputs: Ite
 def without(answer: ShownAnswer, raw: bytes, names: Collection[str]) -> bytes | None:
     """The answer without outputs of these names and their raw entries; None when it cannot be told which those are.
 
-    One that was parsed becomes a message that equals it; of others every byte that stays is the same.
+    One that was parsed becomes a message that equals it, and its `message` is used up; of others every byte that stays is the
+    same.
     """
     places = [i for i, name in enumerate(answer.names) if name in names]
     if not places:
@@ -65,7 +71,7 @@ def without(answer: ShownAnswer, raw: bytes, names: Collection[str]) -> bytes | 
     if isinstance(answer, InferAnswer):
         gone = [answer.output_places[i] for i in places] + [e for i in places if (e := answer.entry(i)) >= 0]
         return wire.spliced(raw, answer.fields, dict.fromkeys(gone, b""))
-    message = ModelInferResponse.FromString(raw)
+    message, answer.message = answer.message or ModelInferResponse.FromString(raw), None
     for place in reversed(places):
         del message.outputs[place]
     for entry in sorted((e for i in places if (e := answer.entries[i]) >= 0), reverse=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -45,8 +45,9 @@ class Sent:
         read = self.read
         if read is None or isinstance(read, bytes):
             return self.asked.kept_bytes + len(read or b"")
-        parts = len(read.fields) if isinstance(read, InferAnswer) else 2 * len(read.outputs)
-        return self.asked.kept_bytes + read.size + FIELD_BYTES * parts
+        if isinstance(read, InferAnswer):
+            return self.asked.kept_bytes + read.size + FIELD_BYTES * len(read.fields)
+        return self.asked.kept_bytes + 2 * (read.size + FIELD_BYTES * len(read.outputs))
 
     def exchange(self) -> Exchange:
         """What the judge looks at."""
@@ -155,7 +156,7 @@ class Inference:
         bare = outcome.answer if whole else splice.without(seen, outcome.answer, self.plan.extras)
         if bare is not None:
             self._kept = bare
-            return replace(outcome, answer=bare)
+            return outcome.with_answer(bare)
         if messages.in_sequence(self.request):
             self._learn(UNALIGNED)
             self.plan = Plan(self.plan.model, cause=UNALIGNED)
@@ -202,7 +203,7 @@ class Inference:
             return outcome
         if self.answered_by:
             return self.instead
-        return replace(outcome, answer=self.instead.answer)
+        return outcome.with_answer(self.instead.answer)
 
 
 def kept_whole(plan: Plan, asked: Asked, names: Iterable[str]) -> bool:

@@ -64,7 +64,7 @@ def traceparent(context: Any) -> str:
     return next((str(value) for key, value in context.invocation_metadata() if key == "traceparent"), "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every request
 class Outcome:
     """How a forwarded call ended: `answer` holds a message exactly when `code` is OK."""
 
@@ -78,6 +78,10 @@ class Outcome:
     def of(answer: bytes) -> Outcome:
         """An answer of our own making."""
         return Outcome(grpc.StatusCode.OK, "", answer, (), ())
+
+    def with_answer(self, answer: bytes) -> Outcome:
+        """The same end, another answer."""
+        return Outcome(self.code, self.details, answer, self.initial, self.trailing)
 
     @property
     def ok(self) -> bool:
