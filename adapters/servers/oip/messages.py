@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from demur.adapters.servers.oip import datatypes, wire
 from demur.adapters.servers.oip.datatypes import SHARED_MEMORY
-from demur.adapters.servers.oip.reading import Asked, AskedOutput, Tensor, UnreadableOutputError
+from demur.adapters.servers.oip.reading import KEPT, Asked, AskedOutput, Tensor, UnreadableOutputError
 from demur.adapters.servers.oip.wire import BYTES, Field, MalformedError
 from demur.proto.oip.inference_pb2 import ModelInferRequest
 
@@ -29,14 +29,17 @@ def asked(raw: bytes) -> Asked | None:
     """What a ModelInferRequest asks, its tensors unparsed; None when the bytes are no such message."""
     try:
         fields = wire.scan(raw)
+        inputs = [f for f in fields if _is(f, INPUTS)]
+        light = len(inputs) <= KEPT and all(f.end - f.start <= SHORT_BYTES for f in inputs)
         return Asked(
             model=wire.last(raw, fields, NAME),
             version=wire.last(raw, fields, VERSION),
             id=wire.last(raw, fields, ID),
             outputs=tuple(_asked_output(raw[f.start : f.end]) for f in fields if _is(f, ASKED_OUTPUTS)),
             size=len(raw),
-            shapes=partial(_shapes, raw, fields),
+            shapes=partial(_shapes, list(_parts(raw, inputs))) if light else lambda: _shapes(_parts(raw, inputs)),
             inputs=partial(_inputs, raw),
+            light=light,
         )
     except (MalformedError, DecodeError):
         return None
@@ -63,6 +66,8 @@ def _is(field: Field, number: int) -> bool:
 
 def _asked_output(raw: bytes) -> AskedOutput:
     output = RequestedOutput.FromString(raw)
+    if not output.parameters:
+        return AskedOutput(output.name)
     if SHARED_MEMORY in output.parameters:
         return AskedOutput(output.name, "was asked for in shared memory, which demur does not read")
     if "classification" in output.parameters and output.parameters["classification"].int64_param:
@@ -70,15 +75,18 @@ def _asked_output(raw: bytes) -> AskedOutput:
     return AskedOutput(output.name)
 
 
-def _shapes(raw: bytes, fields: Iterable[Field]) -> list[Sequence[int]]:
+def _parts(raw: bytes, fields: Iterable[Field]) -> Iterator[bytes]:
+    return (raw[f.start : f.end] for f in fields)
+
+
+def _shapes(inputs: Iterable[bytes]) -> list[Sequence[int]]:
     """Of the inputs, their contents left out."""
     found: list[Sequence[int]] = []
-    for field in fields:
-        if _is(field, INPUTS):
-            try:
-                found.append(_bare(raw[field.start : field.end]).shape)
-            except (MalformedError, DecodeError):
-                found.append(())
+    for raw in inputs:
+        try:
+            found.append(_bare(raw).shape)
+        except (MalformedError, DecodeError):
+            found.append(())
     return found
 
 

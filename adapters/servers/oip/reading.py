@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ class Tensor:
             raise UnreadableOutputError(f"output {self.name}: shape {self.shape} is that of no array") from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every request
 class AskedOutput:
     """An output that the client named; `unreadable` says why demur cannot read it in the way it was asked for, or ""."""
 
@@ -54,6 +55,7 @@ class Asked:
     """A readable request: `outputs` as the client named them, in order, () for "all"; `size` of the message in bytes.
 
     `shapes()` are those of its inputs, `inputs()` its input tensors by name: both are read only when somebody needs them.
+    `light`: `shapes` keeps at most KEPT_BYTES alive.
     """
 
     model: str
@@ -63,19 +65,21 @@ class Asked:
     size: int = 0
     shapes: Callable[[], Iterable[Sequence[int]]] = tuple
     inputs: Callable[[], Mapping[str, Tensor]] = dict
+    light: bool = False
 
     def without_message(self) -> Asked:
         """What is remembered of a request: it does not keep the tensors alive that came with it, has no inputs, and of
         shapes only as much as says how many rows there were.
         """
-        shapes = [tuple(shape[:KEPT]) for shape in islice(self.shapes(), KEPT)]
+        shapes = self.shapes if self.light else partial(list, [tuple(s[:KEPT]) for s in islice(self.shapes(), KEPT)])
         return Asked(
             model=self.model,
             version=self.version,
             id=self.id,
             outputs=self.outputs,
             size=self.size,
-            shapes=lambda: shapes,
+            shapes=shapes,
+            light=True,
         )
 
     @property

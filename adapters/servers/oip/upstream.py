@@ -152,13 +152,10 @@ class Upstream:
         if len(answers) > 1 or (code is grpc.StatusCode.OK and not answers):
             said = f"demur: expected one answer from upstream, got {'more' if answers else 'none'}"
             return Outcome(grpc.StatusCode.INTERNAL, said, b"", (), ())
-        return Outcome(
-            code,
-            self.words(call, late=perf_counter() >= ends - SLACK_SECONDS),
-            answers[0] if answers else b"",
-            passed_on(call.initial_metadata()),
-            passed_on(call.trailing_metadata()),
-        )
+        initial, trailing = passed_on(call.initial_metadata()), passed_on(call.trailing_metadata())
+        if code is grpc.StatusCode.OK:
+            return Outcome(code, "", answers[0], initial, trailing)
+        return Outcome(code, self.words(call, late=perf_counter() >= ends - SLACK_SECONDS), b"", initial, trailing)
 
     def words(self, call: Any, *, late: bool = False) -> str:
         """The details of a call that failed: upstream's own; ours where it said nothing. `late`: its time was over."""
