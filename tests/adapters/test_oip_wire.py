@@ -26,7 +26,9 @@ def requests(draw) -> bytes:
     for name in draw(st.lists(TEXT, max_size=3)):
         message.inputs.add(name=name, datatype="FP32", shape=draw(SHAPE)).contents.fp32_contents.extend([1.0, 2.0])
     for name in draw(st.lists(TEXT, max_size=3)):
-        message.outputs.add(name=name).parameters["classification"].int64_param = draw(st.integers(0, 2))
+        output = message.outputs.add(name=name)
+        if draw(st.booleans()):
+            output.parameters["classification"].int64_param = draw(st.integers(0, 2))
     message.raw_input_contents.extend(draw(st.lists(st.binary(max_size=300), max_size=3)))
     message.parameters["k"].string_param = "v"
     return message.SerializeToString()

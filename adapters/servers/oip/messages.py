@@ -18,6 +18,7 @@ from demur.proto.oip.inference_pb2 import ModelInferRequest
 NAME, VERSION, ID, PARAMETERS = 1, 2, 3, 4
 INPUTS, ASKED_OUTPUTS, RAW_INPUTS = 5, 6, 7
 CONTENTS = 5  # of a tensor
+ONLY_NAME = NAME << 3 | BYTES  # how an output without parameters begins, whose name is all there is
 HEAD_BYTES = 1 << 16  # of a tensor without its contents; a dimension takes a byte on the wire and eight here
 SHORT_BYTES = 256  # of a tensor that is parsed whole: whatever it has of contents, there is little of it
 
@@ -65,9 +66,9 @@ def _is(field: Field, number: int) -> bool:
 
 
 def _asked_output(raw: bytes) -> AskedOutput:
+    if len(raw) > 2 and raw[0] == ONLY_NAME and raw[1] == len(raw) - 2 < 128 and raw.isascii():
+        return AskedOutput(raw[2:].decode())  # nearly always; a parser that has not run for a while takes 6 µs
     output = RequestedOutput.FromString(raw)
-    if not output.parameters:
-        return AskedOutput(output.name)
     if SHARED_MEMORY in output.parameters:
         return AskedOutput(output.name, "was asked for in shared memory, which demur does not read")
     if "classification" in output.parameters and output.parameters["classification"].int64_param:
