@@ -13,7 +13,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx.shape_inference import infer_shapes
 from threadpoolctl import threadpool_limits
 
 from demur.detectors.build import build_score
@@ -32,14 +33,14 @@ LARGE_BYTES = 2**18  # of a matrix, whose reading is then counted apart
 
 
 def ours(pair: Pair) -> Callable[[int], dict[str, Call]]:
-    """Our score as a graph and in NumPy; for one row also what no graph of it can go below."""
-    rows = world(pair.kind)
-    score = build_score(pair.score, pair.hyper, rows.reference)
-    given = {name: array for name, array in rows.given.items() if name in score.inputs}
+    """Our score as a graph and in NumPy, and what no graph of it can go below."""
+    made = world(pair.kind)
+    score = build_score(pair.score, pair.hyper, made.reference)
+    given = {name: array for name, array in made.given.items() if name in score.inputs}
     widths = {n: a.shape[1] for n, a in given.items()}
     model = compile_scores({"score": score}, widths)
     session, alone = Session(serialize(model)), Session(serialize(operators(score, widths)))
-    matrices = products(model)
+    matrices, sort = products(model), sorting(model)
 
     def calls(n: int) -> dict[str, Call]:
         batch = {name: np.ascontiguousarray(given[name][:n]) for name in session.inputs}
@@ -47,10 +48,12 @@ def ours(pair: Pair) -> Callable[[int], dict[str, Call]]:
             "ours": functools.partial(session.run_columns, batch),
             "numpy": functools.partial(evaluate, {"score": score}, batch),
         }
-        if n == 1:
-            found["operators"] = functools.partial(alone.run_columns, batch)
-            if matrices:
-                found["products"] = matrices
+        rows = next(iter(batch.values()))
+        if sort is not None and n > 1 and sort.width("x") == rows.shape[1]:
+            found["sorting"] = functools.partial(sort.run_columns, {"x": rows})
+        found["operators"] = functools.partial(alone.run_columns, batch)
+        if n == 1 and matrices:
+            found["products"] = matrices
         return found
 
     return calls
@@ -83,6 +86,20 @@ def products(model: ModelProto) -> Call | None:
     return functools.partial(
         session.run_columns, {n: np.ones((1, session.width(n)), np.float32) for n in session.inputs}
     )
+
+
+def sorting(model: ModelProto) -> Session | None:
+    """The graph's first TopK of more than one place, on rows `x` of its width, and nothing else; None without one."""
+    held = {i.name: i for i in model.graph.initializer}
+    shapes = {v.name: v.type.tensor_type.shape for v in infer_shapes(model).graph.value_info}
+    for node in model.graph.node:
+        if node.op_type == "TopK" and (k := int(numpy_helper.to_array(held[node.input[1]])[0])) > 1:
+            width = shapes[node.input[0]].dim[-1].dim_value
+            ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", w]) for n, w in (("x", width), ("y", k))]
+            alone = helper.make_node("TopK", ["x", node.input[1]], ["y", "places"])
+            alone.attribute.extend(node.attribute)
+            return plain(helper.make_graph([alone], "sorting", ends[:1], ends[1:], [held[node.input[1]]]))
+    return None
 
 
 def plain(graph: GraphProto) -> Session:
@@ -160,16 +177,21 @@ def misses(found: list[dict[str, Any]], floor: float) -> list[str]:
             times = (row.get(other) or np.inf) / row["ours"]
             if times < (3 if row["rows"] == 1 else 0.9) and (other == "peer" or row["rows"] > 1):
                 name = row["beside"] if other == "peer" else "NumPy"
-                below.append(f"{row['score']} beside {name}, N = {row['rows']}: {times:.2f}{_reach(row, floor)}")
+                below.append(
+                    f"{row['score']} beside {name}, N = {row['rows']}: {times:.2f}{_reach(row, row[other], floor)}"
+                )
     return below
 
 
-def _reach(row: dict[str, Any], floor: float) -> str:
-    """What the peer's time would be over that of the products, of the operators alone, and of one operator."""
-    if row["rows"] > 1:
-        return ""
-    least = {"its products alone": row.get("products"), "its own operators": row["operators"], "one operator": floor}
-    return " (" + ", ".join(f"{name}: {row['peer'] / time:.2f}" for name, time in least.items() if time) + ")"
+def _reach(row: dict[str, Any], theirs: float, floor: float) -> str:
+    """What their time would be over that of the products, of TopK, of the operators alone, and of one operator."""
+    least = {
+        "its products alone": row.get("products"),
+        "its TopK alone": row.get("sorting"),
+        "its own operators": row["operators"],
+        "one operator": floor if row["rows"] == 1 else None,
+    }
+    return " (" + ", ".join(f"{name}: {theirs / time:.2f}" for name, time in least.items() if time) + ")"
 
 
 def main() -> None:
