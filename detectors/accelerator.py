@@ -52,11 +52,21 @@ def _over_last_axis(node: onnx.NodeProto) -> bool:
 
 
 def _firsts(graph: onnx.GraphProto) -> frozenset[str]:
-    """The places found by a TopK of one over the last axis whose values nobody reads."""
-    ones = {held.name for held in graph.initializer if list(held.dims) == [1] and numpy_helper.to_array(held)[0] == 1}
+    """The places found by a TopK of one over the last axis whose values nobody reads. None where nodes hold graphs of their own,
+    which may read what they like.
+    """
+    if any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
+        return frozenset()
+    ones = {held.name for held in graph.initializer if _is_one(held)} - {given.name for given in graph.input}
     read = Counter(name for node in graph.node for name in node.input) + Counter(o.name for o in graph.output)
     found = (n for n in graph.node if n.op_type == "TopK" and n.domain in ("", "ai.onnx") and n.input[1] in ones)
     return frozenset(n.output[1] for n in found if not read[n.output[0]] and _number(n, "axis", -1) == -1)
+
+
+def _is_one(held: onnx.TensorProto) -> bool:
+    """Held elsewhere, it is not looked at."""
+    here = held.data_location != onnx.TensorProto.EXTERNAL
+    return here and list(held.dims) == [1] and bool(numpy_helper.to_array(held)[0] == 1)
 
 
 def _number(node: onnx.NodeProto, name: str, otherwise: int) -> int:

@@ -87,6 +87,32 @@ def test_a_place_of_wide_rows_is_found_without_sorting_them_on_an_accelerator():
     assert operators == [{"TopK", "Squeeze"}, {"ArgMax", "ArgMin", "Squeeze"}]
 
 
+def test_a_topk_that_a_nested_graph_may_read_and_one_whose_size_is_in_a_file_stay():
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4]) for n in "xy")
+    values = helper.make_tensor_value_info("read", TensorProto.FLOAT, None)
+    nested = helper.make_graph([helper.make_node("Identity", ["values"], ["read"])], "nested", [], [values])
+    for k, more in (
+        (inside, [helper.make_node("If", ["yes"], ["y"], then_branch=nested, else_branch=nested)]),
+        (outside, []),
+    ):
+        nodes = [helper.make_node("TopK", ["x", "k"], ["values", "places"]), *more]
+        nodes += [] if more else [helper.make_node("Cast", ["places"], ["y"], to=TensorProto.FLOAT)]
+        yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+        graph = helper.make_graph(nodes, "g", [x], [y], [k(), yes])
+        raw = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
+        assert for_accelerator(raw) == raw
+
+
+def inside() -> onnx.TensorProto:
+    return helper.make_tensor("k", TensorProto.INT64, [1], [1])
+
+
+def outside() -> onnx.TensorProto:
+    held = onnx.TensorProto(name="k", data_type=TensorProto.INT64, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    held.external_data.add(key="location", value="weights.bin")
+    return held
+
+
 def test_a_topk_whose_values_are_read_stays():
     """Or one of several places, or over another axis."""
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 4]) for n in "xy")
