@@ -38,7 +38,7 @@ def restore(
 ) -> Score:
     """The score of kind `name` from its settings, parameters and attachments: compiles to the same bytes.
 
-    Raises: ValueError when the kind is unknown or a field is missing.
+    Raises: ValueError when the kind is unknown, or a field is missing or has not the axes that its class names.
     """
     return cast("Score", _rebuilt(name, stored, {**arrays, **(files or {})}, ""))
 
@@ -92,6 +92,9 @@ def _rebuilt(kind: str, stored: Mapping[str, Any], data: Mapping[str, Any], pref
                 continue
             raise ValueError(f"score {kind!r}: field {name!r} is neither among the arrays nor in the settings")
         values[field.name] = data[name] if name in data else _part(stored[field.name], data, name)
+    for part, axes in getattr(kinds[kind], "axes", {}).items():
+        if len(shape := np.shape(values[part])) != axes:
+            raise ValueError(f"score {kind!r}: field {prefix + part!r} has shape {shape}, expected {axes} axes")
     return kinds[kind](**values)
 
 

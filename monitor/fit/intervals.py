@@ -37,7 +37,7 @@ def intervals(bundle: Bundle, signals: Mapping[str, NDArray[Any]], *, score: str
     `score` names one of several `interval_width` scores of the bundle.
     Raises: ConfigurationError when the bundle has none or several, or a signal is missing.
     """
-    held = {n: s for n, s in restore_scores(bundle).items() if isinstance(s, IntervalWidth)}
+    held: dict[str, IntervalWidth] = restore_scores(bundle, "interval_width")
     if score not in held and (score or len(held) != 1):
         known = ", ".join(held) or "none"
         raise ConfigurationError(f"expected one interval_width score, the bundle has {known}; name one of them")

@@ -16,7 +16,9 @@ from demur.detectors.scores import FUSIONS
 from demur.detectors.storage import restore
 from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import check
+from demur.monitor.bundle.manifest import ScoreEntry
 from demur.monitor.config.policy import PolicyConfig, ScoreConfig
+from demur.monitor.errors import BundleError
 from demur.monitor.fit.assemble import MODELS
 from demur.monitor.fit.plan import stops
 from demur.monitor.fit.progress import Watched
@@ -66,13 +68,24 @@ def is_fusion(score: ScoreConfig) -> bool:
     return score.type in FUSIONS
 
 
-def restore_scores(bundle: Bundle) -> dict[str, Any]:
-    """The fitted scores of a bundle, from its graph's named weights."""
+def restore_scores(bundle: Bundle, *types: str) -> dict[str, Any]:
+    """The fitted scores of a bundle, from its graph's named weights; of the types given, or all.
+
+    Raises: BundleError for a score whose weights another version of demur laid out otherwise.
+    """
     held = {i.name: numpy_helper.to_array(i) for i in check(bundle.graph).graph.initializer}
-    scores = {}
-    for entry in bundle.manifest.scores:
-        arrays = {p: held[f"{entry.name}.{p}"] for p in entry.parameters if f"{entry.name}.{p}" in held}
-        start = f"{MODELS}/{entry.name}."
-        files = {n.removeprefix(start): raw for n, raw in bundle.members.items() if n.startswith(start)}
-        scores[entry.name] = restore(entry.type, entry.settings, arrays, files)
-    return scores
+    entries = [e for e in bundle.manifest.scores if not types or e.type in types]
+    return {entry.name: _restored(entry, held, bundle) for entry in entries}
+
+
+def _restored(entry: ScoreEntry, held: Mapping[str, Any], bundle: Bundle) -> Any:
+    arrays = {p: held[f"{entry.name}.{p}"] for p in entry.parameters if f"{entry.name}.{p}" in held}
+    start = f"{MODELS}/{entry.name}."
+    files = {n.removeprefix(start): raw for n, raw in bundle.members.items() if n.startswith(start)}
+    try:
+        return restore(entry.type, entry.settings, arrays, files)
+    except ValueError as error:
+        raise BundleError(
+            f"score {entry.name}: its weights are in the layout of another version of demur ({error}); the bundle can be "
+            "served as it is, and for new promises or new calibration data run `demur fit` again"
+        ) from error
