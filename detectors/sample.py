@@ -46,3 +46,15 @@ def sample_of(reference: Reference, *signals: Signal, size: int, seed: int) -> R
 def sample_rows(reference: Reference, signal: Signal, size: int, seed: int) -> NDArray[np.float64]:
     """At most `size` rows (n, width) float64 of one signal."""
     return sample_of(reference, signal, size=size, seed=seed).signals[signal]
+
+
+def check_finite(score: str, rows: Rows, role: str = "reference") -> None:
+    """Raises: ValueError for sampled rows of the reference, or of the side `role`, that hold NaN or infinity."""
+    for signal, held in rows.signals.items():
+        broken = int((~np.isfinite(held).all(axis=1)).sum())
+        if broken:
+            step = "drop them first" if broken < len(held) else "give others, no row is left to learn from"
+            raise ValueError(
+                f"{score}: {role}: expected finite rows of {signal!r}, got NaN or infinity in {broken} of {len(held)} "
+                f"sampled ones; {step}"
+            )

@@ -234,7 +234,7 @@ def test_bank_rows_that_are_not_finite_are_refused(name):
     broken = {s: x.copy() for s, x in reference().signals.items()}
     for held in broken.values():
         held[7, -1] = np.nan
-    with pytest.raises(ValueError, match=f"{name}: 1 sampled rows of .* are not finite"):
+    with pytest.raises(ValueError, match=f"{name}: reference: expected finite rows of .*, got NaN or infinity in 1 of"):
         build_score(name, {}, dataclasses.replace(reference(), signals=broken))
 
 

@@ -132,6 +132,20 @@ def given(sample):
     }
 
 
+@pytest.mark.parametrize("when", [["energy", "msp", "mahalanobis"], "mahalanobis"])
+def test_outliers_without_one_finite_score_are_not_taken_for_none_given(sample, when):
+    tables = given(sample)
+    tables["outliers"]["features"] = np.full_like(tables["outliers"]["features"], np.nan)
+    message = "outliers: rule novel: expected finite scores of mahalanobis .*, got NaN or infinity for all 200"
+    with pytest.raises(ConfigurationError, match=message):
+        demur.fit(policy(when=when), **tables)
+    tables["outliers"]["features"][:3] = 9.0
+    assert (
+        "Of the 3 labelled outliers 100.0 % are refused"
+        in demur.fit(policy(when=when), **tables).manifest.rules[0].statement
+    )
+
+
 def by_hand(bundle, outliers):
     """The choice in float64 loops: thresholds by the binomial tail at delta / 3, then the greatest power."""
     scores = {c.name: np.sort(bundle.arrays("calibration")[f"scores/{c.name}"]) for c in bundle.manifest.columns}

@@ -16,6 +16,14 @@ def changed(**fields):
     return dataclasses.replace(reference(), **fields)
 
 
+def broken(signals, rows):
+    """The signals with NaN in their first rows."""
+    marked = {name: array.copy() for name, array in signals.items()}
+    for array in marked.values():
+        array[:rows, -1] = np.nan
+    return marked
+
+
 @pytest.mark.parametrize(
     ("name", "hyper", "given", "message"),
     [
@@ -38,6 +46,32 @@ def changed(**fields):
             {"sides": {"outliers": Reference({"features": np.ones((9, 3))})}},
             "width 16 as in the reference, got 3",
         ),
+        *(
+            (name, hyper, {"sides": {side: Reference(broken(near(30, seed=2), rows))}}, f"{name}: {side}: {message}")
+            for name, hyper, side in (
+                ("outlier_head", {}, "outliers"),
+                ("outlier_head", {"dos": True}, "outliers"),
+                ("outlier_head", {"by": "mix_oe"}, "outliers"),
+                ("outlier_head", {"by": "energy_margin"}, "outliers"),
+                ("contrastive_banks", {}, "outliers"),
+                ("sal", {}, "wild"),
+            )
+            for rows, message in (
+                (30, "expected finite rows of 'features', got NaN or infinity in 30 of 30 .*; give others"),
+                (4, "expected finite rows of 'features', got NaN or infinity in 4 of 30 .*; drop them first"),
+            )
+        ),
+        *(
+            (
+                "scod",
+                {"score": "energy", "wild_inlier_share": share},
+                {"sides": {side: Reference(broken(near(30, seed=2), 21))}},
+                f"scod: {side}: expected at least 10 rows with a finite score, got 9 of 30",
+            )
+            for side, share in (("outliers", 0), ("wild", 0.5))
+        ),
+        ("outlier_head", {}, {"signals": broken(near(420), 1)}, "reference: .* NaN or infinity in 1 of 420"),
+        ("sal", {}, {"signals": broken(near(420), 1)}, "reference: .* NaN or infinity in 1 of 420"),
         ("outlier_head", {"by": "vote"}, {}, "oe, mix_oe, energy_margin"),
         ("outlier_head", {"dos": 1}, {}, "must be true or false"),
         ("outlier_head", {"hidden": -1}, {}, "hidden must be a whole number"),

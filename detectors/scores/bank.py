@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from demur.detectors.accumulate import Float64
 from demur.detectors.hyper import one_of, whole
 from demur.detectors.numpy_ops import Array
-from demur.detectors.sample import Rows, sample_of
+from demur.detectors.sample import Rows, check_finite, sample_of
 from demur.detectors.score import Reference
 from demur.detectors.selection import select_bank
 from demur.detectors.tensor import Ops, Signal, T
@@ -31,8 +31,9 @@ def kept_rows(
     select: str = "random",
     unit: bool = False,
     least: int = 1,
+    role: str = "reference",
 ) -> Rows:
-    """At most `size` reference rows of the signals, in their order; with `unit`, the first signal as unit vectors.
+    """At most `size` reference rows of the signals, or of the side `role`, in their order; with `unit`, the first signal as unit vectors.
 
     random: a seeded sample of `size` rows. k_centre, class_balanced, distilled: chosen by `select_bank` on the first
     signal (after `unit`) among a seeded sample of 4 `size` rows. Rows without direction are left out of both under
@@ -44,7 +45,7 @@ def kept_rows(
     one_of(score, "select", select, tuple(METHODS))
     pool = size if select == "random" else POOL_ROWS * size
     rows = sample_of(reference, *signals, size=pool, seed=seed)
-    _check_finite(score, rows)
+    check_finite(score, rows, role)
     if unit:
         rows = _directions(rows, signals[0])
     if select != "random" and len(rows.correct):
@@ -56,13 +57,6 @@ def kept_rows(
             f"got {len(rows.correct)}"
         )
     return rows
-
-
-def _check_finite(score: str, rows: Rows) -> None:
-    for signal, held in rows.signals.items():
-        broken = ~np.isfinite(held).all(axis=1)
-        if broken.any():
-            raise ValueError(f"{score}: {broken.sum()} sampled rows of {signal!r} are not finite; drop them first")
 
 
 def _directions(rows: Rows, signal: Signal) -> Rows:

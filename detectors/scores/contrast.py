@@ -21,7 +21,7 @@ class ContrastiveBanks:
     Each distance as in `knn`, 1 - cos; both banks hold at most `bank` rows. A row strange to both, and the zero vector,
     scores about 0: fuse it with a one-bank distance when strangers unlike the given outliers are expected.
     Shapes: features (N, D) -> (N,). Range: [-2, 2], dimensionless. Higher is less trustworthy.
-    Raises: ValueError in fit without the side "outliers", or when either bank keeps fewer than k rows with a direction.
+    Raises: ValueError in fit without the side "outliers", or when either bank keeps fewer than k rows with a direction or a row is not finite.
     Source: own; the form of two-bank (positive minus negative) neighbour distances on Sun et al. 2022, arXiv:2204.06507.
     """
 
@@ -40,12 +40,20 @@ class ContrastiveBanks:
         cls, reference: Reference, *, k: int = 10, bank: int = BANK_ROWS, select: str = "random", seed: int = 0
     ) -> Self:
         least = whole("contrastive_banks", "k", k)
-        sides = (reference, reference.side("outliers", "contrastive_banks"))
+        sides = {"reference": reference, "outliers": reference.side("outliers", "contrastive_banks")}
         ours, theirs = (
             kept_rows(
-                side, "contrastive_banks", "features", size=bank, seed=seed, select=select, unit=True, least=least
+                side,
+                "contrastive_banks",
+                "features",
+                size=bank,
+                seed=seed,
+                select=select,
+                unit=True,
+                least=least,
+                role=role,
             ).signals["features"]
-            for side in sides
+            for role, side in sides.items()
         )
         centre = ours.mean(axis=0).astype(np.float32)
         known, foreign = (stored("contrastive_banks", rows - centre, "float32") for rows in (ours, theirs))

@@ -40,11 +40,8 @@ class IsolationForest:
     roots: Integers  # (T,), 1
     leaves: Integers  # (1,), 2^depth: row i there is row i - leaves of `path`
     depth: int
-    axes: ClassVar[dict[str, int]] = {
-        "feature": 2,
-        "threshold": 2,
-        "path": 2,
-    }  # earlier versions had all trees in one row
+    # What `restore` checks: earlier versions had all trees in one row.
+    axes: ClassVar[dict[str, int]] = {"feature": 2, "threshold": 2, "path": 2}
     inputs: ClassVar[tuple[Signal, ...]] = ("features",)
     scales: ClassVar[Scaling] = sample(FOREST_ROWS)
     source: ClassVar[str] = "Liu, Ting & Zhou 2008, Isolation forest, eq. 2"

@@ -13,7 +13,7 @@ from demur.detectors.learned.exposure import Exposure, Mixture, blended
 from demur.detectors.learned.layer import Dense, Float64, rectified, scaling
 from demur.detectors.learned.network import Layers, forward
 from demur.detectors.numpy_ops import Array
-from demur.detectors.sample import Rows, sample_of
+from demur.detectors.sample import Rows, check_finite, sample_of
 from demur.detectors.score import Reference, Scaling, sample
 from demur.detectors.scores.softmax import log_rest
 from demur.detectors.tensor import Ops, Signal, Signals, T
@@ -35,7 +35,7 @@ class OutlierHead:
     The score is log(1 - max softmax z) for oe and mix_oe (the order of -max softmax, without its ties), E for energy_margin.
     Shapes: features (N, D) -> (N,). Range: (-inf, log(1 - 1/C)], or (-inf, inf) for energy_margin; nats. Higher is less
     trustworthy.
-    Raises: ValueError in fit without labels or outliers, with under 2 classes, or when outliers have another width.
+    Raises: ValueError in fit without labels or outliers, with under 2 classes, when outliers have another width, or a row is not finite.
     Source: Hendrycks et al. 2019, arXiv:1812.04606 (oe); Zhang et al. 2023, arXiv:2106.03917 (mix_oe); Liu et al. 2020,
     arXiv:2010.03759, eq. 8 (energy_margin); Jiang et al. 2024 (dos); differ: on frozen features, not the whole network.
     """
@@ -119,8 +119,10 @@ class Teaching:
 
 
 def other_rows(side: Reference, score: str, width: int, size: int, seed: int) -> Float64:
-    """A sample of features of other data. Raises: ValueError when they have another width than the reference's."""
-    rows = sample_of(side, "features", size=size, seed=seed).signals["features"]
+    """A sample of features of outliers. Raises: ValueError for another width than the reference's, or a row that is not finite."""
+    found = sample_of(side, "features", size=size, seed=seed)
+    check_finite(score, found, "outliers")
+    rows = found.signals["features"]
     if rows.shape[1] != width:
         raise ValueError(f"{score}: expected features of width {width} as in the reference, got {rows.shape[1]}")
     return rows
@@ -130,6 +132,7 @@ def _known(rows: Rows) -> tuple[Float64, Float64]:
     """Correctly answered rows (n, D) and their classes (n, C) as one-hot rows."""
     if rows.labels is None:
         raise ValueError("outlier_head: expected labels in the reference; the head is a classifier")
+    check_finite("outlier_head", rows)
     classes, places = np.unique(rows.labels[rows.correct], return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"outlier_head: expected correctly answered rows of at least 2 classes, got {len(classes)}")

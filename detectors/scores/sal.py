@@ -13,7 +13,7 @@ from demur.detectors.learned.exposure import log_softmax
 from demur.detectors.learned.layer import Float64, scaling
 from demur.detectors.learned.logistic import logistic
 from demur.detectors.numpy_ops import Array
-from demur.detectors.sample import sample_of
+from demur.detectors.sample import check_finite, sample_of
 from demur.detectors.score import Reference, Scaling, sample
 from demur.detectors.tensor import Ops, Signal, Signals, T
 
@@ -32,7 +32,7 @@ class SAL:
     The head is logistic regression on features less their mean over their deviation, both sides of equal total weight n / 2
     of all n rows, penalty / 2 |w|^2, at its optimum in float64.
     Shapes: features (N, D) -> (N,). Range: (-inf, inf), log odds. Higher is less trustworthy.
-    Raises: ValueError in fit without labels or wild rows, or with under 10 candidates.
+    Raises: ValueError in fit without labels or wild rows, with under 10 candidates, or when a row is not finite.
     Source: Du et al. 2024, arXiv:2402.03502, eq. 5-7; differs: the gradient in closed form, a linear head, no cross entropy.
     """
 
@@ -58,6 +58,7 @@ class SAL:
         size, start = whole("sal", "bank", bank), whole("sal", "seed", seed, least=0)
         rows, gradients, places = _labelled(reference, size, start)
         wild = sample_of(reference.side("wild", "sal"), "features", "logits", size=size, seed=start)
+        check_finite("sal", wild, "wild")
         told = wild.signals["logits"].argmax(axis=1)
         of_wild = gradient_rows(wild.signals["features"], wild.signals["logits"], told)
         own = np.sort(statistics(gradients, places, gradients, places))
@@ -99,6 +100,7 @@ def _labelled(reference: Reference, size: int, seed: int) -> tuple[Float64, Floa
     if reference.labels is None:
         raise ValueError("sal: expected labels in the reference; its gradients are those of the true classes")
     rows = sample_of(reference, "features", "logits", size=size, seed=seed)
+    check_finite("sal", rows)
     assert rows.labels is not None  # noqa: S101 - refused above
     right, features, logits = rows.correct, rows.signals["features"], rows.signals["logits"]
     places = rows.labels[right]

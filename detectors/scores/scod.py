@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from demur.detectors.build import build_score
 from demur.detectors.evaluate import evaluate
 from demur.detectors.hyper import between
-from demur.detectors.promises.scod import LogRatio
+from demur.detectors.promises.scod import FEWEST_ROWS, LogRatio
 from demur.detectors.sample import sample_of
 from demur.detectors.score import Reference, Scaling, Score, sample
 from demur.detectors.tensor import Ops, Signal, Signals, T
@@ -32,7 +32,8 @@ class SCOD:
     Not learnable from in-distribution data alone. A score that remembers its reference rows (knn) makes the fitted ratio too
     steep: its inliers are those rows.
     Shapes: logits (N, C) and what the novelty score reads -> (N,). Range: [-c_in, inf), or [0, inf). Higher is less trustworthy.
-    Raises: ValueError in fit without outliers or wild rows, when they do not score higher, or for costs outside [0, 1].
+    Raises: ValueError in fit without outliers or wild rows, with under 10 finite scores, when they do not
+    score higher, or for costs outside [0, 1].
     Source: Narasimhan, Menon, Jitkrittum & Kumar 2024 (plug-in SCOD), Bayes rule; ratio: Platt 1999.
     """
 
@@ -94,17 +95,24 @@ class SCOD:
 
 
 def _log_ratio(reference: Reference, inner: Score, side: str, seed: int) -> LogRatio:
-    inliers, others = (_scores(rows, inner, seed) for rows in (reference, reference.side(side, "scod")))
+    inliers = _scores(reference, inner, seed, "reference")
+    others = _scores(reference.side(side, "scod"), inner, seed, side)
     try:
         return LogRatio.fit(inliers, others)
     except ValueError as cause:
         raise ValueError(f"scod: {cause}") from cause
 
 
-def _scores(reference: Reference, inner: Score, seed: int) -> NDArray[np.float64]:
+def _scores(reference: Reference, inner: Score, seed: int, role: str) -> NDArray[np.float64]:
     rows = sample_of(reference, *inner.inputs, size=SAMPLE_ROWS, seed=seed).signals
     found = evaluate({"score": inner}, {s: r.astype(np.float32) for s, r in rows.items()})["score"]
-    return found[np.isfinite(found)].astype(np.float64)
+    finite = found[np.isfinite(found)].astype(np.float64)
+    if finite.size < FEWEST_ROWS:
+        raise ValueError(
+            f"scod: {role}: expected at least {FEWEST_ROWS} rows with a finite score, got {finite.size} of {found.size}; "
+            "give more rows without NaN or infinity"
+        )
+    return finite
 
 
 def _share(name: str, value: object, *, below: bool = False) -> float:

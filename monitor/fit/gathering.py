@@ -123,6 +123,8 @@ def with_outliers(
 ) -> Evidence:
     """The evidence with the scores of labelled outliers, when some rule reports its power on them; of rows that come in
     groups one a group, because its interval needs independent ones.
+
+    Raises: ConfigurationError without the groups that rules judge, or without one finite score.
     """
     if table is None or planned.stream or all(r.promise.by != "neyman_pearson" for r in policy.rules):
         return evidence
@@ -132,7 +134,19 @@ def with_outliers(
     found = judge(policy, planned, scores, evidence.fold_a, table)
     rows = np.arange(len(table)) if grouping is None else one_row_per_group(grouping.index, policy.seed)
     kept = {n: a if units[n] == "group" else a[rows] for n, a in found.items() if n not in evidence.fold_a}
+    _check_counted(policy, planned, kept)
     return replace(evidence, outliers=kept)
+
+
+def _check_counted(policy: PolicyConfig, planned: Plan, found: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raises: ConfigurationError for a rule's column in which no outlier has a score to count."""
+    for rule, spec in zip(policy.rules, planned.specs, strict=True):
+        for name in (spec.candidates or (spec.column,)) if rule.promise.by == "neyman_pearson" else ():
+            if not np.isfinite(found[name]).any():
+                raise ConfigurationError(
+                    f"outliers: rule {rule.name}: expected finite scores of {name} to count its power on, got NaN or infinity "
+                    f"for all {len(found[name])}; look for NaN in their signals, or leave the outliers out"
+                )
 
 
 def check_outliers(policy: PolicyConfig, given: bool) -> None:
