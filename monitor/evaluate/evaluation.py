@@ -16,27 +16,17 @@ import numpy as np
 from demur.monitor.evaluate.calibration import Uniformity
 from demur.monitor.evaluate.errors import EvaluationError
 from demur.monitor.evaluate.figures import Histogram, Operating, Plot
+from demur.monitor.evaluate.graded import Graded
 from demur.monitor.evaluate.kept import KeptPromise
-from demur.monitor.evaluate.open_set import Costs
 from demur.monitor.evaluate.outcome import PoolOutcome, SetOutcome
 from demur.monitor.evaluate.ranking import Ranking
 from demur.monitor.evaluate.scope import Scope
 from demur.monitor.evaluate.selection import Selection
+from demur.monitor.evaluate.settings import Settings
 from demur.monitor.evaluate.severities import Severity
 
 SCHEMA = 1
 DIGITS = 6  # of what is only drawn
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What was asked for: resamples (0: no intervals), their seed, the confidence of every interval, SCOD's costs."""
-
-    bootstrap: int
-    seed: int
-    confidence: float
-    costs: Costs
-    novel_share: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +45,8 @@ class Evaluation:
     """A monitor judged: by OOD, by the model's mistakes, by its promises. `document` describes the fields.
 
     Tables are tuples of records; `ranking` and `outcome` find one. Broken units (INVALID, UNAVAILABLE) have no score: they
-    are left out of rankings, scope and calibration, and count as abstentions in sets and pools.
+    are left out of rankings, scope and calibration, and count as abstentions in sets and pools. graded: what graded losses say;
+    None where no set has them.
     """
 
     subject: Subject
@@ -74,6 +65,7 @@ class Evaluation:
     notes: tuple[str, ...]
     plots: tuple[Plot, ...]
     histograms: tuple[Histogram, ...]
+    graded: Graded | None = None
 
     @cached_property
     def _rankings(self) -> dict[tuple[str, str, str], Ranking]:
@@ -105,10 +97,11 @@ class Evaluation:
         """Everything as JSON values: schema_version, kind, then the fields by name; NaN and infinities are null.
 
         An estimate is {value, low, high}; low and high are null without an interval. `figures` False leaves out curves
-        and histograms, which are only drawn.
+        and histograms, which are only drawn. `graded` is there only where a set has graded losses.
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         drawn = {name: fields.pop(name) for name in ("plots", "histograms")}
+        fields |= {} if fields.pop("graded") is None else {"graded": self.graded}
         found = {"schema_version": SCHEMA, "kind": "demur.evaluation", **plain(fields)}
         return found | (_drawn(drawn) if figures else {})
 

@@ -29,7 +29,8 @@ class Judged:
 
     scores, p_values (N, S) float32; accept (N,) bool; reason_bits, rule_hits (N,) int64; wrong (N,) bool or None without
     labels; cluster (N,) int64 or None: units of one cluster are not independent; severity (N,) int64 or None. `rows` is how
-    many rows were read. pooled (N,) int64 or None has a bit for every rule that judged the unit by the pooled table.
+    many rows were read. pooled (N,) int64 or None has a bit for every rule that judged the unit by the pooled table. loss (N,)
+    float64 in [0, 1] where losses are graded, and then nobody knows what is wrong; else None.
     """
 
     scores: NDArray[np.float32]
@@ -43,6 +44,7 @@ class Judged:
     rows: int
     weighted: bool
     pooled: NDArray[np.int64] | None = None
+    loss: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.accept)
@@ -84,13 +86,8 @@ def judge(monitor: Monitor, table: SignalsTable, unit: Unit, report: Report = un
 
     A table of rows is read once, in order, through its `batches`. A stream is refused when any of its steps is; its score
     is the highest of its steps.
-    Raises: EvaluationError for an empty table or graded losses, InvalidObservation for signals or group ids that are missing.
+    Raises: EvaluationError for an empty table, InvalidObservation for signals or group ids that are missing.
     """
-    if table.graded:
-        raise EvaluationError(
-            f"{table.source}: loss: expected 0 (right) or 1 (wrong), got losses between; evaluation counts errors: write 0 or 1, "
-            "by the loss from which you call an answer wrong"
-        )
     if unit == "stream":
         return _streams(monitor, table, report)
     if monitor.engine.loaded.grouped:
@@ -156,8 +153,8 @@ def _blank(count: int, columns: int, table: SignalsTable, index: NDArray[np.int6
     lowest, zeros = np.full((count, columns), -np.inf, np.float32), np.zeros(count, np.int64)
     ones, accept = np.ones((count, columns), np.float32), np.ones(count, np.bool_)
     wrong, severity = _truth(_worst(table.loss, index)), _worst(table.severity, index)
-    weighted = table.weight is not None
-    return Judged(lowest, ones, accept, zeros, zeros.copy(), wrong, None, severity, len(table), weighted)
+    weighted, loss = table.weight is not None, _degree(_worst(table.loss, index))
+    return Judged(lowest, ones, accept, zeros, zeros.copy(), wrong, None, severity, len(table), weighted, loss=loss)
 
 
 def _kept(
@@ -175,15 +172,22 @@ def _kept(
         len(table),
         table.weight is not None,
         verdicts.pooled,
+        _degree(loss),
     )
 
 
 def _truth(loss: NDArray[Any] | None) -> NDArray[np.bool_] | None:
-    return None if loss is None else loss.astype(np.bool_)
+    """Whether each unit is wrong; nobody knows from graded losses."""
+    return None if loss is None or loss.dtype.kind == "f" else loss.astype(np.bool_)
+
+
+def _degree(loss: NDArray[Any] | None) -> NDArray[np.float64] | None:
+    """Graded losses."""
+    return loss if loss is not None and loss.dtype.kind == "f" else None
 
 
 def _joined(parts: list[Judged]) -> Judged:
-    names = ("scores", "p_values", "accept", "reason_bits", "rule_hits", "wrong", "severity", "pooled")
+    names = ("scores", "p_values", "accept", "reason_bits", "rule_hits", "wrong", "severity", "pooled", "loss")
     columns: dict[str, Any] = {name: _whole([getattr(part, name) for part in parts]) for name in names}
     return Judged(**columns, cluster=None, rows=sum(p.rows for p in parts), weighted=parts[0].weighted)
 
@@ -198,11 +202,11 @@ def _dense(ids: Iterable[Any]) -> NDArray[np.int64] | None:
     return np.unique(np.concatenate(given), return_inverse=True)[1].astype(np.int64) if given else None
 
 
-def _worst(loss: NDArray[np.int64] | None, index: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """A group or stream is wrong when any of its rows is."""
+def _worst(loss: NDArray[Any] | None, index: NDArray[np.int64]) -> NDArray[Any] | None:
+    """A group or stream is wrong when any of its rows is; its loss is the largest of its rows'."""
     if loss is None:
         return None
-    worst = np.zeros(int(index.max()) + 1, np.int64)
+    worst = np.zeros(int(index.max()) + 1, loss.dtype)
     np.maximum.at(worst, index, loss)
     return worst
 

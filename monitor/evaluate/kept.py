@@ -16,6 +16,7 @@ from demur.monitor.bundle import Manifest
 from demur.monitor.bundle.manifest import RuleEntry
 from demur.monitor.evaluate.estimate import Estimate
 from demur.monitor.evaluate.judged import Judged
+from demur.monitor.evaluate.mean_loss import checked_mean, one_draw_bound
 from demur.monitor.evaluate.shares import Checked, realised
 
 State = Literal["kept", "within chance", "contradicted", "not checked"]
@@ -29,15 +30,16 @@ ABOUT = {
     SELECTIVE: "wrong among what the policy accepts",
     JOINT: "wrong and accepted, of all inputs",
 }
+ABOUT_LOSS = "loss of what the policy accepts, mean over all inputs"
 
 
 @dataclass(frozen=True)
 class KeptPromise:
     """One rule: what was promised and what happened here.
 
-    promised: the share; bound: for a promise that holds on average over calibration draws, what this bundle keeps to
+    promised: the share, or the mean of graded losses; bound: for a promise that holds on average over calibration draws, what this bundle keeps to
     with 95 % confidence, None where nothing is known of one bundle, else the share again. units, part: of how many units how
-    many went against it; a promise by slice is about units of its slices, taken together. state: `kept` at or below the
+    many went against it (had a loss, and were accepted); a promise by slice is about units of its slices, taken together. state: `kept` at or below the
     share; `contradicted` when the one-sided 99 % lower bound of what happened lies above `bound`; `within chance` between the
     two, or above a share without a bound; `not checked`, and why, in `note`.
     """
@@ -52,6 +54,11 @@ class KeptPromise:
     state: State
     note: str
 
+    @property
+    def graded(self) -> bool:
+        """Whether numbers are mean losses, no shares of units."""
+        return self.about == ABOUT_LOSS
+
 
 def kept_promises(
     manifest: Manifest, judged: Judged, unit: str, confidence: float, draws: int, seed: int
@@ -60,12 +67,18 @@ def kept_promises(
     usable = ~judged.broken
     cluster = None if judged.cluster is None else judged.cluster[usable]
     wrong = None if judged.wrong is None else judged.wrong[usable]
+    loss = None if judged.loss is None else judged.loss[usable]
     found = []
     for number, rule in enumerate(manifest.rules):
         kind = next((k for k in ABOUT if rule.promise.get(k) is not None), "")
-        why_not = _why_not(rule, kind, unit, wrong)
+        why_not = _why_not(rule, kind, unit, wrong, loss)
         if why_not:
-            found.append(KeptPromise(rule.name, ABOUT.get(kind, ""), _level(rule, kind), None, 0, 0, _NONE, *why_not))
+            about = _about(rule, kind)
+            found.append(KeptPromise(rule.name, about, _level(rule, kind), None, 0, 0, _NONE, *why_not))
+            continue
+        if loss is not None and GRADED in rule.statement:
+            checked = checked_mean(loss, judged.accept[usable], cluster, confidence, seed)
+            found.append(_compared(manifest, rule, kind, checked))
             continue
         hits = (judged.rule_hits[usable] >> number & 1).astype(np.bool_)
         chosen, hit = _events(rule, kind, hits, judged.accept[usable], wrong)
@@ -79,16 +92,22 @@ def kept_promises(
 _NONE = Estimate(math.nan)
 
 
-def _why_not(rule: RuleEntry, kind: str, unit: str, wrong: Any) -> tuple[State, str] | None:
+def _why_not(rule: RuleEntry, kind: str, unit: str, wrong: Any, loss: Any) -> tuple[State, str] | None:
     if not kind:
         return "not checked", "this kind of promise is not about a share that a test set shows"
     if rule.unit != unit:
         return "not checked", f"promised for each {rule.unit}; evaluate with unit {rule.unit}"
     if GRADED in rule.statement:
-        return "not checked", f"promised of a mean loss ({GRADED}); evaluation counts errors"
+        why = f"promised of a mean loss ({GRADED}); give the test set such losses"
+        return ("not checked", why) if loss is None else None
     if wrong is None and (kind != REFUSAL or rule.promise.get("good") == "correct"):
-        return "not checked", "the test set has no labels"
+        why = "promised of right and wrong answers; the test set has graded losses"
+        return "not checked", "the test set has no labels" if loss is None else why
     return None
+
+
+def _about(rule: RuleEntry, kind: str) -> str:
+    return ABOUT_LOSS if GRADED in rule.statement else ABOUT.get(kind, "")
 
 
 def _events(
@@ -114,7 +133,7 @@ def _compared(manifest: Manifest, rule: RuleEntry, kind: str, checked: Checked) 
             note = "promised on average over calibration draws, with no bound for one"
         elif checked.least > bound:
             state = "contradicted"
-    about = ABOUT[kind] + (", all its slices together" if len(rule.thresholds) > 1 else "")
+    about = _about(rule, kind) + (", all its slices together" if len(rule.thresholds) > 1 else "")
     return KeptPromise(rule.name, about, promised, bound, checked.part, checked.whole, checked.share, state, note)
 
 
@@ -129,7 +148,7 @@ def _bound(manifest: Manifest, rule: RuleEntry, kind: str, level: float | None) 
     """A promise on average may be exceeded by one bundle: by how much, the size of its calibration says.
 
     The share above a rank of n scores is Beta distributed, and the share that is wrong and accepted one at that rank among
-    errors; its n is not recorded, so the smallest part of the units that a rule about errors may have had is taken. Where the
+    errors; graded losses have a bound of their own. Its n is not recorded, so the smallest part of the units that a rule about errors may have had is taken. Where the
     same rows choose a column nothing is known of one bundle.
     """
     if level is None or kind == SELECTIVE or rule.promise.get("confidence") is not None:
@@ -141,6 +160,8 @@ def _bound(manifest: Manifest, rule: RuleEntry, kind: str, level: float | None) 
     if kind == JOINT:
         others = sum(r.promise.get(SELECTIVE, r.promise.get(JOINT)) is not None for r in manifest.rules)
         units = units if len(manifest.rules) == 1 else units // 2 // others
+    if GRADED in rule.statement:
+        return one_draw_bound(units, level, BUNDLE_CONFIDENCE)
     grouped = rule.unit == "row" and GROUPS in manifest.members
     rank = order.marginal_rank(units, level)
     if not 0 < rank <= units:

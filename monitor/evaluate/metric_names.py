@@ -13,6 +13,11 @@ class MetricName(NamedTuple):
     better: str
 
 
+LOSS_METRICS = {
+    "aurc": MetricName("AURC", "mean loss of the accepted, over all coverages", "lower"),
+    "e_aurc": MetricName("E-AURC", "AURC minus that of the best order, by the loss itself", "lower"),
+    "augrc": MetricName("AUGRC", "area of the loss of the accepted, mean over all units, over coverage", "lower"),
+}
 METRICS = {
     "auroc": MetricName("AUROC", "P(a bad unit scores above a good one) + P(equal) / 2", "higher"),
     "aupr_bad": MetricName("AUPR bad", "average precision in step form, bad units as positives", "higher"),

@@ -96,4 +96,4 @@ def joint_aurc(units: OpenSet, novel_share: float) -> float:
     """
     known = (1 - novel_share) / float(units.ranked.good_total + units.wrong.sum())
     novel = novel_share / float(units.ranked.bad_total)
-    return selective_area(units.ranked.good * known, units.wrong * known + units.ranked.bad * novel)
+    return float(selective_area(units.ranked.good * known, units.wrong * known + units.ranked.bad * novel))

@@ -13,6 +13,7 @@ from demur.monitor.evaluate.bootstrap import Resampler
 from demur.monitor.evaluate.counts import Values
 from demur.monitor.evaluate.decisions import Decisions
 from demur.monitor.evaluate.estimate import Estimate, exact_share
+from demur.monitor.evaluate.mean_loss import mean_estimate
 from demur.monitor.evaluate.open_set import Costs, joint_risk
 from demur.monitor.evaluate.pool import ALL, ID, Part, Pool
 
@@ -24,7 +25,8 @@ POLICY_METRICS = (
 @dataclass(frozen=True)
 class SetOutcome:
     """One set: units, how many are wrong (None: nobody knows), accepted, accepted and wrong, and broken (INVALID or
-    UNAVAILABLE, which abstain). reasons: units by reason kind; a unit may have several.
+    UNAVAILABLE, which abstain). reasons: units by reason kind; a unit may have several. selective_risk: share of the accepted
+    that is wrong, or where losses are graded their mean.
     """
 
     set: str
@@ -54,18 +56,21 @@ class PoolOutcome:
     metrics: Mapping[str, Estimate]
 
 
-def set_outcomes(pool: Pool, confidence: float) -> list[SetOutcome]:
-    """Every set in order, broken units included as abstentions."""
-    return [_set_outcome(pool, part, confidence) for part in pool.parts]
+def set_outcomes(pool: Pool, confidence: float, seed: int = 0) -> list[SetOutcome]:
+    """Every set in order, broken units included as abstentions. `seed` orders the bets on graded losses."""
+    return [_set_outcome(pool, part, confidence, seed) for part in pool.parts]
 
 
-def _set_outcome(pool: Pool, part: Part, confidence: float) -> SetOutcome:
+def _set_outcome(pool: Pool, part: Part, confidence: float, seed: int) -> SetOutcome:
     judged = pool.tables[part]
     wrong = np.ones(len(judged), np.bool_) if part.kind == "novel" else judged.wrong
     accepted = int(np.count_nonzero(judged.accept))
     bad = None if wrong is None else int(np.count_nonzero(wrong & judged.accept))
     kinds = {str(r.name): int(np.count_nonzero(judged.reason_bits & int(r))) for r in Reason}
     alone = judged.cluster is None
+    risk = Estimate(math.nan) if bad is None else _share(bad, accepted, confidence, alone=alone)
+    if judged.loss is not None:
+        risk = mean_estimate(judged.loss[judged.accept], confidence, seed, alone=alone)
     return SetOutcome(
         part.name,
         part.kind,
@@ -78,7 +83,7 @@ def _set_outcome(pool: Pool, part: Part, confidence: float) -> SetOutcome:
         int(np.count_nonzero(judged.broken)),
         {name: count for name, count in kinds.items() if count},
         _share(accepted, len(judged), confidence, alone=alone),
-        Estimate(math.nan) if bad is None else _share(bad, accepted, confidence, alone=alone),
+        risk,
     )
 
 

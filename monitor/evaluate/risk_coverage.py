@@ -1,4 +1,8 @@
-"""Selective risk: how wrong is what a threshold accepts, over every share accepted. Bad units are the wrong ones."""
+"""Selective risk: how wrong is what a threshold accepts, over every share accepted. Bad units are the wrong ones.
+
+Where losses are graded, a unit counts as bad by its loss and as good by what is missing to 1: sums of losses take the place of
+errors in every definition, and with losses of 0 and 1 they are errors.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,7 @@ def aurc(counts: Counts) -> Any:
     Range: [0, 1], lower is better. Of tied units the expectation over their order is taken, exactly.
     Source: Geifman et al. 2019 (eq. 2); ties are ours.
     """
-    after = counts.good_accepted + counts.bad_accepted
-    size = counts.good + counts.bad
+    after, size = np.rint(counts.good_accepted + counts.bad_accepted), np.rint(counts.good + counts.bad)
     rate = counts.bad / np.maximum(size, 1.0)
     # Sum over j = 1..m of (E + j r) / (n + j), with E errors among the n before: m r + (E - n r)(H(n + m) - H(n)).
     before, errors = after - size, counts.bad_accepted - counts.bad
@@ -49,23 +52,22 @@ def augrc(counts: Counts) -> Any:
     return share((mean * (counts.good + counts.bad)).sum(axis=0), np.square(total))
 
 
-def selective_area(good: Values, bad: Values) -> float:
-    """The integral of selective risk over coverage for any masses (K,) at ascending scores, tied mass spread evenly.
+def selective_area(good: Values, bad: Values) -> Any:
+    """The integral of selective risk over coverage for any masses (K,) or (K, B) at ascending scores, tied mass spread evenly.
 
     Range: [0, 1], lower is better; the limit of AURC when every unit is split into ever smaller ones.
     """
     size = good + bad
-    total = float(size.sum())
     rate = np.divide(bad, size, out=np.zeros_like(bad), where=size > 0)
-    before = np.cumsum(size) - size
-    lead = np.cumsum(bad) - bad - before * rate
+    before = np.cumsum(size, axis=0) - size
+    lead = np.cumsum(bad, axis=0) - bad - before * rate
     growth = np.log1p(np.divide(size, before, out=np.zeros_like(size), where=before > 0))
-    return float((bad + lead * growth).sum() / total) if total > 0 else float("nan")
+    return share((bad + lead * growth).sum(axis=0), size.sum(axis=0))
 
 
 def risk_coverage_curve(counts: Counts) -> Curve:
     """Vertices: x = share of units accepted, y = share of the accepted that is bad, at every observed threshold."""
-    accepted = counts.good_accepted + counts.bad_accepted
+    accepted = np.rint(counts.good_accepted + counts.bad_accepted)
     total = float(counts.good_total + counts.bad_total)
     return Curve(accepted / total, counts.bad_accepted / accepted, counts.scores)
 

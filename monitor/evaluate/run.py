@@ -15,21 +15,21 @@ from demur.monitor.evaluate.bootstrap import Resampler
 from demur.monitor.evaluate.calibration import Uniformity, uniformity
 from demur.monitor.evaluate.errors import EvaluationError
 from demur.monitor.evaluate.estimate import Estimate
-from demur.monitor.evaluate.evaluation import Evaluation, Settings, Subject
+from demur.monitor.evaluate.evaluation import Evaluation, Subject
+from demur.monitor.evaluate.graded import graded_of
 from demur.monitor.evaluate.grid import Tally
-from demur.monitor.evaluate.judged import Judged, Unit, columns_of, judge, unit_of
+from demur.monitor.evaluate.judged import Unit, columns_of, judge, unit_of
+from demur.monitor.evaluate.notes import notes_of
 from demur.monitor.evaluate.open_set import Costs
 from demur.monitor.evaluate.pool import ID, Part, Pool, check_names
 from demur.monitor.evaluate.questions import Question, questions
 from demur.monitor.evaluate.ranking import Ranking, open_set_of, rank
 from demur.monitor.evaluate.selection import selection_of
+from demur.monitor.evaluate.settings import Settings
 from demur.monitor.evaluate.severities import Severity, severities_of
-from demur.monitor.fit.assemble import ROWS
 from demur.monitor.fit.contract import check_origin
-from demur.monitor.fit.known_rows import seen
 from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable, load_table
-from demur.monitor.fit.taught import MEMBER as TAUGHT
 from demur.monitor.monitor import Monitor
 
 Source = SignalsTable | str | Path | Mapping[str, Any]
@@ -53,7 +53,7 @@ def evaluate(
     """Judge a bundle by every ground truth that the data carry.
 
     test: in-distribution rows that neither fit nor calibration saw, with `label` or `loss` (without them only OOD is
-    judged). ood: novelty sets by name; the model is wrong on every unit of theirs. shifted: covariate-shifted sets by name,
+    judged; graded losses are judged as such, `Evaluation.graded`). ood: novelty sets by name; the model is wrong on every unit of theirs. shifted: covariate-shifted sets by name,
     with labels. severity: a number for a set (the test set is `id`, default 0); a table's `severity` column is used
     otherwise. unit: row, group or stream; the default is what the rules judge. bootstrap: resamples for intervals, 0 for
     none. costs and novel_share are SCOD's. `tick` hears how many rows are scored and resampled.
@@ -71,7 +71,7 @@ def evaluate(
     judged = {p: judge(monitor, t, counted, _heard(tick, f"scoring {p.name}", len(t))) for p, t in tables.items()}
     pool = Pool(columns_of(monitor, counted), counted, judged)
     digests = {p.name: t.digest() for p, t in tables.items()}
-    return _evaluation(monitor, pool, settings, digests, _notes(monitor, tables, judged, counted), tick)
+    return _evaluation(monitor, pool, settings, digests, notes_of(monitor, tables, judged, counted), tick)
 
 
 def as_table(source: Source, monitor: Monitor) -> SignalsTable:
@@ -104,7 +104,8 @@ def _evaluation(
     scopes: list[scope.Scope] = [scope.evaluate_scope(pool, scope.POLICY, None, pool.accept[pool.usable], confidence)]
     severities: list[Severity] = []
     usable = _resampler(pool, settings, pool.usable)
-    for column, name in ranked_columns(monitor, pool):
+    columns = ranked_columns(monitor, pool)
+    for column, name in columns:
         heard = _heard(tick, f"resampling {name}", draws, int(pool.usable.sum()))
         ranked, tally = rank(pool, column, asked, usable, heard)
         rankings += [_with_scod(pool, tally, q, r, settings) for q, r in zip(asked, ranked, strict=True)]
@@ -112,11 +113,12 @@ def _evaluation(
         bars += figures.histograms(pool, column)
         scopes += _scope(pool, column, tally, confidence)
         severities += severities_of(pool, column, usable)
+    losses, lost = graded_of(pool, columns, usable, settings, lambda name: _heard(tick, f"resampling {name}", draws))
     return Evaluation(
         Subject(manifest.monitor, manifest.version, monitor.bundle.digest, pool.unit, __version__),
         settings,
-        tuple(name for _, name in ranked_columns(monitor, pool)),
-        tuple(outcome.set_outcomes(pool, confidence)),
+        tuple(name for _, name in columns),
+        tuple(outcome.set_outcomes(pool, confidence, seed)),
         digests,
         tuple(outcome.pool_outcomes(pool, settings.costs, _resampler(pool, settings, None))),
         tuple(rankings),
@@ -125,10 +127,11 @@ def _evaluation(
         _calibration(monitor, pool),
         tuple(severities),
         selection_of(monitor.bundle),
-        tuple(figures.operating(pool, question) for question in asked),
+        (*(figures.operating(pool, question) for question in asked), *lost.operating),
         tuple(notes),
-        tuple(drawn),
+        (*drawn, *lost.plots),
         tuple(bars),
+        losses,
     )
 
 
@@ -181,48 +184,6 @@ def _calibration(monitor: Monitor, pool: Pool) -> dict[str, Uniformity]:
         return {}
     known = [i for i, n in enumerate(pool.columns) if units.get(n) and not np.isnan(chances[:, i]).any()]
     return {pool.columns[i]: uniformity(chances[:, i], units[pool.columns[i]]) for i in known}
-
-
-def _notes(
-    monitor: Monitor, tables: Mapping[Part, SignalsTable], judged: Mapping[Part, Judged], counted: Unit
-) -> list[str]:
-    """What a reader must know before believing a figure."""
-    notes = []
-    for part, table in tables.items():
-        notes += [f"{part.name}: {said}" for said in known_rows(table, monitor.bundle)]
-        if part.kind != "novel" and judged[part].wrong is None:
-            notes.append(f"{part.name}: no labels, so nothing is said about the model's mistakes there")
-        if table.empty and counted == "group":
-            notes.append(f"{part.name}: {_without_rows(table.empty, judged[part], monitor)}")
-        if judged[part].weighted:
-            notes.append(f"{part.name}: its weight column is not used; every unit counts once")
-        broken = int(judged[part].broken.sum())
-        if broken:
-            notes.append(
-                f"{part.name}: {broken} of {len(judged[part])} units are INVALID or UNAVAILABLE; they abstain, and are in no ranking"
-            )
-    return notes
-
-
-def _without_rows(empty: int, judged: Judged, monitor: Monitor) -> str:
-    accepts = monitor.bundle.manifest.policy.get("empty_group") == "accept"
-    every, accepted = len(judged) + empty, int(judged.accept.sum()) + empty * accepts
-    what = "are accepted without a score" if accepts else "abstain (UNAVAILABLE)"
-    return (
-        f"{empty:,} of {every:,} groups have no rows; they {what}, and are in no figure: "
-        f"of all groups, {accepted / every:.1%} are accepted"
-    )
-
-
-def known_rows(table: SignalsTable, bundle: Bundle) -> list[str]:
-    """What the bundle learnt from rows of this table."""
-    held = bundle.arrays(ROWS)
-    where = {
-        "reference": "were in the reference set that the scores were fitted on",
-        TAUGHT: "taught a fusion where the model errs",
-    }
-    shared = {n: int(seen(table, held[n]).sum()) for n in where if n in held}
-    return [f"{count} of {len(table)} rows {where[n]}; figures are optimistic" for n, count in shared.items() if count]
 
 
 def _heard(tick: Tick, stage: str, total: int, each: int = 1) -> Any:

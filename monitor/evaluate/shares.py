@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ def realised(
     return Checked(part, whole, Estimate(value, *limits), float(np.nanquantile(found, 1 - PROOF)))
 
 
-def cluster_shares(hit: NDArray[np.bool_], cluster: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(G,) the share of `hit` among all units of each cluster."""
+def cluster_shares(hit: NDArray[Any], cluster: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(G,) the share of `hit` among all units of each cluster, or the mean of losses."""
     _, index, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
     return np.bincount(index, weights=hit.astype(np.float64), minlength=len(sizes)) / sizes

@@ -22,29 +22,29 @@ WANTED = {"ID+": True, "C+": True, "ID-": False, "C-": False, "S": False}  # sho
 
 
 def summary(evaluation: Evaluation) -> Group:
-    """What the policy did, what was promised, how scores rank under each truth, what they accept by cause, and notes."""
+    """What the policy did, what was promised, graded losses, how scores rank under each truth, what they accept by cause, notes."""
     from rich.console import Group
 
-    tables = [show(evaluation) for show in (policy, promises, pools, ranks, scope, severity)]
+    tables = [show(evaluation) for show in (policy, promises, losses, loss_ranks, pools, ranks, scope, severity)]
     spaced: list[Any] = [part for table in tables if table is not None for part in (*_titled(table), "")]
     return Group(*spaced, *notes(evaluation))
 
 
 def policy(evaluation: Evaluation) -> Table:
     """What the policy did with each set."""
-    table = _table(
-        "What the policy did", ("set", *_numbers("units", "accepted", "", "wrong among\naccepted", "")), "why"
-    )
+    lossy = evaluation.graded is not None
+    risks = "mean loss of\naccepted" if lossy else "wrong among\naccepted"
+    table = _table("What the policy did", ("set", *_numbers("units", "accepted", "", risks, "")), "why")
     for one in evaluation.sets:
         every = one.wrong is not None and one.wrong == one.units
-        risk = "all" if every and one.accepted else f"{one.selective_risk:.1%}"
+        risk = "all" if every and one.accepted and not lossy else f"{one.selective_risk:{'.3f' if lossy else '.1%'}}"
         table.add_row(
             _name(one.set),
             f"{one.units:,}",
             f"{one.accepted_share:.1%}",
             _span(one.accepted_share, "dim"),
             risk,
-            _plain("") if every else _span(one.selective_risk, "dim"),
+            _plain("") if every else _span(one.selective_risk, "dim", share=not lossy),
             _plain(", ".join(f"{kind} {count:,}" for kind, count in one.reasons.items()), "dim"),
         )
     return table
@@ -56,11 +56,48 @@ def promises(evaluation: Evaluation) -> Table | None:
         return None
     table = _table("Promised and realised", ("rule", "what", *_numbers("promised", "realised", "")), "")
     for one in evaluation.promises:
-        promised = "-" if one.promised is None else f"<= {one.promised:.1%}"
+        promised = "-" if one.promised is None else f"<= {one.promised:g}" if one.graded else f"<= {one.promised:.1%}"
         state = _plain(f"{one.state}{': ' if one.note else ''}{one.note}", STATES[one.state])
         table.add_row(
-            _name(one.rule), _plain(one.about), promised, f"{one.realised:.1%}", _span(one.realised, "dim"), state
+            _name(one.rule),
+            _plain(one.about),
+            promised,
+            f"{one.realised:{'.4f' if one.graded else '.1%'}}",
+            _span(one.realised, "dim", share=not one.graded),
+            state,
         )
+    return table
+
+
+def losses(evaluation: Evaluation) -> Table | None:
+    """Graded losses of each set: all of them, what was accepted, what was refused."""
+    if evaluation.graded is None:
+        return None
+    table = _table("Graded losses, mean over all units", ("set", *_numbers("loss", "", "accepted", "", "refused", "")))
+    for one in evaluation.graded.sets:
+        pairs = (
+            (f"{e:.4f}", _span(e, "dim", share=False)) for e in (one.mean_loss, one.residual_hazard, one.safety_gain)
+        )
+        table.add_row(_name(one.set), *(cell for pair in pairs for cell in pair))
+    return table
+
+
+def loss_ranks(evaluation: Evaluation) -> Table | None:
+    """AURC, E-AURC and AUGRC of every score against graded losses, on the test set and on everything."""
+    found = () if evaluation.graded is None else evaluation.graded.rankings
+    asked = list(dict.fromkeys((r.truth, r.against) for r in found))
+    shown = [q for q in asked if q == ("loss", "id")] + [q for q in asked if q[0] == "loss_oms"][-1:]
+    if not shown:
+        return None
+    metrics = {"AURC": "aurc", "E-AURC": "e_aurc", "AUGRC": "augrc"}
+    heads = [f"{short}\n{truth}" for truth, _ in shown for short in metrics]
+    title = "Ranking graded losses, lower is better" + "".join(
+        f"; loss_oms: with {name}, where novel inputs lose 1" for truth, name in shown if truth == "loss_oms"
+    )
+    table = _table(title, ("score", *_numbers(*heads)))
+    value = {(r.truth, r.against, r.score): r.metrics for r in found}
+    for score in evaluation.scores:
+        table.add_row(_name(score), *(f"{value[*q, score][m]:.4f}" for q in shown for m in metrics.values()))
     return table
 
 
@@ -114,7 +151,8 @@ def scope(evaluation: Evaluation) -> Table | None:
     if not causes:
         return None
     heads = [f"{cause}\n{'' if name == 'id' else name}" for cause, name in causes]
-    table = _table("Accepted by cause, scores at 95 % of ID+", ("", *_numbers(*heads)))
+    kept = "ID" if evaluation.sets[0].wrong is None else "ID+"
+    table = _table(f"Accepted by cause, scores at 95 % of {kept}", ("", *_numbers(*heads)))
     for one in evaluation.scope:
         share = {(c.cause, c.set): c.share for c in one.causes}
         cells = (_accepted(share.get(key), WANTED.get(key[0])) for key in causes)

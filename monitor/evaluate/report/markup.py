@@ -56,6 +56,11 @@ def _cell(cell: str | Cell, tag: str) -> Html:
     return element(tag, found.content, kind=found.kind, title=found.title)
 
 
+def heads(*names: str) -> list[Cell]:
+    """Heads of columns of numbers."""
+    return [Cell(name, "n") for name in names]
+
+
 def number(estimate: Estimate, spec: str = ".3f", kind: str = "") -> Cell:
     """A value; hovering tells its interval."""
     interval = span(estimate, spec)

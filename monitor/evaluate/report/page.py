@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.monitor.evaluate.evaluation import Evaluation
-from demur.monitor.evaluate.report import appendix, sections
+from demur.monitor.evaluate.report import appendix, graded, promises, sections
 from demur.monitor.evaluate.report.markup import Html, element, section
 
 HERE = Path(__file__).parent
@@ -31,9 +31,10 @@ def page(evaluation: Evaluation) -> str:
         sections.tiles(evaluation),
         notes(evaluation),
         sections.policy(evaluation),
-        sections.promises(evaluation),
+        promises.promises(evaluation),
+        graded.losses(evaluation),
         sections.truths(evaluation),
-        PLOTS if evaluation.plots else Html(""),
+        plots(evaluation),
         sections.causes(evaluation),
         HISTOGRAMS,
         appendix.calibration(evaluation),
@@ -57,6 +58,7 @@ def embedded(evaluation: Evaluation) -> str:
     """What the script draws, as JSON in which <, > and & are escaped."""
     document = evaluation.document()
     data: dict[str, Any] = {name: document[name] for name in ("scores", "plots", "histograms", "operating")}
+    data |= {} if evaluation.graded is None else {"graded": True}
     data["sets"] = [{"name": s.set, "kind": s.kind} for s in evaluation.sets]
     return json.dumps(data, allow_nan=False, separators=(",", ":")).translate(SVG_CHARACTERS)
 
@@ -90,6 +92,8 @@ def footer(evaluation: Evaluation) -> Html:
         if asked.bootstrap
         else "No bootstrap was asked for; shares of independent units have Clopper-Pearson intervals."
     )
+    if evaluation.graded is not None:
+        intervals += " Betting bounds (Waudby-Smith and Ramdas 2024) for means of graded losses."
     tables = [
         element("li", f"{name} ", element("code", f"sha256:{digest}")) for name, digest in evaluation.digests.items()
     ]
@@ -102,21 +106,26 @@ def _figure(name: str, caption: str) -> Html:
 
 
 _NEEDS_SCRIPT = Html("<noscript><p>Plots need JavaScript; every table is complete without it.</p></noscript>")
-PLOTS = section(
-    "curves",
-    "Curves",
-    "Choose a truth; switch scores on and off; hover for values. The diamond is the policy, where it really operates.",
-    Html(
-        '<div class="controls"><label>truth <select id="question"></select></label><div class="chips" id="scores"></div></div>'
-    ),
-    element(
+_CHOICE = Html(
+    '<div class="controls"><label>truth <select id="question"></select></label><div class="chips" id="scores"></div></div>'
+)
+
+
+def plots(evaluation: Evaluation) -> Html:
+    """The frames that curves are drawn in; nothing without curves."""
+    if not evaluation.plots:
+        return Html("")
+    risk = "error rate among" if evaluation.graded is None else "mean loss of"
+    frames = element(
         "div",
         _figure("roc", "ROC: bad units refused against good units refused. Up and left is better."),
-        _figure("risk", "Risk and coverage: error rate among the accepted, from 2 % coverage on. Lower is better."),
+        _figure("risk", f"Risk and coverage: {risk} the accepted, from 2 % coverage on. Lower is better."),
         kind="pair",
-    ),
-    _NEEDS_SCRIPT,
-)
+    )
+    lead = "Choose a truth; switch scores on and off; hover for values. The diamond is the policy, where it really operates."
+    return section("curves", "Curves", lead, _CHOICE, frames, _NEEDS_SCRIPT)
+
+
 HISTOGRAMS = section(
     "histograms",
     "Scores and p-values",

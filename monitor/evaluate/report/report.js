@@ -98,6 +98,9 @@
 
   function curves(id, kind, question, labels) {
     const canvas = byId(id);
+    const some = data.plots.some((p) => p.kind === kind && p.truth === question.truth && p.against === question.against);
+    canvas.closest("figure").hidden = data.graded && !some;
+    if (data.graded && !some) return;
     const shown = data.plots.filter((p) => p.kind === kind && p.truth === question.truth && p.against === question.against
       && !hidden.scores.has(p.score));
     if (!shown.length) return nothing(canvas, kind === "roc" ? "No score is switched on." : "Risk needs a truth about mistakes: errors or oms.");
@@ -185,15 +188,15 @@
     const seen = new Map();
     for (const p of data.plots) seen.set(JSON.stringify([p.truth, p.against]), { truth: p.truth, against: p.against });
     const questions = [...seen.values()];
-    const words = { errors: "errors of the model on", ood: "OOD:", oms: "out of model scope:" };
+    const words = { errors: "errors of the model on", ood: "OOD:", oms: "out of model scope:", loss: "graded losses of", loss_oms: "graded losses, novel ones 1:" };
     const draw = () => {
       const question = questions[Number(select.value)];
       curves("roc", "roc", question, ["good units refused", "bad units refused"]);
-      curves("risk", "risk_coverage", question, ["share accepted", "error rate among accepted"]);
+      curves("risk", "risk_coverage", question, ["share accepted", question.truth.startsWith("loss") ? "mean loss of accepted" : "error rate among accepted"]);
     };
     const select = choices("question", questions.map((q) => `${words[q.truth]} ${q.against}`), draw);
-    const first = questions.findIndex((q) => q.truth === "oms" && q.against === "all");
-    select.value = String(first >= 0 ? first : Math.max(0, questions.findIndex((q) => q.truth === "oms")));
+    const wanted = [(q) => q.truth === "oms" && q.against === "all", (q) => q.truth === "oms", (q) => q.truth.startsWith("loss")];
+    select.value = String(Math.max(0, wanted.map((want) => questions.findIndex(want)).find((place) => place >= 0) ?? 0));
     chips("scores", data.scores, hidden.scores, draw);
     draw();
   }

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 from demur.monitor.evaluate.evaluation import Evaluation
-from demur.monitor.evaluate.kept import KeptPromise
 from demur.monitor.evaluate.outcome import SetOutcome
 from demur.monitor.evaluate.questions import MEANING
 from demur.monitor.evaluate.report.markup import Cell, Html, element, heat, number, section, span, table, text
 
-STATES = {"kept": "good", "within chance": "warn", "contradicted": "bad", "not checked": "mute"}
 WANTED = {"ID+": True, "C+": True, "ID-": False, "C-": False, "S": False}
 OUTCOMES = {
     "right-accepted": "right, accepted",
@@ -28,6 +26,8 @@ def tiles(evaluation: Evaluation) -> Html:
     found = [_tile(f"{test.accepted_share:.1%}", "of the test set accepted", span(test.accepted_share, ".1%"))]
     if test.wrong is not None:
         found.append(_tile(f"{test.selective_risk:.1%}", "wrong among accepted", span(test.selective_risk, ".1%")))
+    elif not math.isnan(test.selective_risk.value):
+        found.append(_tile(f"{test.selective_risk:.3f}", "mean loss of accepted", span(test.selective_risk)))
     checked = [p for p in evaluation.promises if p.state != "not checked"]
     if checked:
         broken = sum(p.state == "contradicted" for p in checked)
@@ -47,25 +47,28 @@ def _tile(value: str, words: str, small: str, kind: str = "") -> Html:
 
 def policy(evaluation: Evaluation) -> Html:
     """What the policy did with each set: bars, then numbers."""
-    labelled = any(s.wrong is not None for s in evaluation.sets)
-    keys = list(OUTCOMES)[:4] if labelled else list(OUTCOMES)[4:]
+    known = {s.wrong is not None for s in evaluation.sets}
+    keys = list(OUTCOMES)[: 4 if True in known else 0] + list(OUTCOMES)[4 if False in known else 6 :]
+    spec, risk = (".1%", "wrong among accepted") if evaluation.graded is None else (".3f", "mean loss of accepted")
     legend = element("p", *(element("span", element("i", kind=f"key {k}"), OUTCOMES[k]) for k in keys), kind="legend")
     bars = element("div", *(_bar(one) for one in evaluation.sets), kind="bars")
-    heads = [Cell("set"), *_heads("units", "accepted", "", "wrong among accepted", "", "broken"), Cell("refused for")]
+    heads = [Cell("set"), *_heads("units", "accepted", "", risk, "", "broken"), Cell("refused for")]
     rows = [
         (
             Cell(s.set, "name"),
             Cell(f"{s.units:,}", "n"),
             Cell(f"{s.accepted_share:.1%}", "n"),
             Cell(span(s.accepted_share, ".1%"), "n mute"),
-            Cell(f"{s.selective_risk:.1%}", "n"),
-            Cell(span(s.selective_risk, ".1%") if s.wrong != s.units else "", "n mute"),
+            Cell(f"{s.selective_risk:{spec}}", "n"),
+            Cell(span(s.selective_risk, spec) if s.wrong != s.units else "", "n mute"),
             Cell(f"{s.broken:,}", "n"),
             Cell(", ".join(f"{kind} {count:,}" for kind, count in s.reasons.items()), "mute"),
         )
         for s in evaluation.sets
     ]
     lead = "Every unit by whether the model was right and whether the policy accepted it. Novel inputs have no right answer."
+    if evaluation.graded is not None:
+        lead += " Their loss is 1; where losses are graded, units are only accepted or refused."
     return section("policy", "What the policy did", lead, bars, legend, table(heads, rows))
 
 
@@ -98,47 +101,6 @@ def _bar(one: SetOutcome) -> Html:
 def _kind(one: SetOutcome) -> str:
     kind = {"id": "in-distribution", "novel": "novel", "shifted": "shifted"}[one.kind]
     return kind if one.severity is None else f"{kind}, severity {one.severity:g}"
-
-
-def promises(evaluation: Evaluation) -> Html:
-    """Promised against realised, each with a ruler."""
-    heads = [Cell("rule"), Cell("what"), *_heads("promised", "realised", ""), Cell(""), Cell("")]
-    rows = [
-        (
-            Cell(p.rule, "name"),
-            Cell(p.about, "mute"),
-            Cell("–" if p.promised is None else f"≤ {p.promised:.1%}", "n"),
-            Cell(f"{p.realised:.1%}", "n", f"{p.part:,} of {p.units:,}"),
-            Cell(span(p.realised, ".1%"), "n mute"),
-            Cell(_ruler(p)),
-            Cell(p.state + (f": {p.note}" if p.note else ""), STATES[p.state]),
-        )
-        for p in evaluation.promises
-    ]
-    lead = (
-        "On the in-distribution test set, without INVALID and UNAVAILABLE units. Contradicted means that the exact one-sided "
-        "99 % lower bound lies above what was promised; a promise on average over calibration draws may be exceeded by one bundle."
-    )
-    return section("promises", "Promised and realised", lead, table(heads, rows))
-
-
-def _ruler(promise: KeptPromise) -> Html:
-    """What happened as a dot with its interval, what was promised as a line."""
-    value, promised = promise.realised.value, promise.promised
-    if promised is None or math.isnan(value):
-        return Html("")
-    low, high = promise.realised.low, promise.realised.high
-    most = 1.25 * max(promised, value, high or 0.0)
-    x = {
-        n: f"{4 + 172 * v / most:.1f}"
-        for n, v in (("p", promised), ("v", value), ("l", low or value), ("h", high or value))
-    }
-    kind = STATES[promise.state]
-    return Html(
-        f'<svg class="ruler" viewBox="0 0 180 20" role="img"><line class="axis" x1="4" x2="176" y1="10" y2="10"/>'
-        f'<line class="interval {kind}" x1="{x["l"]}" x2="{x["h"]}" y1="10" y2="10"/>'
-        f'<circle class="{kind}" cx="{x["v"]}" cy="10" r="4"/><line class="promise" x1="{x["p"]}" x2="{x["p"]}" y1="2" y2="18"/></svg>'
-    )
 
 
 def truths(evaluation: Evaluation) -> Html:
@@ -240,6 +202,10 @@ def causes(evaluation: Evaluation) -> Html:
         "Each score accepts 95 % of ID+ (in-distribution and right). ID+ and C+ (shifted, still right) should be accepted; ID−, "
         "C− (wrong) and S (novel) should be refused. Deeper colour is better."
     )
+    if evaluation.sets[0].wrong is None:
+        lead = (
+            "Each score accepts 95 % of ID (in-distribution; nobody knows what is right). S (novel) should be refused."
+        )
     return section("causes", "Accepted, by cause", lead, table(heads, rows, "grid"))
 
 
