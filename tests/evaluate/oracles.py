@@ -110,3 +110,24 @@ def matthews(accept, wrong):
     if np.std(refused) == 0 or np.std(wrong) == 0:
         return math.nan
     return float(np.corrcoef(refused, wrong)[0, 1])
+
+
+def loss_augrc(scores, loss):
+    """The trapezoid from coverage 0, of the mean over all units of the loss of those at or below each threshold."""
+    coverage, risk = [0.0], [0.0]
+    for t in thresholds(scores):
+        coverage.append(sum(1 for s in scores if s <= t) / len(scores))
+        risk.append(math.fsum(x for s, x in zip(scores, loss, strict=True) if s <= t) / len(scores))
+    return math.fsum(
+        (b - a) * (p + q) / 2
+        for (a, b), (p, q) in zip(itertools.pairwise(coverage), itertools.pairwise(risk), strict=True)
+    )
+
+
+def best_area(loss):
+    """Selective risk integrated over coverage when units come by rising loss: in (i/n, (i+1)/n] it is (S + (nc - i) l) / nc."""
+    n, area, before = len(loss), 0.0, 0.0
+    for i, x in enumerate(sorted(loss)):
+        area += x / n + ((before - i * x) / n * math.log((i + 1) / i) if i else 0.0)
+        before += x
+    return area
