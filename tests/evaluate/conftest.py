@@ -16,6 +16,15 @@ def noisy(sample, rows, seed, spread):
     return {"features": features, "logits": (3 * features @ head).astype(np.float32), "label": found["label"]}
 
 
+def graded_rows(sample, rows, seed, spread=0.5):
+    """Losses that grow with what the model gives to other classes, some of them 0."""
+    found = noisy(sample, rows, seed, spread)
+    z = found["logits"] - found["logits"].max(axis=1, keepdims=True)
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    away = 1 - p[np.arange(rows), found.pop("label")]
+    return found | {"loss": np.clip(away, 0, 1) * (np.random.default_rng([seed, 5]).random(rows) < 0.7)}
+
+
 @pytest.fixture(scope="session")
 def tables(sample):
     """A labelled test set with errors, two novelty sets, two shifted ones of rising severity."""

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from demur.monitor.cli.console import out
 from demur.monitor.cli.main import app
+from tests.evaluate.conftest import graded_rows
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,19 @@ def test_the_whole_on_a_terminal_of_100_columns(folder):
     assert document["settings"]["bootstrap"] == 100
     assert document["severity"][0]["levels"] == [0.0, 1.0, 2.5]
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_graded_losses_on_a_terminal_of_100_columns(folder, sample):
+    np.savez(folder / "graded-test.npz", **graded_rows(sample, 200, 41))
+    words = ["toy.demur", "graded-test.npz", *named(folder, ("--ood", "near"), ("--ood", "far")), "--bootstrap", "100"]
+    answer = run(folder, *words)
+    assert answer.exit_code == 0, answer.output
+    assert max(map(len, answer.output.splitlines())) <= 100
+    for words in ("mean loss of", "Graded losses, mean over all units", "E-AURC", "loss_oms: with all", "95 % of ID\n"):
+        assert words in answer.output
+    assert "note  id: graded losses, numbers from 0 to 1: what needs right and wrong answers" in answer.output
+    assert "AUROC by truth" in answer.output
+    assert "ood oracle" not in answer.output
 
 
 def test_set_names_are_never_markup_on_the_terminal(folder):

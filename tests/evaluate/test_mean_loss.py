@@ -10,8 +10,9 @@ import pytest
 from scipy.stats import binom
 
 import demur
+from demur.monitor.evaluate.estimate import Estimate
 from demur.monitor.evaluate.mean_loss import checked_mean, divergence, lower_bound, mean_estimate, one_draw_bound
-from tests.evaluate.test_graded import graded_rows
+from tests.evaluate.conftest import graded_rows
 from tests.evaluate.test_units import images, tokens
 from tests.simulators import within
 
@@ -41,6 +42,14 @@ def test_the_lower_bound_is_where_bets_against_a_smaller_mean_begin_to_win(seed)
     gains = 1 - losses[np.random.default_rng(seed).permutation(300)]
     assert 0 < found < losses.mean()
     assert wealth(gains, 1 - (found - 1e-9), 0.01) > math.log(100) > wealth(gains, 1 - (found + 1e-9), 0.01)
+
+
+def test_each_end_of_the_interval_has_half_of_what_the_confidence_leaves():
+    losses = np.random.default_rng(4).beta(0.4, 2, 300)
+    found, drawn = mean_estimate(losses, 0.9, 1), losses[np.random.default_rng(1).permutation(300)]
+    assert found.value == pytest.approx(math.fsum(losses) / 300)
+    assert found.low == lower_bound(losses, 0.05, 1)
+    assert wealth(drawn, found.high - 1e-9, 0.05) < math.log(20) < wealth(drawn, found.high + 1e-9, 0.05)
 
 
 def test_the_interval_covers_where_percentiles_of_resamples_do_not():
@@ -141,7 +150,10 @@ def test_promises_of_errors_are_not_checked_on_losses_nor_those_of_losses_on_err
     (found,) = demur.evaluate(careful, tables["test"], bootstrap=0).promises
     assert (found.state, found.units) == ("not checked", 0)
     assert "give the test set such losses" in found.note
-    novel, ambiguous = demur.evaluate(bundle, graded_rows(sample, 200, 4), bootstrap=0).promises
+    table = graded_rows(sample, 200, 4)
+    novel, ambiguous = demur.evaluate(bundle, table, bootstrap=0).promises
+    del table["loss"]
+    assert novel == demur.evaluate(bundle, table, bootstrap=0).promises[0]
     assert novel.state != ambiguous.state == "not checked"
     assert ambiguous.note == "promised of right and wrong answers; the test set has graded losses"
 
@@ -188,8 +200,13 @@ def test_the_loss_of_a_group_is_the_largest_of_its_rows(sample):
     (kept,) = found.promises
     assert (kept.realised.value, kept.units) == (pytest.approx(lost), 80)
     assert found.graded.sets[0].mean_loss.value == pytest.approx(math.fsum(worst.values()) / 80)
-    (rows,) = demur.evaluate(bundle, table, unit="row", bootstrap=0).promises
-    assert rows.note == "promised for each group; evaluate with unit group"
+    by_row = demur.evaluate(bundle, table, unit="row", bootstrap=100)
+    assert by_row.promises[0].note == "promised for each group; evaluate with unit group"
+    assert by_row.graded.sets[0].mean_loss == Estimate(
+        pytest.approx(math.fsum(table["loss"]) / 320)
+    )  # rows are not alone
+    augrc = by_row.graded.ranking("loss", "msp").metrics["augrc"]
+    assert augrc.low < augrc.value < augrc.high
 
 
 def test_the_loss_of_a_stream_is_the_largest_of_its_steps():
