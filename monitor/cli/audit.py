@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.monitor.cli.console import FOUND, note, out
+from demur.monitor.cli.console import FOUND, grid, note, out, say
+from demur.monitor.cli.options import ForPrograms
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,7 +35,7 @@ def verify(
     expect: Annotated[
         Path | None, typer.Option(help="A checkpoint kept elsewhere; shows a log that was cut back to an older state.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: ForPrograms = False,
 ) -> None:
     """Recompute everything and say what it proves. Exit code 3 when something speaks against the log.
 
@@ -49,8 +50,8 @@ def verify(
         print(json.dumps({**{n: getattr(report, n) for n in names}, "problems": list(report.problems)}, indent=2))
     else:
         for problem in report.problems:
-            out().print("[red]bad [/] ", plain(problem), sep="")
-        out().print(f"{'[green]good[/]' if report.ok else '[red]bad [/]'} {sentence(report)}")
+            say(plain(problem), "[red]bad [/] ")
+        say(sentence(report), "[green]good[/] " if report.ok else "[red]bad [/] ")
         if not key:
             note(
                 "checked with the folder's own key: give --key and --expect, kept elsewhere, to prove it against whoever can write the folder"
@@ -108,20 +109,16 @@ def list_records(
 
 
 def _table(records: list[Record]) -> None:
-    from rich.table import Table
-
     requests = any(r.request for r in records)
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     heads = ["record", "time (UTC)", "kind", "monitor", "accepted", "reasons", *(["request"] if requests else [])]
-    for head in heads:
-        table.add_column(head, no_wrap=head not in ("reasons", "request"))
+    shown = grid(*heads, padding=(0, 1, 0, 0))
     for r in records:
         when = datetime.fromtimestamp(r.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
         reasons = ", ".join(f"{k} {n}" for k, n in sorted(r.reasons.items())) or r.cause or r.note
         told = [reasons if len(reasons) <= WIDEST else f"{reasons[: WIDEST - 1]}…", *([r.request] if requests else [])]
         accepted = f"{r.accepted} of {r.rows}" if r.rows else ""
-        table.add_row(str(r.sequence), when, r.kind, plain(r.monitor), accepted, *map(plain, told))
-    out().print(table, soft_wrap=False)
+        shown.add_row(str(r.sequence), when, r.kind, plain(r.monitor), accepted, *map(plain, told))
+    out().print(shown, soft_wrap=False)
 
 
 @app.command()
@@ -151,18 +148,14 @@ def plain(text: str) -> Text:
 
 
 def _rows(block: Any) -> None:
-    from rich.table import Table
-
     from demur.detectors.reason import Reason
 
-    table = Table(
-        "row", "verdict", "reasons", *(f"{c} (p)" for c in block.columns), box=None, pad_edge=False, header_style="bold"
-    )
+    shown = grid("row", "verdict", "reasons", *(f"{c} (p)" for c in block.columns))
     for i, accept in enumerate(block.accept):
         values = (f"{s:.4g} ({p:.3g})" for s, p in zip(block.scores[i], block.p_values[i], strict=True))
         names = " ".join(str(k.name) for k in Reason(int(block.reasons[i])))
-        table.add_row(str(i), "ACCEPT" if accept else "ABSTAIN", names, *values)
-    out().print(table, soft_wrap=False)
+        shown.add_row(str(i), "ACCEPT" if accept else "ABSTAIN", names, *values)
+    out().print(shown, soft_wrap=False)
 
 
 @app.command()

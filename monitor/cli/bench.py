@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import grid, out
+from demur.monitor.cli.options import Figures
 
 
 def bench(
-    output: Annotated[Path | None, typer.Option(help="Write every figure as JSON.")] = None,
+    output: Figures = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few repeats: shows that it runs, not how fast.")] = False,
 ) -> None:
     """Measure ratios in one run: in process, the sidecar beside a bare gRPC echo, the proxy beside a plain pass-through.
@@ -51,9 +51,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    from rich.table import Table
-
-    table = Table(*heads, box=None, padding=(0, 1, 0, 0), header_style="bold", title=title, title_justify="left")
+    table = grid(*heads, pad_edge=True, padding=(0, 1, 0, 0), title=title, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row))
     out().print(table, soft_wrap=False)

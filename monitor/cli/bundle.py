@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.monitor.cli.console import FOUND, out
+from demur.monitor.cli.console import FOUND, out, say
+from demur.monitor.cli.options import BundleFile
 
 if TYPE_CHECKING:
     from demur.monitor.bundle import Bundle
 
 app = typer.Typer(no_args_is_help=True, help="Sign, verify, pack, unpack and activate bundles.")
-
-File = Annotated[Path, typer.Argument(help="A bundle file.")]
 
 
 @app.command()
@@ -33,7 +32,7 @@ def keygen(
 
 @app.command()
 def sign(
-    bundle: File,
+    bundle: BundleFile,
     key: Annotated[Path, typer.Option(help="Private key.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: in place.")] = None,
 ) -> None:
@@ -50,7 +49,7 @@ def sign(
 
 @app.command()
 def verify(
-    bundle: File,
+    bundle: BundleFile,
     key: Annotated[list[Path] | None, typer.Option(help="Trusted public key; may be given more than once.")] = None,
     head: Annotated[
         Path | None, typer.Option(help="A table with the served model's head_weight and head_bias, to know it again.")
@@ -67,9 +66,9 @@ def verify(
     trusted = [load_public(k) for k in key] if key else None
     loaded = Loaded.open(Bundle.load(bundle, trusted=trusted))
     signed = "signed by a trusted key" if trusted else "signature not checked (no --key)"
-    out().print(
-        f"[green]good[/]  {bundle}: sha256:{loaded.bundle.digest}, {signed}, self-test passed ({loaded.marginal} marginal rows)",
-        soft_wrap=False,
+    say(
+        f"{bundle}: sha256:{loaded.bundle.digest}, {signed}, self-test passed ({loaded.marginal} marginal rows)",
+        "[green]good[/]  ",
     )
     if head is not None:
         _verify_head(loaded.bundle, head)
@@ -81,10 +80,10 @@ def _verify_head(bundle: Bundle, head: Path) -> None:
 
     changes = check_head(bundle, load_table(head))
     for change in changes:
-        out().print(f"[bold red]changed[/]  {change}")
+        say(str(change), "[bold red]changed[/]  ")
     if changes:
         raise typer.Exit(FOUND)
-    out().print("[green]good[/]  the last layer is the one that the monitor was fitted for")
+    say("the last layer is the one that the monitor was fitted for", "[green]good[/]  ")
 
 
 @app.command()
@@ -108,7 +107,7 @@ def pack(
 
 
 @app.command()
-def unpack(bundle: File, folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+def unpack(bundle: BundleFile, folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Unpack a verified bundle into a folder to look at.
 
     Example: [bold]demur bundle unpack digits.demur digits/[/]
@@ -127,7 +126,7 @@ def unpack(bundle: File, folder: Annotated[Path, typer.Argument(help="A new fold
 
 @app.command()
 def activate(
-    bundle: File,
+    bundle: BundleFile,
     target: Annotated[Path, typer.Argument(help="The file a server watches.")],
     allow_rollback: Annotated[
         bool, typer.Option("--allow-rollback", help="Let the server take a lower version; audited.")
@@ -147,4 +146,4 @@ def activate(
     if allow_rollback:
         allow(target, loaded, by=getuser(), reason=reason)
     loaded.save(target)
-    out().print(f"installed version {loaded.manifest.version} (sha256:{loaded.digest[:16]}…) at {target}")
+    say(f"installed version {loaded.manifest.version} (sha256:{loaded.digest[:16]}…) at {target}")

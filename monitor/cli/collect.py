@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from demur.monitor.cli.console import bars, note, out
+from demur.monitor.cli.console import bars, grid, note, out, say
 from demur.monitor.errors import ConfigurationError, DemurError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _tell(made: Collected) -> None:
         except DemurError as error:  # more rows than memory: they are written all the same
             note(f"not read back: {error}")
             continue
-        out().print(f"[bold]{table.path}[/]  {table.rows:,} rows of {table.inputs:,} inputs{_accuracy(summary)}")
+        say(f"[bold]{table.path}[/]  {table.rows:,} rows of {table.inputs:,} inputs{_accuracy(summary)}")
         _signals(summary)
         widths = f"{{{', '.join(f'{s.name}: {s.width}' for s in summary.signals)}}}"
         for text in [*_left_out(table), *(f.message for f in summary.findings)]:
@@ -171,11 +171,7 @@ def _accuracy(summary: TableSummary) -> str:
 
 
 def _signals(summary: TableSummary) -> None:
-    from rich.table import Table
-
-    shown = Table(
-        "signal", "width", "smallest", "largest", "rows not finite", box=None, pad_edge=False, header_style="bold"
-    )
+    shown = grid("signal", "width", "smallest", "largest", "rows not finite")
     for s in summary.signals:
         shown.add_row(s.name, str(s.width), f"{s.minimum:.4g}", f"{s.maximum:.4g}", f"{s.not_finite:,}")
     out().print(shown, soft_wrap=False)

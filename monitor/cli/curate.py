@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import grid, out, say
+from demur.monitor.cli.options import FORMATS, Show
 
 if TYPE_CHECKING:
     from demur.monitor.curate.report import Report
@@ -15,14 +16,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Find what is doubtful in a table; a person removes rows, demur does not.")
 
-TABLE = "A signals table: .npz, a folder of .npy, .safetensors, .parquet or .arrow."
+TABLE = f"A signals table: {FORMATS}."
 TableArgument = Annotated[Path, typer.Argument(help=TABLE)]
 Signal = Annotated[str, typer.Option(help="The signal that describes a row.")]
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="Write the report: .json, .npz, .parquet, .arrow; a folder without suffix."),
 ]
-Show = Annotated[int, typer.Option(help="How many rows to print.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
@@ -69,10 +69,10 @@ def contamination(
     rank = np.argsort(np.argsort(scores, axis=0), axis=0).mean(axis=1) / len(rows)
     flagged = np.zeros(len(rows), bool)
     flagged[np.argsort(-rank, kind="stable")[: round(found.mean * len(rows))]] = True
-    out().print(
+    say(
         f"share of anomalies  [bold]{found.mean:.1%}[/], between {found.low:.1%} and {found.high:.1%} with probability 90 %"
     )
-    out().print(f"under the prior that {high:g} or more has probability {p_high:g}; another prior gives another share")
+    say(f"under the prior that {high:g} or more has probability {p_high:g}; another prior gives another share")
     _say(report(rows, rank, flagged), "rows in that share, by mean rank of the detectors", output, show)
 
 
@@ -177,7 +177,7 @@ def bank(
     described = np.asarray(_signal(rows, features), np.float64)
     chosen = select_bank(described, size, method, seed, rows.label)
     apart = nearest(described, described[chosen])
-    out().print(f"farthest row from the bank: {apart.max():.4g}; on average {apart.mean():.4g}")
+    say(f"farthest row from the bank: {apart.max():.4g}; on average {apart.mean():.4g}")
     _say(report(rows, apart, np.isin(np.arange(len(rows)), chosen)), "rows chosen", output, show)
 
 
@@ -191,16 +191,14 @@ def columns(
 
     Example: [bold]demur curate columns audited.parquet --target loss[/]
     """  # fmt: skip
-    from rich.table import Table
-
     from demur.monitor.curate import rank_columns
     from demur.monitor.curate.report import explaining
 
     rows = _load(table)
-    shown = Table("column", "gain in nats", "information", "p", box=None, pad_edge=False, header_style="bold")
+    shown = grid("column", "gain in nats", "information", "p")
     for ranked in rank_columns(*explaining(rows, target), seed=seed):
         shown.add_row(ranked.name, f"{ranked.gain:.4f}", f"{ranked.information:.4f}", f"{ranked.p:.3g}")
-    out().print(shown)
+    out().print(shown, soft_wrap=False)
 
 
 def _load(path: Path) -> SignalsTable:
@@ -234,17 +232,15 @@ def _energy(logits: Any) -> Any:
 
 
 def _say(made: Report, title: str, output: Path | None, show: int) -> None:
-    from rich.table import Table
-
     flagged = int(made.flagged.sum())
-    out().print(f"[bold]{flagged}[/] of {len(made.flagged)} rows: {title}")
+    say(f"[bold]{flagged}[/] of {len(made.flagged)} rows: {title}")
     heads = [name for name in made.columns if name != "flagged"]
-    shown = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    shown = grid(*heads)
     for record in made.worst(show):
         shown.add_row(
             *(f"{record[name]:.4g}" if isinstance(record[name], float) else str(record[name]) for name in heads)
         )
-    out().print(shown)
+    out().print(shown, soft_wrap=False)
     if output is not None:
         made.write(output)
-        out().print(f"every row in {output}; nothing was removed from the table")
+        say(f"every row in {output}; nothing was removed from the table")

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import typer
 
-from demur.monitor.cli.console import FOUND, out
+from demur.monitor.cli.console import FOUND, say
+from demur.monitor.cli.options import ForPrograms
 
 if TYPE_CHECKING:
     from demur.monitor.config.server import ServerConfig
@@ -27,7 +28,7 @@ Check = tuple[str, str, str]  # good | note | bad, what, what to do
 
 def doctor(
     config: Annotated[Path | None, typer.Option(help="Also check this demur.yaml: files, bundles, keys.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: ForPrograms = False,
 ) -> None:
     """Check the installation, and a server configuration when one is given. Exit code 3 when something is bad.
 
@@ -36,11 +37,17 @@ def doctor(
     found = [*_installation(), *(_configuration(config) if config else ())]
     if as_json:
         print(json.dumps([{"level": level, "what": what, "next": step} for level, what, step in found], indent=2))
-    for level, what, step in () if as_json else found:
-        colour = {"good": "green", "note": "yellow", "bad": "red"}[level]
-        out().print(f"[{colour}]{level:<5}[/]{what}" + (f"  [dim]{step}[/]" if step else ""))
+    for check in () if as_json else found:
+        _tell(*check)
     if any(level == "bad" for level, _, _ in found):
         raise typer.Exit(FOUND)
+
+
+def _tell(level: str, what: str, step: str) -> None:
+    from rich.markup import escape
+
+    colour = {"good": "green", "note": "yellow", "bad": "red"}[level]
+    say(escape(what) + (f"; [dim]{escape(step)}[/]" if step else ""), f"[{colour}]{level:<5}[/]")
 
 
 def _installation() -> Iterator[Check]:

@@ -9,11 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from demur.monitor.cli.console import bars, out
+from demur.monitor.cli.options import BundleFile, Figures, ResampleSeed
 
 Table = "NAME=TABLE, may be repeated"
 
-
-BundleFile = Annotated[Path, typer.Argument(help="A bundle file.")]
 TestTable = Annotated[
     Path,
     typer.Argument(help="In-distribution rows that neither fit nor calibrate saw, with `label` or `loss`."),
@@ -22,9 +21,7 @@ Ood = Annotated[list[str] | None, typer.Option(help=f"A novelty set, every row o
 Shifted = Annotated[list[str] | None, typer.Option(help=f"A covariate-shifted set with labels: {Table}.")]
 Severity = Annotated[list[str] | None, typer.Option(help="How badly a set was spoilt: NAME=NUMBER, may be repeated.")]
 Html = Annotated[Path | None, typer.Option(help="Write the report, one self-contained page.")]
-Json = Annotated[Path | None, typer.Option(help="Write every figure as JSON.")]
 Bootstrap = Annotated[int, typer.Option(help="Resamples for intervals; 0 for none.")]
-Seed = Annotated[int, typer.Option(help="Of the resamples.")]
 Unit = Annotated[
     Literal["row", "group", "stream"] | None,
     typer.Option(help="What is counted; by default what the bundle's rules judge."),
@@ -38,9 +35,9 @@ def evaluate(
     shifted: Shifted = None,
     severity: Severity = None,
     html: Html = None,
-    json: Json = None,
+    json: Figures = None,
     bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
+    seed: ResampleSeed = 0,
     unit: Unit = None,
 ) -> None:
     """Judge a bundle: does it refuse what is foreign, does it refuse what the model gets wrong, does it keep its promises?

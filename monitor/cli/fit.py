@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from demur.monitor.cli.console import bars, note, out
+from demur.monitor.cli.console import bars, grid, note, out, say
 from demur.monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -102,8 +102,6 @@ def calibrate(
 
 def chosen(bundle: Bundle) -> None:
     """What --auto chose and how the candidates did, best first."""
-    from rich.table import Table
-
     from demur.monitor.auto.selection import MEMBER
 
     if MEMBER not in bundle.members:
@@ -111,13 +109,13 @@ def chosen(bundle: Bundle) -> None:
     document = json.loads(bundle.members[MEMBER])
     kinds = list(dict.fromkeys(document["kinds"][a] for a in document["axes"]))
     members = {m: c for c, found in document["chosen"].items() for m in found["members"]}
-    table = Table("candidate", *kinds, "chosen for", box=None, pad_edge=False, header_style="bold")
+    table = grid("candidate", *kinds, "chosen for")
     for name, values in sorted(_by_kind(document).items(), key=lambda item: -sum(item[1].values())):
         cells = (f"{values[k]:.3f}" for k in kinds)
         table.add_row(name, *cells, members.get(name, ""), style="bold" if name in members else "dim")
     out().print(table, soft_wrap=False)
     for text in document["not_informed"]:
-        out().print(f"[yellow]not informed[/]  {text}")
+        say(text, "[yellow]not informed[/]  ")
     out().print()
 
 
@@ -144,7 +142,7 @@ def _finish(bundle: Bundle, output: Path, sign: Path | None) -> None:
     for finding in bundle.manifest.findings:
         note(finding)
     promises(bundle)
-    out().print(
+    say(
         f"\n[bold]{output}[/]  {output.stat().st_size:,} bytes  sha256:{bundle.digest[:16]}…  version {bundle.manifest.version}"
     )
     out().print(f"\n{_next(output, bundle.manifest)}", markup=False)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.monitor.cli.console import note, out
+from demur.monitor.cli.console import grid, note, out, say
+from demur.monitor.cli.options import Shapes
 from demur.monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ Triton = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(help="The model's name in Triton. Default: the file's.")]
 Batch = Annotated[int, typer.Option(min=0, help="Triton's; 0 leaves batching to clients.")]
-Shape = Annotated[
-    list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
-]
 
 
 def fuse(
@@ -48,7 +46,7 @@ def fuse(
     triton: Triton = None,
     name: Name = None,
     max_batch_size: Batch = 0,
-    shape: Shape = None,
+    shape: Shapes = None,
 ) -> None:
     """Append a monitor to a model: one graph that returns the model's outputs, and whether to rely on them.
 
@@ -85,14 +83,14 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _told(made: Fused) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("signal", "output", "width", box=None, pad_edge=False, header_style="bold")
+    table = grid("signal", "output", "width")
     for wire in made.wires:
         table.add_row(wire.signal, escape(wire.tensor), str(wire.width))
     out().print(table, soft_wrap=False)
     shown = [o.name for o in made.model.graph.output if o.name.startswith(f"{made.prefix}.")]
-    out().print(f"\nadded  {', '.join(shown)}", markup=False)
+    out().print()
+    say(escape(", ".join(shown)), "added  ")
     if made.levelled:
         note(made.levelled)
     manifest = made.bundle.manifest
@@ -101,14 +99,11 @@ def _told(made: Fused) -> None:
             "nothing says which model this bundle was fitted on, only widths were compared: tables of `demur collect` say it, or "
             "`model: {digest: ...}` in the policy"
         )
-    out().print(
-        f"as model and monitor apart, to the last bit, on {made.tried} made-up batches; the self-test passed",
-        soft_wrap=False,
-    )
+    say(f"as model and monitor apart, to the last bit, on {made.tried} made-up batches; the self-test passed")
 
 
 def _repository(made: Fused, folder: Path, name: str, max_batch_size: int) -> None:
     from demur.adapters.models.triton import write_repository
 
     names = write_repository(made, folder, name, max_batch_size=max_batch_size)
-    out().print(f"[bold]{folder}[/]  {', '.join(names)}")
+    say(", ".join(names), f"[bold]{folder}[/]  ")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.monitor.cli.console import note, out
+from demur.monitor.cli.console import grid, note, out, say
+from demur.monitor.cli.options import BundleFile, Figures, ResampleSeed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from demur.monitor.evaluate.hallucination import Hallucinations
 
 
-BundleFile = Annotated[Path, typer.Argument(help="A bundle file.")]
 Known = Annotated[Path, typer.Argument(help="Boxes on images with known objects: `group_id`, and `loss` or `label`.")]
 Unknown = Annotated[Path, typer.Argument(help="Boxes on images that should hold no known object, with `group_id`.")]
 Confirmed = Annotated[
@@ -26,9 +26,7 @@ Review = Annotated[
     Path | None, typer.Option(help="Write the images with detections, one a line, for a person to look at.")
 ]
 Keep = Annotated[float, typer.Option(help="Share of true detections that a threshold keeps.")]
-Json = Annotated[Path | None, typer.Option(help="Write every figure as JSON.")]
 Bootstrap = Annotated[int, typer.Option(help="Resamples of images for intervals; 0 for none.")]
-Seed = Annotated[int, typer.Option(help="Of the resamples.")]
 
 
 def hallucinations(
@@ -38,9 +36,9 @@ def hallucinations(
     confirmed: Confirmed = None,
     review: Review = None,
     keep: Keep = 0.95,
-    json: Json = None,
+    json: Figures = None,
     bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
+    seed: ResampleSeed = 0,
 ) -> None:
     """Count a detector's hallucinations before and after each score of a bundle, at a share of true detections kept.
 
@@ -56,12 +54,11 @@ def hallucinations(
         names = images_to_review(unknown, Monitor.load(bundle))
         review.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     found = count(bundle, known, unknown, confirmed=words, keep=keep, bootstrap=bootstrap, seed=seed)
-    out().print(
+    say(
         f"[bold]{found.before.value:.0f}[/] hallucinations on unknown images; {found.images_removed} of "
         f"{found.images_given} images with detections removed, with {found.boxes_removed} boxes: known objects in "
         f"{found.removed_by_label} by label, {found.removed_by_person} by a person"
-        + (f"; on {found.images_empty} further images nothing was detected" if found.images_empty else ""),
-        soft_wrap=False,
+        + (f"; on {found.images_empty} further images nothing was detected" if found.images_empty else "")
     )
     out().print(_filters(found), soft_wrap=False)
     for text in found.notes:
@@ -72,12 +69,8 @@ def hallucinations(
 
 
 def _filters(found: Hallucinations) -> Table:
-    from rich.table import Table
-
     heads = ("filter", "threshold", "true\nkept", "", "halluci-\nnations", "", "reduc-\ntion", "")
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in heads:
-        shown.add_column(head, no_wrap=head != "filter", vertical="top")
+    shown = grid(*heads, padding=(0, 2, 0, 0))
     for one in found.filters:
         limit = "-" if one.threshold is None else f"{one.threshold:.4g}"
         cells = (f"{one.kept_true:.1%}", f"{one.after:.0f}", f"{one.reduction:.1%}")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import grid, out, say
+from demur.monitor.cli.options import BundleFile
 
 if TYPE_CHECKING:
     from demur.monitor.bundle import Bundle, Manifest
 
 
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="A bundle file.")],
+    bundle: BundleFile,
     as_json: Annotated[bool, typer.Option("--json", help="The manifest with digest and sizes, for programs.")] = False,
 ) -> None:
     """Show promises, scores with their source papers, sizes and digests of a bundle.
@@ -63,7 +63,7 @@ def head(bundle: Bundle) -> None:
     from rich.markup import escape
 
     for name, text in lines.items():
-        out().print(f"[bold]{name:<9}[/]{escape(text)}")
+        say(escape(text), f"[bold]{name:<9}[/]")
     out().print()
 
 
@@ -84,23 +84,20 @@ def _origin(manifest: Manifest) -> dict[str, str]:
 def promises(bundle: Bundle) -> None:
     """The printed promises, rule by rule, and what is not promised."""
     from rich.markup import escape  # a bundle may be a stranger's
-    from rich.padding import Padding
 
     rules = bundle.manifest.rules
     for rule in rules:
         out().print(f"[bold]{escape(rule.name)}[/]")
-        out().print(Padding(escape(rule.statement), (0, 0, 0, 2)), soft_wrap=False)
+        say(escape(rule.statement), "  ")
     for text in bundle.manifest.statements[len(rules) :] + bundle.manifest.cautions:
-        out().print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 2)), soft_wrap=False)
+        say(f"[dim]{escape(text)}[/]", "  ")
 
 
 def scores(bundle: Bundle) -> None:
     """A table of scores and their sources."""
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("score", "type", "units", "bytes", "multiply-adds", box=None, pad_edge=False, header_style="bold")
-    table.add_column("source", overflow="fold")  # never shortened: identifiers of papers are looked up
+    table = grid("score", "type", "units", "bytes", "multiply-adds", "source")
     units = {c.score: c.units for c in bundle.manifest.columns}
     for score in bundle.manifest.scores:
         counts = units.get(score.name, [])
@@ -114,9 +111,8 @@ def scores(bundle: Bundle) -> None:
 def members(bundle: Bundle) -> None:
     """Sizes and digests of the members."""
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("member", "bytes", "sha256", box=None, pad_edge=False, header_style="bold")
+    table = grid("member", "bytes", "sha256")
     for name, entry in sorted(bundle.manifest.members.items(), key=lambda m: -m[1].size)[:8]:
         table.add_row(escape(name), f"{entry.size:,}", entry.sha256[:16] + "…")
     rest = len(bundle.manifest.members) - 8

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from demur.monitor.cli.console import note, out
+from demur.monitor.cli.console import grid, note, out, say
+from demur.monitor.cli.options import Shapes
 from demur.monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ Maps = Annotated[
     list[str] | None,
     typer.Option(help="A detector's feature map, when it is not found: a tensor; may be given more than once."),
 ]
-Shape = Annotated[
-    list[str] | None, typer.Option(help="INPUT=1,3,224,224: an input's shape, when it cannot be guessed.")
-]
 Tolerance = Annotated[
     float, typer.Option(min=0, help="By how much the model's own outputs may move. 0: not by one bit.")
 ]
@@ -56,7 +54,7 @@ def instrument(
     attention: Attention = False,
     pool: Pool = None,
     maps: Maps = None,
-    shape: Shape = None,
+    shape: Shapes = None,
     tolerance: Tolerance = 0.0,
     show: List = False,
 ) -> None:
@@ -116,9 +114,7 @@ def shape_of(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _listed(rows: list[tuple[str, str, str, str]]) -> None:
-    from rich.table import Table
-
-    table = Table("tensor", "operator", "shape", "dtype", box=None, pad_edge=False, header_style="bold")
+    table = grid("tensor", "operator", "shape", "dtype")
     for row in rows:
         name, operator, size, dtype = row
         table.add_row(_plain(name), operator, size, dtype)
@@ -126,9 +122,7 @@ def _listed(rows: list[tuple[str, str, str, str]]) -> None:
 
 
 def _told(made: Instrumented) -> None:
-    from rich.table import Table
-
-    table = Table("signal", "output", "shape", "dtype", "what it is", box=None, pad_edge=False, header_style="bold")
+    table = grid("signal", "output", "shape", "dtype", "what it is")
     for found in made.found:
         size = "x".join(map(str, found.shape))
         table.add_row(found.signal, _plain(found.output), size, found.dtype, _plain(found.why))
@@ -139,7 +133,7 @@ def _told(made: Instrumented) -> None:
     for text in made.notes:
         note(text)
     kept = "equal to the last bit" if made.moved == 0 else f"[yellow]moved by up to {made.moved:.2g}[/]"
-    out().print(f"the model's own outputs on {made.tried} made-up batches: {kept}")
+    say(f"the model's own outputs on {made.tried} made-up batches: {kept}")
 
 
 def _plain(text: str) -> str:

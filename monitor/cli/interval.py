@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import out, say
 
 CONFIDENCE = 0.95
 
@@ -38,11 +38,11 @@ def interval(
     if output is not None:
         ids = {} if rows.id is None else {"id": rows.id}
         write_columns(output, {"interval_low": found.low, "interval_high": found.high, **ids})
-    out().print(found.statement)
+    say(found.statement)
     if rows.target is not None:
         held, usable = found.held(rows.target)
         low, high = clopper_pearson(held, usable, CONFIDENCE) if usable else (0.0, 1.0)
-        out().print(
+        say(
             f"In this table {held} of {usable} targets are inside: {held / max(usable, 1):.1%} [{low:.1%}, {high:.1%}]."
         )
     where = f", in {output}" if output else ""

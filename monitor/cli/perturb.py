@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from demur.monitor.cli.console import note, out
+from demur.monitor.cli.console import note, out, say
+from demur.monitor.cli.options import FORMATS
 
-TableFile = Annotated[Path, typer.Argument(help="Rows: .npz, a folder of .npy, .safetensors, .parquet or .arrow.")]
+TableFile = Annotated[Path, typer.Argument(help=f"Rows: {FORMATS}.")]
 As = Annotated[str, typer.Option("--as", help="What the rows are: images, features, text or series.")]
 How = Annotated[str, typer.Option(help="A perturbation of that kind, as docs/stress.md lists them.")]
 Output = Annotated[
@@ -64,4 +65,4 @@ def perturb(
     if made.unchanged:
         note(f"{made.unchanged} rows are not finite and stay as they were, at severity 0")
     rows = len(made.columns["severity"])
-    out().print(f"[bold]{output}[/]  {rows} rows with {', '.join(made.columns)}; every row is eval_only")
+    say(f"[bold]{output}[/]  {rows} rows with {', '.join(made.columns)}; every row is eval_only")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.monitor.cli.console import out
+from demur.monitor.cli.console import say
 
 if TYPE_CHECKING:
     from demur.monitor.config.server import ServerConfig
@@ -51,6 +51,8 @@ def serve(
 
 def _tell(settings: ServerConfig, at: Mapping[str, Any], waiting: list[str]) -> None:
     """Every address that clients are to be pointed at, with the port that was taken, and what cannot be served yet."""
+    from rich.markup import escape
+
     names = ", ".join(m.name for m in settings.monitors if m.name not in waiting) or "nothing yet"
     lines = [f"serving {names} on {', '.join(at['listen'])}"]
     if waiting:
@@ -63,7 +65,7 @@ def _tell(settings: ServerConfig, at: Mapping[str, Any], waiting: list[str]) -> 
     if at["ext_proc"]:
         lines.append(f"ext_proc on {at['ext_proc']}")
     for line in lines:
-        out().print(line, markup=False, highlight=False, soft_wrap=True)
+        say(escape(line))
 
 
 def schema(

@@ -78,7 +78,7 @@ class Board:
 
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("stream", "", *HEADS):
-            table.add_column(name, justify="right" if name in HEADS else "left", no_wrap=True)
+            table.add_column(name, justify="right" if name in HEADS else "left", overflow="fold")
         for traffic, tally in zip(self.streams, self.tallies, strict=True):
             bar = ProgressBar(total=tally.total, completed=tally.done, width=5)
             table.add_row(traffic.name, bar, *self._cells(traffic, tally))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from rich.padding import Padding
 
 from demur.monitor.audit.verify import verify_log
+from demur.monitor.cli.console import say
 from demur.monitor.client.client import Client
 from demur.monitor.demo.board import Board
 from demur.monitor.demo.model import KNOWN, load_digits, train
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from demur.monitor.bundle import Bundle
 
+DONE, FAILED = "[green]✓[/] ", "[red]✗[/] "
 BATCH = 4
 MONITOR = "digits"
 POLICY: dict[str, Any] = {
@@ -58,25 +59,20 @@ def tour(folder: Path, seed: int, console: Console) -> bool:
     with console.status("training a classifier of the digits 0-7"):
         model = Session(train(*digits.train, seed))
     wrong = float((_signals(model, digits.test[0])["logits"].argmax(axis=1) != digits.test[1]).mean())
-    console.print(
-        f"[green]✓[/] trained on {len(digits.train[0])} scans of digits 0-7; {wrong:.1%} of the held-out ones are answered wrongly",
-        soft_wrap=False,
+    say(
+        f"trained on {len(digits.train[0])} scans of digits 0-7; {wrong:.1%} of the held-out ones are answered wrongly",
+        DONE,
     )
     bundle = fitted(model, digits, folder)
-    console.print(
-        f"[green]✓[/] fitted and calibrated on {len(digits.calibration[0])} other scans: {folder / 'digits.demur'}\n"
-    )
+    say(f"fitted and calibrated on {len(digits.calibration[0])} other scans: {folder / 'digits.demur'}\n", DONE)
     for rule in bundle.manifest.rules:
         console.print(f"  [bold]{rule.name}[/]")
-        console.print(Padding(rule.statement, (0, 0, 0, 4)), soft_wrap=False)
+        say(rule.statement, "    ")
     console.print()
     board = Board(streams(digits, seed), POLICY["rules"][1]["ambiguous"]["promise"]["error_when_accepted_at_most"])
     with _serving(folder) as address:
-        console.print(f"[green]✓[/] demur serve on {address}; sending four streams through gRPC")
-        console.print(
-            "  [dim]wrong: error rate among the accepted; an unseen digit or a photograph has no right answer[/]\n",
-            soft_wrap=False,
-        )
+        say(f"demur serve on {address}; sending four streams through gRPC", DONE)
+        say("[dim]wrong: error rate among the accepted; an unseen digit or a photograph has no right answer[/]\n", "  ")
         with board.live(console), Client(address, timeout_seconds=5) as client:
             for number, stream in enumerate(board.streams):
                 _send(client, model, stream, number, board)
@@ -144,14 +140,14 @@ def _send(client: Client, model: Session, stream: Traffic, number: int, board: B
 def _close(folder: Path, board: Board, console: Console, seconds: float) -> bool:
     audit = yaml.safe_load((folder / "demur.yaml").read_text())["audit"]["directory"]
     report = verify_log(Path(audit))
-    mark = "[green]✓[/]" if report.ok else "[red]✗[/]"
-    console.print(
-        f"\n{mark} audit trail: {report.covered} of {report.size} records are covered by its checkpoint, every digest matches",
-        soft_wrap=False,
+    console.print()
+    trail = (
+        f"audit trail: {report.covered} of {report.size} records are covered by its checkpoint, every digest matches"
     )
-    console.print(f"{'[green]✓[/]' if board.kept else '[red]✗[/]'} {board.sentence}", soft_wrap=False)
+    say(trail, DONE if report.ok else FAILED)
+    say(board.sentence, DONE if board.kept else FAILED)
     console.print(f"\nNext, look at what was refused and why ({seconds:.0f} s so far):")
     command = "demur" if which("demur") else sys.argv[0]  # `make demo` does not put it on the path
-    console.print(f"  [bold]{command} audit ls {audit} --abstained --limit 20[/]")
+    console.print(f"  [bold]{command} audit ls {audit} --abstained[/]")
     console.print(f"  [bold]{command} inspect {folder / 'digits.demur'}[/]")
     return bool(report.ok) and board.kept and board.unanswered == 0
