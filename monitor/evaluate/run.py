@@ -69,7 +69,14 @@ def evaluate(
     sources |= {Part(n, "shifted", severity.get(n)): s for n, s in shifted.items()}
     tables = {part: as_table(source, monitor) for part, source in sources.items()}
     judged = {p: judge(monitor, t, counted, _heard(tick, f"scoring {p.name}", len(t))) for p, t in tables.items()}
+    judged = {
+        p: replace(j, loss=None) if p.kind == "novel" else j for p, j in judged.items()
+    }  # wrong, whatever it says
     pool = Pool(columns_of(monitor, counted), counted, judged)
+    if not pool.usable.any():
+        raise EvaluationError(
+            f"every {counted} is INVALID or UNAVAILABLE: {monitor.bundle.digest[:12]} fits other data"
+        )
     digests = {p.name: t.digest() for p, t in tables.items()}
     return _evaluation(monitor, pool, settings, digests, notes_of(monitor, tables, judged, counted), tick)
 
@@ -90,10 +97,6 @@ def as_table(source: Source, monitor: Monitor) -> SignalsTable:
 def _evaluation(
     monitor: Monitor, pool: Pool, settings: Settings, digests: Mapping[str, str], notes: list[str], tick: Tick
 ) -> Evaluation:
-    if not pool.usable.any():
-        raise EvaluationError(
-            f"every {pool.unit} is INVALID or UNAVAILABLE: {monitor.bundle.digest[:12]} fits other data"
-        )
     from demur import __version__
 
     manifest, asked = monitor.bundle.manifest, questions(pool)

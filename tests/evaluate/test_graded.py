@@ -119,6 +119,17 @@ def test_a_set_of_right_and_wrong_beside_a_graded_one_keeps_its_own_figures(bund
     assert not RIGHT_AND_WRONG & {r.truth for r in found.rankings if r.against == "worse"}
 
 
+def test_losses_of_a_novel_set_are_not_asked_for(bundle, graded, tables):
+    foreign = tables["ood"]["near"] | {"loss": np.full(120, 0.25)}
+    for table in (graded.table, tables["test"]):
+        given, plain_one = (
+            demur.evaluate(bundle, table, ood={"near": o}, bootstrap=0) for o in (foreign, tables["ood"]["near"])
+        )
+        documents = [one.document() for one in (given, plain_one)]
+        assert documents[0].pop("digests")["near"] != documents[1].pop("digests")["near"]
+        assert documents[0] == documents[1]
+
+
 @pytest.mark.parametrize("bad", [np.nan, 1.01, -0.01, np.inf])
 def test_what_is_no_loss_is_refused_by_the_table(bundle, graded, bad):
     table = graded.table | {"loss": np.append(graded.table["loss"][:-1], bad)}
