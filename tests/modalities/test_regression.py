@@ -19,7 +19,7 @@ from demur.detectors.score import Reference
 from demur.detectors.scores.regression import IntervalWidth, conformal_quantile
 from demur.monitor.cli.main import app
 from demur.monitor.errors import ConfigurationError
-from demur.monitor.evaluate.run import known_rows
+from demur.monitor.evaluate.notes import known_rows
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.fit.intervals import intervals
 from demur.monitor.fit.pipeline import calibrate as recalibrate
