@@ -74,6 +74,15 @@ def veracity(
         with threadpool_limits(1 if len(rows) < MANY else None):
             return _learn(rows, y, kept, make, folds, resamples, seed)
 
+    share, final = _left_out(y, known, 2 * folds)
+    score = _score(y, final)
+    suspect = np.zeros(len(y), bool)
+    suspect[np.argsort(score, kind="stable")[: int(np.ceil(share * len(y)))]] = True
+    return Veracity(score, y - final.predicted, final.epistemic, final.aleatoric, share, suspect)
+
+
+def _left_out(y: Float64, known: Callable[[NDArray[np.bool_]], _Known], fewest: int) -> tuple[float, _Known]:
+    """The share of rows whose leaving out lets the others, at least `fewest`, explain all rows best, and what they know."""
     everything = np.ones(len(y), bool)
     first = known(everything)
     order = np.argsort(_score(y, first), kind="stable")
@@ -82,7 +91,7 @@ def veracity(
     def attempt(share: float) -> None:
         kept = everything.copy()
         kept[order[: int(np.ceil(share * len(y)))]] = False
-        if share not in found and kept.sum() >= 2 * folds:
+        if share not in found and kept.sum() >= fewest:
             learnt = known(kept)
             found[share] = _explained(y, learnt.predicted), learnt
 
@@ -91,11 +100,7 @@ def veracity(
     for share in _around(_best(found)):
         attempt(share)
     share = _best(found)
-    final = found[share][1]
-    score = _score(y, final)
-    suspect = np.zeros(len(y), bool)
-    suspect[np.argsort(score, kind="stable")[: int(np.ceil(share * len(y)))]] = True
-    return Veracity(score, y - final.predicted, final.epistemic, final.aleatoric, share, suspect)
+    return share, found[share][1]
 
 
 def _best(found: dict[float, tuple[float, _Known]]) -> float:

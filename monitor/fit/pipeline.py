@@ -31,6 +31,7 @@ from demur.monitor.fit.checks import (
 )
 from demur.monitor.fit.contract import BUNDLE, CALIBRATION, empty_groups_said, joint_origin, origin_of
 from demur.monitor.fit.evidence import Evidence
+from demur.monitor.fit.finding import Finding
 from demur.monitor.fit.gathering import (
     check_outliers,
     codes,
@@ -50,10 +51,7 @@ from demur.monitor.fit.stopping import check_alone, fit_stopped
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.taught import MEMBER as TAUGHT
 from demur.monitor.fit.taught import NO_ROWS, check_untaught, taught_rows
-from demur.monitor.fit.units import split_units
-from demur.monitor.session import Session
-
-FOLD_A = 0.4  # of the calibration units feed the members of fusions; promises come from the rest
+from demur.monitor.fit.units import split_folds
 
 
 def fit(
@@ -77,25 +75,14 @@ def fit(
     `engine`; `tick` hears how far they are.
     Raises: ConfigurationError, TableError, CalibrationRefused (a ValueError), each saying what to change.
     """
-    extra: dict[str, SignalsTable] = {}
-    files: dict[str, bytes] = {}
-    if selection is None:
-        policy = as_config(config)
-    else:
-        policy, chosen, extra["selection"] = choose(config, reference, selection, calibration, tick)
-        files[MEMBER] = chosen.encode()
+    policy, extra, files = _chosen(config, reference, selection, calibration, tick)
     planned = plan(policy)
     check_outliers(policy, outliers is not None)
     ref, cal = as_table(reference, policy), as_table(calibration, policy)
     sides = {n: as_table(s, policy) for n, s in (("outliers", outliers), ("wild", wild)) if s is not None}
     tables = {"reference": ref, CALIBRATION: cal, **extra, **sides}
     origin, said = joint_origin({n: t.origin for n, t in tables.items()}, policy.signals)
-    findings = check_tables(ref, cal, _kinds(policy, planned))
-    check_alone(policy, cal)
-    for signal in sorted(planned.slicing):
-        codes(cal, signal)  # before fitting, which may take hours
-    for name, side in sides.items():
-        findings += check_apart(side, cal, name)
+    findings = _checked(policy, planned, ref, cal, sides)
     files |= weights.members(ref)
     first, second = split_folds(policy, planned, cal)
     scores = fit_scores(policy, ref, sides, Watched(tick, engine))
@@ -108,7 +95,34 @@ def fit(
     notes = [*(f.message for f in findings), *said, *empty_groups_said(policy, cal.empty), *_wrong(policy)]
     notes += learnt_from_outliers(policy, outliers is not None)
     fitted = replace(_fitted(scores, tables, notes, files, taught_rows(policy, first)), origin=origin)
-    return assemble(policy, planned, fitted, evidence, _feed(second, policy.tables))
+    return assemble(policy, planned, fitted, evidence, vectors.feeder(second, policy.tables))
+
+
+def _chosen(
+    config: Config, reference: Source, selection: Source | None, calibration: Source, tick: Tick
+) -> tuple[PolicyConfig, dict[str, SignalsTable], dict[str, bytes]]:
+    """The policy; with a selection set its scores are chosen on it, and both the set and what was compared are kept."""
+    if selection is None:
+        return as_config(config), {}, {}
+    policy, chosen, table = choose(config, reference, selection, calibration, tick)
+    return policy, {"selection": table}, {MEMBER: chosen.encode()}
+
+
+def _checked(
+    policy: PolicyConfig,
+    planned: Plan,
+    ref: SignalsTable,
+    cal: SignalsTable,
+    sides: Mapping[str, SignalsTable],
+) -> list[Finding]:
+    """What is to say about the tables. Raises: what nothing can be fitted on, before hours go into fitting."""
+    findings = check_tables(ref, cal, _kinds(policy, planned))
+    check_alone(policy, cal)
+    for signal in sorted(planned.slicing):
+        codes(cal, signal)
+    for name, side in sides.items():
+        findings += check_apart(side, cal, name)
+    return findings
 
 
 def _kinds(policy: PolicyConfig, planned: Plan) -> dict[str, str]:
@@ -154,16 +168,9 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     Raises: ConfigurationError when the policy names other scores; CalibrationRefused.
     """
     manifest = bundle.manifest
-    policy = parse(PolicyConfig, manifest.policy, "the bundle's policy") if config is None else as_config(config)
     before = parse(PolicyConfig, manifest.policy, "the bundle's policy")
-    if policy.scores != before.scores or policy.signals != before.signals:
-        raise ConfigurationError(
-            "calibrate changes promises only; its signals and scores must be those of the bundle, fit again to change them"
-        )
-    if calibration is None and policy.tolerance != before.tolerance:
-        raise ConfigurationError(
-            f"tolerance: {policy.tolerance} makes other answers wrong than the bundle's {before.tolerance}; give calibration data"
-        )
+    policy = before if config is None else as_config(config)
+    _check_promises_alone(policy, before, known=calibration is None)
     planned, scores = plan(policy), restore_scores(bundle)
     ranges = {s.name: (s.low, s.high) for s in manifest.signals if s.low is not None and s.high is not None}
     digests, counts = dict(manifest.digests), dict(manifest.counts)
@@ -182,7 +189,7 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         evidence = replace(
             gather(policy, planned, scores, found, second), outliers=_still_known(bundle, policy, planned)
         )
-        feed, ranges = _feed(second, policy.tables), _ranges(cal)
+        feed, ranges = vectors.feeder(second, policy.tables), _ranges(cal)
         digests["calibration"] = cal.digest()
         counts = {**{n: c for n, c in counts.items() if n != EMPTY}, CALIBRATION: len(cal), **_empty(cal)}
     types = {s.name: s.type for s in manifest.scores}
@@ -195,6 +202,18 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     taught = rows.get(TAUGHT, NO_ROWS)
     fitted = Fitted(scores, types, ranges, digests, counts, rows["reference"], findings, files, taught, origin)
     return assemble(policy, planned, fitted, evidence, feed)
+
+
+def _check_promises_alone(policy: PolicyConfig, before: PolicyConfig, *, known: bool) -> None:
+    """Raises: ConfigurationError where more than promises differs; on `known` rows what is wrong may not differ either."""
+    if policy.scores != before.scores or policy.signals != before.signals:
+        raise ConfigurationError(
+            "calibrate changes promises only; its signals and scores must be those of the bundle, fit again to change them"
+        )
+    if known and policy.tolerance != before.tolerance:
+        raise ConfigurationError(
+            f"tolerance: {policy.tolerance} makes other answers wrong than the bundle's {before.tolerance}; give calibration data"
+        )
 
 
 def _of_other_rows(findings: Sequence[str], said: Sequence[str]) -> set[str]:
@@ -224,21 +243,5 @@ def _check_calibration(bundle: Bundle, policy: PolicyConfig, planned: Plan, tabl
     return [f.message for f in findings]
 
 
-def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tuple[SignalsTable | None, SignalsTable]:
-    """Fold A for what fusions read, None when nothing does, and fold B for everything else; no unit is in both."""
-    if not planned.folded:
-        return None, table
-    first, second = split_units(table, (FOLD_A, 1 - FOLD_A), policy.seed)
-    return table.take(first), table.take(second)
-
-
 def _ranges(table: SignalsTable) -> dict[str, tuple[float, float]]:
     return {n: (r.minimum, r.maximum) for n, r in signal_ranges(table).items()}
-
-
-def _feed(table: SignalsTable, tables: frozenset[str]) -> Any:
-    def feed(session: Session) -> vectors.Arrays:
-        state = next((i for i in session.inputs if i == "state"), None)
-        return vectors.vectors(table, session, session.width("state") if state else 0, tables)
-
-    return feed

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.monitor.config.policy import PolicyConfig
+from demur.monitor.fit.plan import Plan
 from demur.monitor.fit.table import SignalsTable
+
+FOLD_A = 0.4  # of the calibration units feed the members of fusions; promises come from the rest
 
 
 def split_units(table: SignalsTable, fractions: Sequence[float], seed: int) -> list[NDArray[np.int64]]:
@@ -32,3 +36,11 @@ def split_units(table: SignalsTable, fractions: Sequence[float], seed: int) -> l
     place[np.random.default_rng(seed).permutation(count)] = np.arange(count)
     fold = np.searchsorted(ends, place[unit], side="right")
     return [np.flatnonzero(fold == number) for number in range(len(shares))]
+
+
+def split_folds(policy: PolicyConfig, planned: Plan, table: SignalsTable) -> tuple[SignalsTable | None, SignalsTable]:
+    """Fold A for what fusions read, None when nothing does, and fold B for everything else; no unit is in both."""
+    if not planned.folded:
+        return None, table
+    first, second = split_units(table, (FOLD_A, 1 - FOLD_A), policy.seed)
+    return table.take(first), table.take(second)

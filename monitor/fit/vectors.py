@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,15 @@ from demur.monitor.session import Session
 ROWS = 32
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def feeder(table: SignalsTable, tables: Collection[str]) -> Callable[[Session], Arrays]:
+    """What makes the vectors of a table once the graph is there."""
+
+    def feed(session: Session) -> Arrays:
+        return vectors(table, session, session.width("state") if "state" in session.inputs else 0, tables)
+
+    return feed
 
 
 def vectors(table: SignalsTable, session: Session, state_size: int, tables: Collection[str] = ()) -> Arrays:

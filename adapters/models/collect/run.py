@@ -60,8 +60,7 @@ def collect(
     began, looks = monotonic(), pixels or Pixels()
     targets = [Path(path) for path in ([output] if isinstance(output, str | Path) else output)]
     parts_of = _checked(targets, split, [s for s in (model, dataset, map) if isinstance(s, str | Path)])
-    fed = frozenset(part for name in (inputs or {}).values() for part in (name, *name.split(",")))
-    source = open_dataset(dataset, Reading(columns or {}, looks, fed))
+    source = open_dataset(dataset, _reading(columns or {}, inputs or {}, looks))
     opened, signals = _opened(model, map, access or Access())
     try:
         plan = planned(opened, signals, source, inputs or {}, Choice(batch, limit, shuffle, seed), looks)
@@ -103,6 +102,12 @@ def _checked(
         if path.resolve() in read:
             raise ConfigurationError(f"{path}: is read by this run, and would be written over; choose another name")
     return shares(split, len(targets))
+
+
+def _reading(columns: Mapping[str, str], inputs: Mapping[str, str], looks: Pixels) -> Reading:
+    """How the dataset is read; columns that `inputs` names are inputs, whatever they are called."""
+    fed = frozenset(part for name in inputs.values() for part in (name, *name.split(",")))
+    return Reading(columns, looks, fed)
 
 
 def _opened(model: str | Path, source: MapSource | None, access: Access) -> tuple[Model, SignalReader]:
