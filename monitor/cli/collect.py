@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +16,9 @@ from demur.monitor.cli.console import bars, grid, note, out, say
 from demur.monitor.errors import ConfigurationError, DemurError
 
 if TYPE_CHECKING:
+    from demur.adapters.models.collect.calls import Patience
+    from demur.adapters.models.collect.model import Access
+    from demur.adapters.models.collect.pixels import Pixels
     from demur.adapters.models.collect.summary import Collected, TableSummary
 
 
@@ -105,35 +109,41 @@ def collect(
     Example: [bold]demur collect model.onnx digits.npz --map model.signals.yaml --split 0.7/0.3 reference.npz calibration.npz[/]
     """  # fmt: skip
     from demur.adapters.models.collect import collect as run
-    from demur.adapters.models.collect.calls import Patience
-    from demur.adapters.models.collect.model import Access
+
+    pixels = _pixels(size, fitting, colour, layout, scale, mean, std)
+    access = _access(name, version, threads, providers, timeout_seconds, headers, tls_ca)
+    rows = partial(run, split=split, batch=batch, limit=limit, shuffle=shuffle, seed=seed, restart=restart)
+    read = partial(rows, map=signal_map, inputs=_pairs("--input", inputs), columns=_pairs("--column", columns))
+    with bars("inputs") as tick, _going_on():
+        made = read(model, dataset, outputs, pixels=pixels, access=access, patience=_patience(retries), tick=tick)
+    _tell(made)
+
+
+def _pixels(size: Size, fitting: Fitting, colour: Colour, layout: Layout, scale: Scale, mean: Mean, std: Std) -> Pixels:
     from demur.adapters.models.collect.pixels import Pixels
+
+    return Pixels(_size(size), fitting, colour, layout, scale, _numbers("--mean", mean), _numbers("--std", std))
+
+
+def _access(
+    name: Name,
+    version: Version,
+    threads: Threads,
+    providers: Providers,
+    seconds: Timeout,
+    headers: Headers,
+    ca: Authority,
+) -> Access:
+    from demur.adapters.models.collect.model import Access
     from demur.monitor.session import CPU
 
-    pixels = Pixels(_size(size), fitting, colour, layout, scale, _numbers("--mean", mean), _numbers("--std", std))
-    access = Access(
-        name, version, threads, tuple(providers or CPU), timeout_seconds, _pairs("--header", headers), tls_ca
-    )
-    with bars("inputs") as tick, _going_on():
-        made = run(
-            model,
-            dataset,
-            outputs,
-            map=signal_map,
-            split=split,
-            inputs=_pairs("--input", inputs),
-            columns=_pairs("--column", columns),
-            pixels=pixels,
-            batch=batch,
-            limit=limit,
-            shuffle=shuffle,
-            seed=seed,
-            access=access,
-            patience=Patience(retries),
-            restart=restart,
-            tick=tick,
-        )
-    _tell(made)
+    return Access(name, version, threads, tuple(providers or CPU), seconds, _pairs("--header", headers), ca)
+
+
+def _patience(retries: Retries) -> Patience:
+    from demur.adapters.models.collect.calls import Patience
+
+    return Patience(retries)
 
 
 @contextmanager
