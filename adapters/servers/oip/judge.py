@@ -12,8 +12,8 @@ from typing import Protocol, TypeAlias
 from demur.adapters.servers.failing import broken
 from demur.adapters.servers.oip import remedy
 from demur.adapters.servers.oip.annotation import unjudged
-from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.plan import Plan
+from demur.adapters.servers.oip.proxied_model import ProxiedModel
 from demur.adapters.servers.oip.reading import Again, Answered, Asked, Hands
 from demur.adapters.servers.oip.withheld import UNREADABLE, Withheld, blocked, unaudited, unmapped
 from demur.monitor.engine import Call

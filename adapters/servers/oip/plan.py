@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from demur.adapters.servers.oip.mapping import ProxiedModel
+    from demur.adapters.servers.oip.proxied_model import ProxiedModel
 
 FORGET_SECONDS = 60.0
 VERSIONS_KEPT = 64  # versions come from clients

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.adapters.servers.oip.annotation import action
-from demur.adapters.servers.oip.mapping import ProxiedModel
+from demur.adapters.servers.oip.proxied_model import ProxiedModel
 from demur.adapters.servers.oip.reading import Answered, Hands, UnreadableOutputError
 from demur.monitor.errors import DemurError
 from demur.monitor.observation import Observation

@@ -13,10 +13,10 @@ from demur.adapters.servers.oip import annotation, messages, splice
 from demur.adapters.servers.oip.answer import InferAnswer, answered
 from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
-from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.part import Part, part, refusal
 from demur.adapters.servers.oip.pending import Pending, Waiting
 from demur.adapters.servers.oip.plan import Plan
+from demur.adapters.servers.oip.proxied_model import ProxiedModel
 from demur.adapters.servers.oip.reading import Asked
 from demur.adapters.servers.oip.refusal import explained, rejected
 from demur.adapters.servers.oip.unary import UNALIGNED, Sent, kept_whole, seen_by

@@ -13,8 +13,8 @@ from demur.adapters.servers.oip import messages, splice
 from demur.adapters.servers.oip.answer import InferAnswer, ShownAnswer, answered, shown
 from demur.adapters.servers.oip.backlog import Backlog
 from demur.adapters.servers.oip.judge import Exchange, Judge, Judgement
-from demur.adapters.servers.oip.mapping import ProxiedModel
 from demur.adapters.servers.oip.plan import Plan
+from demur.adapters.servers.oip.proxied_model import ProxiedModel
 from demur.adapters.servers.oip.reading import Answered, Asked, UnreadableOutputError
 from demur.adapters.servers.oip.refusal import rejected
 from demur.adapters.servers.oip.upstream import Outcome, Upstream, deadline, traceparent
