@@ -69,7 +69,7 @@ class ProxyBoard:
 
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("stream", "", *HEADS):
-            table.add_column(name, justify="right" if name in HEADS else "left", no_wrap=True)
+            table.add_column(name, justify="right" if name in HEADS else "left", overflow="fold")
         for line in self.lines:
             bar = ProgressBar(total=line.total, completed=line.judged, width=4)
             table.add_row(line.name, bar, *_cells(line))
