@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 from demur.adapters.servers.ext_proc import annotation, causes, headers, refusal, reply
-from demur.adapters.servers.ext_proc.body import TRUNCATED, UnreadableBodyError
+from demur.adapters.servers.ext_proc.body import TRUNCATED
 from demur.adapters.servers.ext_proc.exchange import Change, Circumstances, Judged, JudgedExchange
 from demur.adapters.servers.ext_proc.modes import BUFFERED, NONE, OURS_TO_FORWARD, STREAMING, Modes
 from demur.adapters.servers.ext_proc.order import Order, ProtocolError
@@ -34,9 +34,7 @@ class Conversation:
         self._service, self._traceparent = service, traceparent
         self._order, self._modes = Order(), Modes()
         self._exchange: JudgedExchange | None = None
-        self._asked, self._answered = service.body(""), service.body("")
-        self._asked_headers: Mapping[str, str] = {}
-        self._answer_headers: Mapping[str, str] = {}
+        self._asked, self._answered = service.message({}), service.message({})
         self._read = self._judged = self._passing = self._failing = False
         self._arrived = 0.0
 
@@ -68,14 +66,13 @@ class Conversation:
             if self._exchange is None or "response_headers" not in self._order or self._judged or self._passing:
                 return
             if self._order.watching:
-                if not self._answered.ended:
-                    self._answered.end()
+                self._answered.end()
                 self._judge("")
             elif cleanly:
                 self._judge(causes.NEVER_CAME)
         finally:
-            self._asked.forget()
-            self._answered.forget()
+            self._asked.body.forget()
+            self._answered.body.forget()
 
     def _check_nothing_more(self, part: str, message: ProcessingRequest) -> None:
         """Bytes behind an answer that was judged as a whole would be an answer that was not judged."""
@@ -99,7 +96,7 @@ class Conversation:
             return self._settled(part, self._exchange.unjudged(cause))
 
     def _on_request_headers(self, content: HttpHeaders) -> ProcessingResponse:
-        found = self._asked_headers = headers.read(content.headers)
+        self._asked = self._service.message(found := headers.read(content.headers))
         if self._service.enforcing and not (found.get(":path") and found.get(":method")):
             raise ProtocolError(
                 "request_headers came without :path and :method; let the filter's forward_rules send them"
@@ -109,7 +106,6 @@ class Conversation:
             return self._pass("request_headers", exchange)
         self._exchange = exchange
         self._traceparent = found.get("traceparent", "")[:64] or self._traceparent
-        self._asked = self._service.body(found.get("content-encoding", ""))
         if content.end_of_stream:
             self._ask(changeable=False)
         if self._order.watching:
@@ -119,12 +115,11 @@ class Conversation:
         return reply.proceed("request_headers", put=headers.readable(found), mode=self._service.wanted)
 
     def _on_request_body(self, content: HttpBody) -> ProcessingResponse:
-        self._asked.feed(content.body)
+        self._asked.body.feed(content.body)
         streamed = self._order.watching or self._modes.request in STREAMING
         if streamed and not content.end_of_stream:
             return reply.proceed("request_body")
-        changeable = self._modes.buffered and not self._order.watching
-        change = self._ask(changeable=changeable, ended=content.end_of_stream)
+        change = self._ask(changeable=self._modes.buffered and not self._order.watching, ended=content.end_of_stream)
         return self._changed("request_body", change) if self._known.known else self._unmapped("request_body")
 
     def _on_request_trailers(self, _: Any) -> ProcessingResponse:
@@ -136,28 +131,27 @@ class Conversation:
         """Read the request once all of it is there."""
         self._read, change = True, Change()
         if ended:
-            self._asked.end()
-        work: Callable[[], Callable[[], Change]] = partial(self._known.ask, self._asked, changeable=changeable)
+            self._asked.body.end()
+        work: Callable[[], Callable[[], Change]] = partial(self._known.ask, self._asked.body, changeable=changeable)
         try:
-            small = len(self._asked.data) < INLINE_BYTES
+            small = len(self._asked.body.data) < INLINE_BYTES
             change = (work() if small else self._service.scoring.run(work, self._deadline))()
         except (NotInTimeError, Overloaded) as error:
             self._known.unread(f"the request could not be read: {error}")
-        self._asked.forget()
+        self._asked.body.forget()
         return change
 
     def _on_response_headers(self, content: HttpHeaders) -> ProcessingResponse:
         exchange = self._known
-        found = self._answer_headers = headers.read(content.headers)
-        remove = headers.forged(found) if self._service.annotate else []
-        self._answered = self._service.body(found.get("content-encoding", ""))
-        if headers.status(found) >= 300:
+        answer = self._answered = self._service.message(headers.read(content.headers))
+        remove = headers.forged(answer.headers) if self._service.annotate else []
+        if answer.status >= 300:
             self._failing = exchange.curious and not content.end_of_stream
             self._passing = not self._failing
             return reply.proceed("response_headers", remove=remove)
-        exchange.begin(found)
+        exchange.begin(answer.headers)
         if content.end_of_stream:
-            self._answered.end()
+            answer.body.end()
             return self._settled("response_headers", self._judge(""))
         if cause := exchange.hopeless or self._unreachable():
             return self._settled("response_headers", self._judge(cause))
@@ -169,39 +163,30 @@ class Conversation:
             return ""
         if self._modes.response == NONE:
             return causes.NOT_SENT
-        if self._service.wanted is not None and "request_body" not in self._order and not self._asked.ended:
+        if self._service.wanted is not None and "request_body" not in self._order and not self._asked.body.ended:
             return causes.NOT_TAKEN
         return causes.STREAMED if self._modes.response in STREAMING and self._known.enforcing else ""
 
     def _on_response_body(self, content: HttpBody) -> ProcessingResponse:
-        self._answered.feed(content.body)
+        answer = self._answered
+        answer.body.feed(content.body)
         if content.end_of_stream:
-            self._answered.end()
+            answer.body.end()
         if self._failing:
-            self._known.failed(headers.status(self._answer_headers), self._answered)
+            self._known.failed(answer.status, answer.body)
             self._passing = True
             return reply.proceed("response_body")
-        try:
-            if not self._answered.cause:
-                self._answered.hold(self._known.progress(self._answered))
-        except UnreadableBodyError as error:
-            self._answered.spoil(str(error))
+        answer.read_by(self._known)
         streamed = self._order.watching or self._modes.response in STREAMING
         if streamed and not content.end_of_stream:
             return reply.proceed("response_body")
-        return self._settled("response_body", self._judge("" if self._complete() else TRUNCATED))
+        if self._modes.response == BUFFERED:
+            answer.end()  # also where it ends later, because trailers follow
+        return self._settled("response_body", self._judge("" if answer.whole else TRUNCATED))
 
     def _on_response_trailers(self, _: Any) -> ProcessingResponse:
-        self._answered.end()
+        self._answered.body.end()
         return self._settled("response_trailers", self._judge(""))
-
-    def _complete(self) -> bool:
-        """Whether all of the body came. BUFFERED bodies end later when trailers follow; else their length says it."""
-        if self._modes.response == BUFFERED and not self._answered.ended:
-            self._answered.end()
-        said = self._answer_headers.get("content-length", "")
-        whole = said.isascii() and said.isdigit() and int(said) == self._answered.raw_size
-        return self._answered.ended or whole
 
     @property
     def _deadline(self) -> float | None:
@@ -213,12 +198,12 @@ class Conversation:
             deadline=None if deadline is None else deadline - self._service.margin_seconds,
             watching=self._order.watching,
             changeable=self._modes.response in (BUFFERED, None),
-            cause=cause or self._answered.cause,
+            cause=cause or self._answered.body.cause,
             traceparent=self._traceparent,
-            request=self._asked_headers.get("x-request-id", "")[:128],
+            request=self._asked.headers.get("x-request-id", "")[:128],
         )
         try:
-            return self._service.scoring.run(partial(exchange.judge, self._answered, about), deadline)
+            return self._service.scoring.run(partial(exchange.judge, self._answered.body, about), deadline)
         except (NotInTimeError, Overloaded) as error:
             self._service.tell(exchange.monitor, "overloaded" if isinstance(error, Overloaded) else "deadline")
             return exchange.unjudged(str(error))
@@ -228,7 +213,7 @@ class Conversation:
         if judged.withheld is not None and not self._order.watching:
             return self._instead(judged.withheld)
         answer = self._changed(part, judged.change, judged)
-        self._answered.forget()
+        self._answered.body.forget()
         return answer
 
     def _instead(self, withheld: Withheld) -> ProcessingResponse:
@@ -238,13 +223,13 @@ class Conversation:
 
     def _changed(self, part: str, change: Change, judged: Judged | None = None) -> ProcessingResponse:
         put, remove = dict(change.headers), list(change.remove)
-        known = self._asked_headers if part.startswith("request") else self._answer_headers
+        known = self._asked.headers if part.startswith("request") else self._answered.headers
         if change.body is not None and "content-length" in known:
             put["content-length"] = str(len(change.body))  # Envoy answers 500 when they differ
         if self._service.annotate and part in ("response_headers", "response_body"):
             if judged is not None and judged.verdicts is not None:
                 put |= annotation.headers(judged.verdicts)
-            remove += [n for n in headers.forged(self._answer_headers) if n not in put]
+            remove += [n for n in headers.forged(self._answered.headers) if n not in put]
         return reply.proceed(part, put=put, remove=remove, body=change.body)
 
     def _unmapped(self, part: str) -> ProcessingResponse:

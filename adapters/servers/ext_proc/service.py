@@ -11,6 +11,7 @@ from demur.adapters.servers.ext_proc.body import Body, Memory
 from demur.adapters.servers.ext_proc.completions import CompletionExchange
 from demur.adapters.servers.ext_proc.exchange import PROTOCOL, JudgedExchange
 from demur.adapters.servers.ext_proc.infer import InferExchange
+from demur.adapters.servers.ext_proc.message import Message
 from demur.adapters.servers.ext_proc.reply import BUFFERING
 from demur.adapters.servers.ext_proc.route import route
 from demur.adapters.servers.ext_proc.scoring import Scoring
@@ -80,9 +81,9 @@ class Service:
         reasons = (("demur-verdict", "ABSTAIN"), ("demur-action", "BLOCK"), ("demur-reasons", "UNAVAILABLE"))
         return Withheld(grpc.StatusCode.FAILED_PRECONDITION, said, reasons)
 
-    def body(self, encoding: str) -> Body:
-        """An empty one, within the limits."""
-        return Body(encoding, self._config.body_bytes, self.memory)
+    def message(self, headers: Mapping[str, str]) -> Message:
+        """One whose body is still to come, within the limits."""
+        return Message(Body(headers.get("content-encoding", ""), self._config.body_bytes, self.memory), headers)
 
     def tell(self, monitor: str, kind: str) -> None:
         """Count an exchange that no verdict stands for."""
