@@ -162,3 +162,9 @@ def _strings(array: NDArray[Any], where: str) -> NDArray[np.str_]:
         raise TableError(
             f"{where}: expected UTF-8 strings, got other bytes ({error.reason}); decode them first"
         ) from error
+
+
+def float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Contiguous float32 in memory, native byte order. A float64 beyond float32 becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32)

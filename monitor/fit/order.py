@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.monitor.fit.columns import float32
 from demur.monitor.fit.finding import Finding, warning
-from demur.monitor.fit.table import SignalsTable, float32
+from demur.monitor.fit.table import SignalsTable
 
 FEWEST_ROWS = 50
 RUN_RATIO = 2.0  # mean run of equal labels against that of shuffled rows

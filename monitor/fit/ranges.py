@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demur.monitor.fit.table import SignalsTable, float32
+from demur.monitor.fit.columns import float32
+from demur.monitor.fit.table import SignalsTable
 
 SAMPLE_VALUES = 4_000_000
 PERCENTILES = (0.1, 99.9)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.monitor.fit.columns import HEAD, as_array
+from demur.monitor.fit.columns import HEAD, as_array, float32
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.fingerprint import TableDigest, row_hashes
 from demur.monitor.fit.memory import Budget
@@ -247,9 +247,3 @@ def load_table(
         with reading(f"{source}: {name}"):
             arrays[name] = as_array(columns.read(name), f"{source}: {name}")
     return SignalsTable._of(checked(arrays, signals, source), source)  # noqa: SLF001  (the same class, built elsewhere)
-
-
-def float32(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Contiguous float32 in memory, native byte order. A float64 beyond float32 becomes infinite."""
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, np.float32)
