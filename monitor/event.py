@@ -37,10 +37,11 @@ class RefusalEvent:
 
 @dataclass(frozen=True, slots=True)
 class BundleEvent:
-    """A bundle was activated, or a newer file was refused and the last good one kept."""
+    """A bundle was activated, or a newer file was refused and the last good one kept. `built_for`: the bundle's own name."""
 
     monitor: str
     bundle: str
     version: int
     accepted: bool
     cause: str = ""
+    built_for: str = ""

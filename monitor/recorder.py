@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from demur.detectors.reason import Reason
 from demur.monitor.audit import AuditLog, Record
 from demur.monitor.audit.block import VerdictBlock, digest
+from demur.monitor.bundle.succession import LastServed
 from demur.monitor.config.server import MonitorAuditConfig
 from demur.monitor.errors import InvalidObservation
 from demur.monitor.event import BundleEvent, DecisionEvent, RefusalEvent
@@ -21,6 +23,7 @@ from demur.monitor.verdicts import BROKEN, Action, Verdicts
 if TYPE_CHECKING:
     from demur.monitor.service.labels import Label
 
+ACTIVATED = re.compile(r"version (\d{1,18})(?: of (.*))? activated", re.DOTALL)
 KINDS = tuple((kind, int(kind), str(kind.name)) for kind in Reason)
 
 
@@ -76,10 +79,16 @@ class AuditTrail:
 
     def on_bundle(self, event: BundleEvent) -> None:
         """One record for each bundle taken or refused."""
-        note = f"version {event.version} {'activated' if event.accepted else 'refused'}"
+        said = event.built_for and f" of {event.built_for}"
+        note = f"version {event.version}{said} activated" if event.accepted else "refused"
         self._log.append(
             Record(kind="bundle", monitor=event.monitor, bundle=event.bundle, cause=event.cause, note=note)
         )
+
+    def last_served(self) -> dict[str, LastServed]:
+        """What the log says was activated last under each name, before it was opened."""
+        found = ((record.monitor, ACTIVATED.fullmatch(record.note)) for record in self._log.bundles)
+        return {name: LastServed(name, int(said[1]), said[2] or "") for name, said in found if said is not None}
 
     def label(self, label: Label) -> int:
         """A label or review of an earlier verdict, durable when this returns.

@@ -38,9 +38,12 @@ class AuditLog:
     not be recorded is counted, and the count becomes a drop record as soon as the storage can be written.
     """
 
-    def __init__(self, directory: Path, journal: Journal, publisher: Publisher, lock: int) -> None:
+    def __init__(
+        self, directory: Path, journal: Journal, publisher: Publisher, lock: int, bundles: Sequence[Record]
+    ) -> None:
         """For `open` only."""
         self.directory = directory
+        self.bundles = bundles  # records of bundles taken and refused, oldest first, as the log was when it was opened
         self._journal, self._publisher, self._lock = journal, publisher, lock
         self._closing = threading.Lock()
         self._closed = False
@@ -82,7 +85,7 @@ class AuditLog:
             published=found.published, seconds=checkpoint_seconds, exports=exports,
         )  # fmt: skip
         publisher.start()
-        return cls(directory, journal, publisher, lock)
+        return cls(directory, journal, publisher, lock, found.bundles)
 
     def append(
         self, record: Record, block: VerdictBlock | bytes = b"", *, on_failure: OnFailure = "serve_and_count",

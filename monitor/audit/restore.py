@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from demur.monitor.audit.journal import Place
@@ -17,18 +17,20 @@ from demur.monitor.audit.tiles import Tree
 
 LOG = logging.getLogger("demur.audit")
 _MARKED = f'"note":"{MARK}'.encode()
+_BUNDLE = b'"kind":"bundle"'
 _TIME = b'"time_ns":"'  # the last field of a leaf
 
 
 @dataclass
 class Restored:
-    """A log as it was found: where it stands, its tree, and the torn tail to cut, if any."""
+    """A log as it was found: where it stands, its tree, the torn tail to cut, if any, and its bundle records."""
 
     place: Place
     tree: Tree
     cursor: Cursor
     published: int
     cut: Damage | None = None
+    bundles: list[Record] = field(default_factory=list)
 
 
 def restore(directory: Path, storage: Storage, verifier: Verifier, origin: str) -> Restored:
@@ -92,6 +94,8 @@ def _take(directory: Path, storage: Storage, found: Restored, entry: Entry) -> N
         if not path.exists() or path.stat().st_size != len(tile.data()):
             write_tile(directory, storage, tile)
     found.place.clock_max_ns = max(found.place.clock_max_ns, _time(leaf, entry))
+    if _BUNDLE in leaf:
+        found.bundles.append(Record.parse(leaf))
     if _MARKED in leaf:
         spilled = mark(Record.parse(leaf))
         if spilled:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from demur.monitor.bundle import Bundle, activation, signature
+from demur.monitor.bundle import Bundle, activation, signature, succession
+from demur.monitor.bundle.succession import LastServed
 from demur.monitor.config.server import ServedMonitorConfig
 from demur.monitor.engine import Engine
-from demur.monitor.errors import BundleError, DemurError, RollbackRefused
+from demur.monitor.errors import BundleError, DemurError
 from demur.monitor.event import BundleEvent
 from demur.monitor.loaded import Loaded
 from demur.monitor.service.observer import Observers
@@ -53,10 +54,20 @@ def open_bundle(config: ServedMonitorConfig) -> Bundle:
 
 
 class BundleFile:
-    """The bundle file of one served monitor."""
+    """The bundle file of one served monitor.
 
-    def __init__(self, served: Served, build: Callable[[Served, Loaded], Engine], observers: Observers) -> None:
+    recorded: the bundle that the audit log names as served last under each name; None where there is no log.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        build: Callable[[Served, Loaded], Engine],
+        observers: Observers,
+        recorded: Mapping[str, LastServed] | None = None,
+    ) -> None:
         self._served, self._build, self._observers = served, build, observers
+        self._recorded = recorded
         self._tried: Stamp | None = None
         self._wait, self._retry_at = 0.0, 0.0
 
@@ -82,7 +93,8 @@ class BundleFile:
         if active is not None and active.bundle.digest == bundle.digest:
             self._settled()
             return False
-        leave = "" if active is None else check_version(config.bundle, active.bundle, bundle)
+        last = self._last()
+        leave = "" if last is None else succession.check(config.bundle, last, bundle)
         loaded = Loaded.open(bundle, name=served.name, providers=config.providers, threads=config.threads)
         if served.engine is None:
             served.engine = self._build(served, loaded)
@@ -90,7 +102,25 @@ class BundleFile:
             served.engine.activate(loaded)
         self._settled()
         self._tell(bundle, leave)
+        self._remember(bundle)
         return True
+
+    def _last(self) -> LastServed | None:
+        """What is served; before anything is, the highest version that the file beside the bundle or the log names."""
+        served = self._served
+        if served.engine is not None:
+            return LastServed.of(served.name, served.engine.loaded.bundle)
+        known = (succession.read(served.config.bundle), (self._recorded or {}).get(served.name))
+        here = [last for last in known if last is not None and last.name == served.name]
+        return max(here, key=lambda last: last.version, default=None)
+
+    def _remember(self, bundle: Bundle) -> None:
+        try:
+            succession.remember(self._served.config.bundle, LastServed.of(self._served.name, bundle))
+        except (BundleError, OSError) as error:
+            if self._recorded is None:
+                LOG.warning("monitor %s: an older bundle would be taken after a restart, as neither a file nor an audit log "
+                            "says which was served last: %s", self._served.name, error)  # fmt: skip
 
     def _settled(self) -> None:
         self._served.error = ""
@@ -99,7 +129,11 @@ class BundleFile:
     def _tell(self, bundle: Bundle, leave: str) -> None:
         version = bundle.manifest.version
         LOG.info("monitor %s: serving version %d, %s %s", self._served.name, version, bundle.digest, leave)
-        self._observers.bundle(BundleEvent(self._served.name, bundle.digest, version, accepted=True, cause=leave))
+        self._observers.bundle(
+            BundleEvent(
+                self._served.name, bundle.digest, version, accepted=True, cause=leave, built_for=bundle.manifest.monitor
+            )
+        )
 
     def _refused(self, error: DemurError, *, fresh: bool) -> None:
         message = str(error)[:LONGEST_ERROR]
@@ -111,17 +145,3 @@ class BundleFile:
         kept = "keeping the last good bundle" if self._served.engine is not None else "no bundle to serve"
         LOG.error("monitor %s: %s; %s", self._served.name, message, kept)
         self._observers.bundle(BundleEvent(self._served.name, "", 0, accepted=False, cause=message))
-
-
-def check_version(path: Path, active: Bundle, bundle: Bundle) -> str:
-    """The activation that allows an older bundle, in words, or "" for one that needs none. Raises: RollbackRefused."""
-    now, then = bundle.manifest.version, active.manifest.version
-    if now >= then:
-        return ""
-    allowed = activation.read(path)
-    if allowed is None or allowed.digest != bundle.digest:
-        raise RollbackRefused(
-            f"{path}: version {now} is lower than version {then}, which is being served; "
-            f"to go back on purpose: demur bundle activate {path} --allow-rollback"
-        )
-    return f"rollback from version {then} to {now} allowed by {allowed.by or 'unnamed'} at {allowed.at}: {allowed.reason or 'no reason given'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import grpc
 
+from demur.monitor.bundle.succession import LastServed
 from demur.monitor.config.server import ServedMonitorConfig, ServerConfig
 from demur.monitor.engine import Conduct, Engine, Recorder
 from demur.monitor.event import RefusalEvent
@@ -53,7 +54,9 @@ class Server:
         observers: Sequence[Observer] = (),
         label_sink: LabelSink | None = None,
         socket_mode: int = 0o600,
+        recorded: Mapping[str, LastServed] | None = None,
     ) -> None:
+        """recorded: which bundle an audit log names as served last under each name; None where there is no log."""
         self.config = config
         self.addresses: list[str] = []
         self.health_address = ""
@@ -68,7 +71,7 @@ class Server:
             }
         )
         self.health = Health()
-        self._files = [BundleFile(served, self._engine, self._observers) for served in self.registry]
+        self._files = [BundleFile(served, self._engine, self._observers, recorded) for served in self.registry]
         self._watcher = Watcher(self._look, config.watch_seconds)
         self._admission = Admission(limits.threads, limits.queue, max(1, limits.concurrent_rpcs // 2))
         assessor = Assessor(self.registry, self._admission, Limits(limits.rows, limits.tensor_bytes))
