@@ -73,7 +73,8 @@ def sources(score: Score) -> list[str]:
 class RowColumns:
     """Every row's numbers on the tape: `scores`, `p_values` (N, S) of the row columns, `grouped` (N, Sg) of the others.
 
-    `sliced` says what slices a column, by name; `places` is the slice of each row, (N,) int64, by each way of slicing.
+    `sliced` says what slices a column, by name; `places` is the slice of each row, (N,) int64, by each way of slicing, told from
+    the signals as they were `given`.
     """
 
     xp: OnnxOps
@@ -82,6 +83,7 @@ class RowColumns:
     signals: dict[Signal, Sym]
     classes: int
     sliced: Mapping[str, Slicing]
+    given: Mapping[Signal, Sym]
     _values: dict[str, Sym] = field(default_factory=dict)
 
     @property
@@ -98,10 +100,10 @@ class RowColumns:
 
     def _place(self, by: Slicing) -> Sym:
         if not by.codes:
-            return self.xp.argmax(self.signals[by.signal])
+            return self.xp.argmax(self.given[by.signal])
         name, known = f"slices.{by.signal}", len(by.codes)
         codes = self.xp.constant(f"{name}.codes", np.array(by.codes, np.float32))
-        found = self.xp.node("Cast", self.xp.node("Equal", self.signals[by.signal], codes, width=known), to=INT64)
+        found = self.xp.node("Cast", self.xp.node("Equal", self.given[by.signal], codes, width=known), to=INT64)
         back = self.xp.constant(f"{name}.back", np.arange(known, dtype=np.int64) - known)  # none found: known itself
         total = self.xp.node("ReduceSum", found * back, self.xp.integers(-1), width=0, keepdims=0)
         return self.xp.node("Add", total, self.xp.constant(f"{name}.other", np.int64(known)), width=0)
@@ -115,7 +117,7 @@ class RowColumns:
                 other = self.xp.node(
                     "Unsqueeze", self.xp.node("Equal", place, last, width=0), self.xp.integers(-1), width=1
                 )
-                value = self.signals[by.signal]
+                value = self.given[by.signal]
                 broken = self.xp.node("Or", self.xp.node("IsNaN", value), self.xp.node("IsInf", value))
                 found.append(self.xp.node("And", other, self.xp.node("Not", broken), width=1))
         return found

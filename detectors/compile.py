@@ -14,7 +14,7 @@ from demur.detectors.decision import decide_rows
 from demur.detectors.grouping import decide_groups
 from demur.detectors.onnx_ops import IR_VERSION, OPSET, OnnxOps
 from demur.detectors.policy import Column, Rule
-from demur.detectors.score import Score
+from demur.detectors.score import Score, Transform
 from demur.detectors.tape import Sym
 from demur.detectors.tensor import Signal, derived
 
@@ -44,7 +44,7 @@ def compile_scores(scores: Mapping[str, Score], widths: Mapping[Signal, int]) ->
     columns = [Column(name, name) for name in scores]
     xp = OnnxOps()
     inputs = signal_inputs(scores, columns, (), widths)
-    rows = RowColumns(xp, scores, columns, symbols(inputs, xp, widths), 0, {})
+    rows = RowColumns(xp, scores, columns, symbols(inputs, xp, widths), 0, {}, {})
     return model_of(xp, inputs, {"scores": rows.score_rows()}, {"scores": (FLOAT, ["N", len(columns)])})
 
 
@@ -54,6 +54,7 @@ def compile_monitor(
     rules: Sequence[Rule],
     widths: Mapping[Signal, int],
     *,
+    shaped: Sequence[Transform] = (),
     empty_group: bool = False,
 ) -> onnx.ModelProto:
     """Scores, calibration and decision in one graph: signals in, verdicts out.
@@ -61,7 +62,8 @@ def compile_monitor(
     Inputs: each used signal (N, width) float32 and, with group columns, group_id (N,) int64 in 0..G-1 and group_count
     (1,) int64 = G. Outputs: scores, p_values (N, S) float32 of the row columns; rule_hits, reasons, pooled (N,) int64;
     accept (N,) bool; with group columns group_scores, group_p (G, Sg) float32, group_rule_hits, group_reasons (G,)
-    int64, group_accept (G,) bool. `empty_group` accepts groups without rows.
+    int64, group_accept (G,) bool. `empty_group` accepts groups without rows. Scores see the signals as `shaped`; what slices
+    is read as it comes.
 
     N must be at least 1: ONNX Runtime's reductions give an empty batch the wrong shape. A caller answers an empty batch
     itself, or runs one blank row in a group of its own and drops it.
@@ -72,7 +74,8 @@ def compile_monitor(
     xp = OnnxOps()
     inputs = signal_inputs(scores, columns, rules, widths)
     sliced = slicings(columns, rules)
-    rows = RowColumns(xp, scores, columns, symbols(inputs, xp, widths), widths.get("logits", 0), sliced)
+    given = symbols(inputs, xp, widths)
+    rows = RowColumns(xp, scores, columns, through(shaped, xp, given), widths.get("logits", 0), sliced, given)
     outputs = decide_rows(xp, rows, rules)
     row_count, group_count = len(rows.row_columns), len(rows.group_columns)
     kinds: Kinds = {
@@ -119,6 +122,15 @@ def signal_inputs(
 
 def symbols(inputs: Mapping[Signal, ir.Value], xp: OnnxOps, widths: Mapping[Signal, int]) -> dict[Signal, Sym]:
     return {s: Sym(v, xp, widths[s]) for s, v in inputs.items()}
+
+
+def through(shaped: Sequence[Transform], xp: OnnxOps, signals: Mapping[Signal, Sym]) -> dict[Signal, Sym]:
+    """The signals after those of the transforms that find what they read."""
+    for transform in shaped:
+        if set(transform.inputs) <= set(signals):
+            xp.scope = "signals"
+            signals = transform(xp, signals)
+    return dict(signals)
 
 
 def model_of(xp: OnnxOps, inputs: Mapping[str, ir.Value], outputs: Mapping[str, Sym], kinds: Kinds) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from demur.detectors.numpy_ops import Array, NumpyOps
 from demur.detectors.policy import Column, Rule, Slicing
 from demur.detectors.pvalue import p_values
 from demur.detectors.reason import Reason
-from demur.detectors.score import Score, absent
+from demur.detectors.score import Score, Transform, absent
 from demur.detectors.stream import FIRST_MAXIMUM, LATCH, STEPS, StateLayout, StreamScore
 from demur.detectors.tensor import Signal, Signals
 
@@ -30,6 +31,7 @@ def evaluate_monitor(
     *,
     group_id: Ints | None = None,
     group_count: int = 0,
+    shaped: Sequence[Transform] = (),
     empty_group: bool = False,
 ) -> Outputs:
     """What `compile_monitor` computes, by name, shapes and dtypes alike."""
@@ -37,7 +39,8 @@ def evaluate_monitor(
         sliced = slicings(columns, rules)
         places = {by: _place(by, signals[by.signal]) for by in sliced.values()}
         where = {name: places[by] for name, by in sliced.items()}
-        rows = _row_columns(scores, columns, signals, sliced, where)
+        seen = functools.reduce(lambda known, transform: transform(NumpyOps(), known), shaped, signals)
+        rows = _row_columns(scores, columns, seen, sliced, where)
         held = [c for c in columns if c.unit == "row"]
         matrix, p = (np.stack([rows[c.name][i] for c in held], axis=1) for i in (0, 1)) if held else _nothing(signals)
         grouped = [rows[c.name][0] for c in columns if c.unit == "group"]

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from demur.detectors.score import Reference
 from demur.detectors.scores import SCORES
 from demur.detectors.transforms import TRANSFORMS
+from demur.detectors.transforms.probability import UNIT_TOLERANCE
+from demur.monitor.fit.scores import OF_SUMS
 
 LOGITS: dict[str, tuple[str, dict[str, Any]]] = {
     "msp": ("msp", {}),
@@ -83,13 +87,21 @@ def candidates(reference: Reference) -> list[Candidate]:
 def _all(reference: Reference) -> Iterator[Candidate]:
     held = set(reference.signals)
     if "logits" in held:
-        yield from (Candidate(n, t, h) for n, (t, h) in LOGITS.items())
+        idle = OF_SUMS if _normalised(reference) else frozenset[str]()
+        yield from (Candidate(n, t, h) for n, (t, h) in LOGITS.items() if t not in idle)
     if "features" in held:
         known = FEATURES if "logits" in held else ROWS  # rows of a table: lengths matter, and there is no class
         yield from (Candidate(n, t, h) for n, (t, h) in known.items())
     if {"features", "logits"} <= held:
         yield from (Candidate(n, t, h) for n, (t, h) in HEAD.items())
         yield from _shaped()
+
+
+def _normalised(reference: Reference) -> bool:
+    """Whether the logits are logarithms of probabilities: their energy is 0 in every row, and tells nothing of rows to come."""
+    first = next(reference.batches("logits")).signals["logits"].astype(np.float64)
+    with np.errstate(over="ignore"):
+        return bool((np.abs(np.exp(first[np.isfinite(first).all(axis=1)]).sum(axis=1) - 1) < UNIT_TOLERANCE).all())
 
 
 def _shaped() -> Iterator[Candidate]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from demur.detectors.numpy_ops import NumpyOps
+from demur.detectors.score import Reference
 from demur.monitor.auto.selection import ERRORS, NOVELTY, Selection, filled, select
 from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.fit.assemble import shaping
 from demur.monitor.fit.checks import ContractViolation, check_apart, check_tables, inspect_table
 from demur.monitor.fit.contract import joint_origin
 from demur.monitor.fit.progress import Tick, silent
@@ -46,9 +52,20 @@ def choose(
     broken = [f for f in inspect_table(sel, "selection", kinds) if f.level == "error"]
     if broken:
         raise ContractViolation(broken)
-    chosen = select(as_reference(ref), as_reference(sel), seed=pending.seed, tick=tick)
+    fitted_on, judged_on = (_shaped(as_reference(t), pending) for t in (ref, sel))
+    chosen = select(fitted_on, judged_on, seed=pending.seed, tick=tick)
     _check_rules(pending, chosen)
     return parse(PolicyConfig, filled(document, chosen.scores()), "the policy"), chosen, sel
+
+
+def _shaped(reference: Reference, policy: PolicyConfig) -> Reference:
+    """With signals as scores see them; choosing holds them in memory anyway."""
+    signals = dict(reference.signals)
+    for transform in shaping(policy):
+        if set(transform.inputs) <= set(signals):
+            rows = {n: np.asarray(signals[n], np.float32) for n in transform.inputs}
+            signals |= transform(NumpyOps(), rows)
+    return replace(reference, signals=signals)
 
 
 def _check_rules(policy: PolicyConfig, chosen: Selection) -> None:

@@ -28,7 +28,8 @@ class SignalConfig(Section):
     width: int = Field(ge=1, le=1 << 20, description="values in one row")
     kind: Literal["logits", "probabilities", "log_probabilities", "features", "mask", "table"] | None = Field(
         None,
-        description="default: logits for a signal named logits, mask for one named *_mask, features otherwise; of a table, NaN cells are missing values",
+        description="default: logits for a signal named logits, mask for one named *_mask, features otherwise; of a table, NaN cells are missing values; "
+        "scores of logits see the logarithms of probabilities, and a row that is no distribution is INVALID",
     )
     output: str | None = Field(
         None, min_length=1, description="the model's output tensor that it is, for proxies; default: the signal's name"

@@ -17,9 +17,11 @@ from demur.detectors.policy import Column, Rule
 from demur.detectors.promises import Calibrated, calibrate
 from demur.detectors.promises.promise import RefuseGoodAtMost
 from demur.detectors.promises.statement import UNDER_LINES
+from demur.detectors.score import Transform
 from demur.detectors.scores import STREAM_SCORES
 from demur.detectors.storage import attachments, parameters, settings
 from demur.detectors.stream import compile_stream, state_size
+from demur.detectors.transforms.probability import LogProbabilities
 from demur.monitor.bundle import Bundle, graph
 from demur.monitor.bundle.bundle import GRAPH, npy
 from demur.monitor.bundle.manifest import ColumnEntry, OriginEntry, RuleEntry, ScoreEntry, SignalEntry, SlicesEntry
@@ -61,14 +63,21 @@ def widths(config: PolicyConfig) -> dict[str, int]:
     return {n: s.width for n, s in config.signals.items()}
 
 
+def shaping(config: PolicyConfig) -> tuple[Transform, ...]:
+    """What signals go through before scores see them: probabilities in the place of logits become logits."""
+    given = "logits" in config.signals and config.kind("logits") == "probabilities"
+    return (LogProbabilities(),) if given else ()
+
+
 def graph_of(
     config: PolicyConfig, plan: Plan, scores: Mapping[str, Any], columns: Sequence[Column], rules: Sequence[Rule]
 ) -> bytes:
     """The compiled graph of these columns and rules, the same bytes for the same arrays."""
     if plan.stream:
         return serialize(compile_stream(scores, columns, rules, widths(config)))
+    empty_group = config.empty_group == "accept"
     return serialize(
-        compile_monitor(scores, columns, rules, widths(config), empty_group=config.empty_group == "accept")
+        compile_monitor(scores, columns, rules, widths(config), shaped=shaping(config), empty_group=empty_group)
     )
 
 

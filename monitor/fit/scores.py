@@ -18,13 +18,15 @@ from demur.monitor.bundle import Bundle
 from demur.monitor.bundle.graph import check
 from demur.monitor.bundle.manifest import ScoreEntry
 from demur.monitor.config.policy import PolicyConfig, ScoreConfig
-from demur.monitor.errors import BundleError
-from demur.monitor.fit.assemble import MODELS
+from demur.monitor.errors import BundleError, ConfigurationError
+from demur.monitor.fit.assemble import MODELS, shaping
 from demur.monitor.fit.plan import stops
 from demur.monitor.fit.progress import Watched
 from demur.monitor.fit.sources import as_reference
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.units import split_units
+
+OF_SUMS = frozenset({"energy", "weighted_energy"})
 
 
 def fit_scores(
@@ -34,12 +36,32 @@ def fit_scores(
     absent = policy.tables
     reference = replace(as_reference(table, absent), engine=engine)
     reference = replace(reference, sides={n: replace(as_reference(t, absent), engine=engine) for n, t in sides.items()})
+    reference = reference.shaped(*shaping(policy))
+    _check_kind(policy)
     scores = {}
     for score in policy.scores:
         if not is_fusion(score) and not stops(score):
             engine.stage = f"fitting {score.name}"
             scores[score.name] = build_score(score.type, dict(score.hyper), reference)
     return scores
+
+
+def _check_kind(policy: PolicyConfig) -> None:
+    """Raises: ConfigurationError for scores that are the same number for every distribution, and for one lone probability."""
+    kind = policy.kind("logits") if "logits" in policy.signals else ""
+    if kind not in ("probabilities", "log_probabilities"):
+        return
+    if policy.signals["logits"].width == 1:
+        raise ConfigurationError(
+            f"logits: expected a column a class, got width 1 of kind {kind}; give both, 1 - p and p, or the value before "
+            "the sigmoid as kind: logits"
+        )
+    idle = sorted(s.name for s in policy.scores if s.type in OF_SUMS)
+    if idle:
+        raise ConfigurationError(
+            f"score {idle[0]}: the energy of {kind} is the logarithm of their sum, 0 whatever the model says; "
+            "use msp, entropy or gen, or give the logits"
+        )
 
 
 def fit_fusions(

@@ -86,10 +86,10 @@ def test_trees_give_votes_and_rows_and_say_what_cannot_be():
     feed, oracle = told("skl_forest")
     made = instrument(EXPORTS / "skl_forest.onnx")
     found = shown(made, feed)
-    np.testing.assert_allclose(found["probabilities"], oracle["probabilities"], atol=1e-6)
+    np.testing.assert_allclose(found["logits"], oracle["probabilities"], atol=1e-6)
     assert np.array_equal(found["features"], feed["X"])
     assert made.head_weight is None
-    assert made.signals.kinds["probabilities"] == "probabilities"
+    assert made.signals.kinds["logits"] == "probabilities"
     assert "TreeEnsembleClassifier has no linear head" in made.notes[0]
 
 

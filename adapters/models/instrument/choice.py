@@ -76,12 +76,12 @@ def votes(graph: Graph, found: Search) -> tuple[list[Tap], str]:
     assert stop.node is not None  # noqa: S101 - it has a maker
     tensor = next((n.input[0] for n in graph.proto.node if n.op_type == "ZipMap"), stop.node.output[-1])
     taps = [
-        Tap("probabilities", tensor, f"what {stop.maker} votes", "probabilities"),
+        Tap("logits", tensor, f"what {stop.maker} votes", "probabilities"),
         Tap("features", stop.node.input[0], f"the rows {stop.maker} reads", "features"),
     ]
     note = (
-        f"{stop.maker} has no linear head: no logits, no head weights. Declare its votes as "
-        "`probabilities: {width: C, kind: probabilities}`; features are the rows it reads"
+        f"{stop.maker} has no linear head: no head weights. Declare its votes as "
+        "`logits: {width: C, kind: probabilities}`; features are the rows it reads"
     )
     return taps, note
 

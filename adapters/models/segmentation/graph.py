@@ -35,7 +35,7 @@ def pixel_graph(config: SegmentationConfig, score: Score, channels: int) -> byte
         }
         rows, zero = _evidence(xp, inputs, channels)
     signals = {"logits": rows, "evidence": rows}
-    risk = RowColumns(xp, {"pixel": score}, [Column("pixel", "pixel")], signals, 0, {}).score_rows()
+    risk = RowColumns(xp, {"pixel": score}, [Column("pixel", "pixel")], signals, 0, {}, {}).score_rows()
     outputs, kinds = {"risk": risk + zero}, Kinds({"risk": (FLOAT, ["N", 1])})
     if config.void is not None:
         own = xp.node("Gather", given, xp.integers(config.void), width=1, axis=1)
