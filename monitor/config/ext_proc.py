@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from demur.monitor.config.address import Address
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
-from demur.monitor.config.proxied import Address, ProxiedModelConfig
+from demur.monitor.config.proxied import ProxiedModelConfig
 
 
 class CompletionModelConfig(Section):

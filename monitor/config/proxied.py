@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from demur.monitor.config.document import Section
 from demur.monitor.config.policy import Name
 from demur.monitor.config.signal_map import SignalMapConfig
-
-Address = Annotated[
-    str, Field(pattern=r"^(unix:.+|\S+:\d{1,5})$", description="host:port (port 0: any free one) or unix:/path")
-]
 
 
 class FallbackConfig(Section):

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from demur.monitor.config.address import Address, HttpUpstream
 from demur.monitor.config.document import Section
-
-HttpAddress = Annotated[str, Field(pattern=r"^(unix:.+|\S+:\d{1,5})$")]
 
 
 class RestProxyConfig(Section):
     """A transparent HTTP proxy in front of `upstream`: `infer` of mapped models is judged, everything else passes through."""
 
-    listen: HttpAddress = Field(description="host:port (port 0: any free one) or unix:/path")
-    upstream: str = Field(
-        pattern=r"^https?://[^/\s?#@]+/?$", description="http(s)://host:port of the inference server, without a path"
-    )
+    listen: Address = Field(description="host:port (port 0: any free one) or unix:/path")
+    upstream: HttpUpstream = Field(description="http(s)://host:port of the inference server, without a path")
     upstream_tls_ca: Path | None = Field(None, description="trust this authority; default: the system's")
     timeout_seconds: float = Field(
         60, gt=0, description="upstream may be silent for so long before and amid its answer, a client amid its request"

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from demur.monitor.config.address import Address, GrpcUpstream
 from demur.monitor.config.document import Section
 from demur.monitor.config.ext_proc import ExtProcConfig
 from demur.monitor.config.policy import Name
-from demur.monitor.config.proxied import Address, ProxiedModelConfig
+from demur.monitor.config.proxied import ProxiedModelConfig
 from demur.monitor.config.rest import RestProxyConfig
 
 
@@ -111,7 +112,7 @@ class ProxyConfig(Section):
     """A transparent Open Inference Protocol proxy in front of `upstream`: over gRPC, over HTTP (`rest`), or both."""
 
     listen: Address = Field("", description="host:port or unix:/path for gRPC clients")
-    upstream: str = Field("", description="host:port or unix:/path of the inference server's gRPC side")
+    upstream: GrpcUpstream = Field("", description="host:port or unix:/path of the inference server's gRPC side")
     upstream_tls_ca: Path | None = Field(None, description="speak TLS to it, and trust this authority")
     upstream_timeout_seconds: float = Field(
         60,
