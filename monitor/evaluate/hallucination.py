@@ -18,7 +18,7 @@ from demur.monitor.evaluate.estimate import Estimate
 from demur.monitor.evaluate.evaluation import plain
 from demur.monitor.evaluate.filtering import Boxes, counted
 from demur.monitor.evaluate.judged import columns_of
-from demur.monitor.evaluate.notes import known_rows
+from demur.monitor.evaluate.known import known_rows
 from demur.monitor.evaluate.run import Source, as_table
 from demur.monitor.fit.offline import assess_table
 from demur.monitor.fit.table import SignalsTable

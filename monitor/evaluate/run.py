@@ -78,7 +78,8 @@ def evaluate(
             f"every {counted} is INVALID or UNAVAILABLE: {monitor.bundle.digest[:12]} fits other data"
         )
     digests = {p.name: t.digest() for p, t in tables.items()}
-    return _evaluation(monitor, pool, settings, digests, notes_of(monitor, tables, judged, counted), tick)
+    notes = notes_of(monitor, tables, judged, counted, digests)
+    return _evaluation(monitor, pool, settings, digests, notes, tick)
 
 
 def as_table(source: Source, monitor: Monitor) -> SignalsTable:
