@@ -56,7 +56,7 @@ class AuditRecorder:
             reasons=_counts(verdicts),
             action=_actions(verdicts),
             mode=verdicts.mode,
-            cause=verdicts.cause if verdicts.reason_bits.any() and _broken(verdicts) else "",
+            cause=verdicts.cause if verdicts.reason_bits.any() and _told(loaded, verdicts) else "",
             environment=self._environment,
             block=digest(block),
         )
@@ -130,5 +130,6 @@ def _actions(verdicts: Verdicts) -> str:
     return Action(int(verdicts.actions.max())).name.lower()
 
 
-def _broken(verdicts: Verdicts) -> bool:
-    return bool((verdicts.reason_bits & BROKEN).any())
+def _told(loaded: Loaded, verdicts: Verdicts) -> bool:
+    """Whether the cause is about these verdicts; a stream's stands ready for steps that could not be assessed."""
+    return loaded.manifest.kind == "rows" or bool((verdicts.reason_bits & BROKEN).any())

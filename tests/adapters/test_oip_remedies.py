@@ -8,10 +8,14 @@ import pytest
 
 from demur.adapters.servers.oip import remedy
 from demur.adapters.servers.oip.reading import UnreadableOutputError
+from demur.monitor.audit import AuditLog
+from demur.monitor.audit.export import read_log
+from demur.monitor.audit.keys import generate
 from demur.monitor.config.document import parse
-from demur.monitor.config.server import ProxyConfig
+from demur.monitor.config.server import MonitorAuditConfig, ProxyConfig
 from demur.monitor.engine import Conduct
 from demur.monitor.errors import AuditUnavailable, ConfigurationError
+from demur.monitor.recorder import AuditRecorder
 from demur.monitor.verdicts import Action
 from tests.adapters.conftest import Stage
 from tests.adapters.fake_server import FakeServer
@@ -29,8 +33,10 @@ class Recorder:
 
     def __init__(self) -> None:
         self.actions: list[list[int]] = []
+        self.causes: list[str] = []
 
     def record(self, _loaded, _observation, verdicts):
+        self.causes.append(verdicts.cause)
         self.actions.append(verdicts.actions.tolist())
         return len(self.actions), True
 
@@ -90,14 +96,39 @@ def test_observe_never_replaces(honest, model):
 
 
 @pytest.mark.parametrize(
-    "replace", [{"absent": 0}, {"label": 0.5}, {"scores": "text"}, {"label": 1 << 70}, {"label": True, "scores": "x"}]
+    ("replace", "says"),
+    [
+        ({"absent": 0}, "`replace` names absent, the answer has label, name, scores, features"),
+        ({"label": 0.5}, "output label: 0.5 is no int64"),
+        ({"scores": "text"}, "output scores: 'text' is no float32"),
+        ({"label": 1 << 70}, "is no int64"),
+        ({"label": True, "scores": "x"}, "output scores: 'x' is no float32"),
+    ],
 )
-def test_what_cannot_be_replaced_is_withheld(honest, replace):
+def test_what_cannot_be_replaced_is_withheld_and_says_why(honest, replace, says, caplog):
     recorder = Recorder()
     model = {"on_abstain": "replace", "replace": replace}
-    error = honest.refused(honest.proxy(conduct=BLOCK, model=model, recorder=recorder), image())
-    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert recorder.actions == [[0, int(Action.BLOCK)]]
+    proxy = honest.proxy(conduct=BLOCK, model=model, recorder=recorder)
+    for _ in range(3):
+        error = honest.refused(proxy, image())
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        cause = dict(error.trailing_metadata())["demur-cause"]
+        assert cause.startswith("on_abstain: replace was not possible: ")
+        assert says in cause
+    assert recorder.actions == [[0, int(Action.BLOCK)]] * 3
+    assert recorder.causes == [cause] * 3
+    assert len([r for r in caplog.records if says in r.getMessage()]) == 1  # a minute's worth
+
+
+def test_the_audit_log_says_why_nothing_was_replaced(honest, tmp_path):
+    model = {"on_abstain": "replace", "replace": {"absent": 0}}
+    with AuditLog.open(tmp_path, origin="toy", signer=generate("toy")) as log:
+        recorder = AuditRecorder(log, MonitorAuditConfig(ack="after_sync"))
+        honest.refused(honest.proxy(conduct=BLOCK, model=model, recorder=recorder), image())
+        honest.refused(honest.proxy(conduct=BLOCK, recorder=recorder), image())
+    withheld = [record for record, _ in read_log(tmp_path) if record.kind == "verdict"]
+    assert [(r.action, "`replace` names absent" in r.cause) for r in withheld] == [("block", True), ("block", False)]
+    assert withheld[1].cause == ""
 
 
 def test_rows_that_stand_in_shared_memory_are_withheld(honest):
@@ -153,6 +184,7 @@ def test_a_fallback_that_fails_leaves_the_error(stage):
     error = stage.refused(stage.proxy(conduct=BLOCK, model=FALLBACK, recorder=recorder), image())
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert recorder.actions == [[0, int(Action.BLOCK)]]
+    assert recorder.causes == ["on_abstain: fallback was not possible: the model safe gave no answer that can be sent"]
 
 
 @pytest.mark.parametrize("model", [REPLACE, FALLBACK])

@@ -62,7 +62,7 @@ class Contract:
 class ProxiedModel:
     """`mapped` names the upstream output tensor of signals, before what the bundle says; an `adapter` reads outputs of its
     own instead. `gather` supplies the signals that need more calls. `rejections` and `unfiltered` remember which versions
-    rejected extra outputs, and which send every output whatever is asked for.
+    rejected extra outputs, and which send every output whatever is asked for; `unremedied` that a remedy was not possible.
     """
 
     engine: Engine
@@ -73,6 +73,7 @@ class ProxiedModel:
     gather: Gather | None = None
     rejections: Experience = field(default_factory=Experience)
     unfiltered: Experience = field(default_factory=Experience)
+    unremedied: Experience = field(default_factory=Experience)
     decoding: Decoding = field(default_factory=lambda: Decoding({}))
     _contracts: list[Contract] = field(default_factory=list)  # of the bundle last used
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any
 
 import numpy as np
@@ -15,26 +16,43 @@ from demur.monitor.errors import DemurError
 from demur.monitor.observation import Observation
 from demur.monitor.verdicts import Action, Verdicts
 
+LOG = logging.getLogger("demur.oip")
 Arrays = dict[str, NDArray[Any]]
 
 
 def tried(
     model: ProxiedModel, answered: Answered | None, hands: Hands, observation: Observation, verdicts: Verdicts
 ) -> Action:
-    """What was done about rows to be blocked: REPLACE, ROUTE, or BLOCK when the configured remedy is not possible here."""
-    config = model.config
-    if config.on_abstain == "fallback" and config.fallback is not None:
-        return Action.ROUTE if hands.ask(config.fallback.model, config.fallback.version) else Action.BLOCK
-    if config.on_abstain == "replace" and answered is not None:
-        rows = refused(observation, verdicts)
-        if not rows.any():
-            return Action.BLOCK  # a refused group without rows has nothing that could be replaced
-        try:
-            arrays = replaced(model, answered, rows)
-        except (UnreadableOutputError, DemurError):
-            return Action.BLOCK
-        return Action.REPLACE if hands.put(arrays) else Action.BLOCK
-    return Action.BLOCK
+    """What was done about rows to be blocked: REPLACE, ROUTE, or BLOCK when the configured remedy is not possible here; why
+    not becomes part of the verdicts' cause.
+    """
+    try:
+        return _given(model, answered, hands, refused(observation, verdicts))
+    except (UnreadableOutputError, DemurError) as error:
+        why = f"on_abstain: {model.config.on_abstain} was not possible: {error}"
+        verdicts.cause = f"{verdicts.cause}; {why}" if verdicts.cause else why
+        if not model.unremedied.of(""):
+            LOG.warning("monitor %s: %s; likewise ones are not logged for a minute", verdicts.policy.monitor, why)
+            model.unremedied.learn("", why)
+        return Action.BLOCK
+
+
+def _given(model: ProxiedModel, answered: Answered | None, hands: Hands, rows: NDArray[np.bool_]) -> Action:
+    """REPLACE, or ROUTE. Raises: UnreadableOutputError, DemurError with why neither is possible."""
+    other = model.config.fallback
+    if model.config.on_abstain == "fallback" and other is not None:
+        if hands.ask(other.model, other.version):
+            return Action.ROUTE
+        raise UnreadableOutputError(f"the model {other.model} gave no answer that can be sent")
+    if answered is None or not rows.any():
+        raise UnreadableOutputError("the answer has no rows that could be replaced")
+    arrays = replaced(model, answered, rows)
+    if not arrays:
+        named = ", ".join(model.config.replace) or "none"
+        raise UnreadableOutputError(f"`replace` names {named}, the answer has {', '.join(answered.names) or 'none'}")
+    if not hands.put(arrays):
+        raise UnreadableOutputError(f"no place in the answer that the client gets for {', '.join(arrays)}")
+    return Action.REPLACE
 
 
 def nothing(_: Observation, __: Verdicts) -> Action:
