@@ -40,7 +40,7 @@ class KeptPromise:
     promised: the share, or the mean of graded losses; bound: for a promise that holds on average over calibration draws, what this bundle keeps to
     with 95 % confidence, None where nothing is known of one bundle, else the share again. units, part: of how many units how
     many went against it (had a loss, and were accepted); a promise by slice is about units of its slices, taken together. state: `kept` at or below the
-    share; `contradicted` when the one-sided 99 % lower bound of what happened lies above `bound`; `within chance` between the
+    share, on at least 1 / promised units; `contradicted` when the one-sided 99 % lower bound of what happened lies above `bound`; `within chance` between the
     two, or above a share without a bound; `not checked`, and why, in `note`.
     """
 
@@ -128,13 +128,21 @@ def _compared(manifest: Manifest, rule: RuleEntry, kind: str, checked: Checked) 
     if checked.whole and promised is not None:
         state, note = "within chance", ""
         if checked.share.value <= promised:
-            state = "kept"
+            state, note = _kept(checked.whole, promised)
         elif bound is None:
             note = "promised on average over calibration draws, with no bound for one"
         elif checked.least > bound:
             state = "contradicted"
     about = _about(rule, kind) + (", all its slices together" if len(rule.thresholds) > 1 else "")
     return KeptPromise(rule.name, about, promised, bound, checked.part, checked.whole, checked.share, state, note)
+
+
+def _kept(units: int, promised: float) -> tuple[State, str]:
+    """Among fewer than 1 / promised units a single one more would be over the share: they cannot show that it is kept."""
+    needed = math.ceil(1 / promised - 1e-9) if promised else 1
+    if units >= needed:
+        return "kept", ""
+    return "not checked", f"{units} unit{'s are' if units > 1 else ' is'} too few to tell, at least {needed} are needed"
 
 
 def _level(rule: RuleEntry, kind: str) -> float | None:

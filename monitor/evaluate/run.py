@@ -12,7 +12,7 @@ import numpy as np
 from demur.monitor.bundle import Bundle
 from demur.monitor.evaluate import figures, kept, open_set, outcome, scope
 from demur.monitor.evaluate.bootstrap import Resampler
-from demur.monitor.evaluate.calibration import Uniformity, uniformity
+from demur.monitor.evaluate.calibration import Uniformity, attainable, uniformity
 from demur.monitor.evaluate.errors import EvaluationError
 from demur.monitor.evaluate.estimate import Estimate
 from demur.monitor.evaluate.evaluation import Evaluation, Subject
@@ -28,6 +28,7 @@ from demur.monitor.evaluate.selection import selection_of
 from demur.monitor.evaluate.settings import Settings
 from demur.monitor.evaluate.severities import Severity, severities_of
 from demur.monitor.fit.contract import check_origin
+from demur.monitor.fit.evidence import Evidence
 from demur.monitor.fit.progress import Tick, silent
 from demur.monitor.fit.table import SignalsTable, load_table
 from demur.monitor.monitor import Monitor
@@ -186,8 +187,16 @@ def _calibration(monitor: Monitor, pool: Pool) -> dict[str, Uniformity]:
     chances = pool.id.p_values[~pool.id.broken]
     if not len(chances):
         return {}
+    held = Evidence.of(monitor.bundle)
     known = [i for i, n in enumerate(pool.columns) if units.get(n) and not np.isnan(chances[:, i]).any()]
-    return {pool.columns[i]: uniformity(chances[:, i], units[pool.columns[i]]) for i in known}
+    return {n: _uniformity(chances[:, i], units[n], held, n) for i, n in ((i, pool.columns[i]) for i in known)}
+
+
+def _uniformity(chances: Any, units: int, held: Evidence, column: str) -> Uniformity:
+    """Where p-values come from several tables, or from one that weighs rows, those that are seen stand for those that can come."""
+    scores = {**held.fold_a, **held.scores}.get(column, ())
+    levels = attainable(scores) if len(scores) == units else np.unique(chances)
+    return uniformity(chances, units, levels)
 
 
 def _heard(tick: Tick, stage: str, total: int, each: int = 1) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binom, kstest
+from scipy.stats import beta, binom, ks_2samp, kstest
 
 import demur
 from demur.monitor.evaluate import EvaluationError
-from demur.monitor.evaluate.calibration import uniformity
+from demur.monitor.evaluate.calibration import attainable, uniformity
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +171,67 @@ def test_the_chance_of_a_distance_counts_both_samples():
 def test_what_is_no_p_value_is_refused(values, units):
     with pytest.raises(EvaluationError, match="expected"):
         uniformity(values, units)
+
+
+def by_ranks(calibration, test):
+    """Conformal p-values, one by one."""
+    return np.array([(1 + sum(c >= t for c in calibration)) / (len(calibration) + 1) for t in test])
+
+
+def test_the_p_values_that_can_come_are_one_a_distinct_score_and_one_above_all():
+    scores = [3.0, 1.0, 3.0, 2.0, 1.0, 1.0]
+    assert attainable(scores).tolist() == pytest.approx(sorted(set(by_ranks(scores, [0, 1, 1.5, 2, 3, 9]))))
+    assert attainable(scores).tolist() == pytest.approx([1 / 7, 3 / 7, 4 / 7, 1.0])
+
+
+@pytest.mark.parametrize("values", [3, 12, 400])
+def test_ties_alone_are_no_distance(values):
+    """Half of the scores are one number; two draws differ as much as the two-sample test says, in 32 bits too."""
+    rng = np.random.default_rng(values)
+    small = []
+    for _ in range(200):
+        calibration, test = (np.where(rng.random(n) < 0.5, 0, rng.integers(0, values, n)) for n in (80, 200))
+        found = uniformity(by_ranks(calibration, test).astype(np.float32), 80, attainable(calibration))
+        both = ks_2samp(by_ranks(calibration, calibration), by_ranks(calibration, test))
+        assert found.ks == pytest.approx(both.statistic, abs=1.01 / 81)
+        small.append(found.ks_p < 0.05)
+    assert np.mean(small) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+
+
+@pytest.mark.parametrize(("test", "anticonservative"), [([2] * 50 + [0] * 50, True), ([0] * 100, False)])
+def test_tied_scores_of_another_distribution_are_found(test, anticonservative):
+    calibration = [0] * 60 + [1] * 35 + [2] * 5
+    found = uniformity(by_ranks(calibration, test), 100, attainable(calibration))
+    assert found.ks_p < 1e-6
+    assert (found.anticonservative == found.ks) == anticonservative
+
+
+def test_tied_scores_of_a_bundle_are_no_reason_for_a_note(policy):
+    rng = np.random.default_rng(3)
+
+    def rows(count):
+        logits = np.where(rng.random((count, 1)) < 0.6, 1.0, rng.normal(size=(count, 4))).astype(np.float32)
+        return {"logits": logits, "label": rng.integers(0, 4, count)}
+
+    rule = {"novel": {"when": "energy", "promise": {"refuse_good_at_most": 0.05}}}
+    made = demur.fit(
+        {"monitor": "tied", "signals": {"logits": 4}, "scores": ["energy", "msp"], "rules": [rule]},
+        reference=rows(100),
+        calibration=rows(300),
+    )
+    found = demur.evaluate(made, rows(400), bootstrap=0).calibration
+    assert {n: u.ks_p > 0.01 for n, u in found.items()} == {"energy": True, "msp": True}
+    assert uniformity(demur.Monitor.of(made).assess(logits=rows(400)["logits"]).p_values[:, 0], 300).ks_p < 1e-6
+
+
+@pytest.mark.parametrize(("rows", "state"), [(1, "not checked"), (19, "not checked"), (20, "kept")])
+def test_too_few_units_keep_no_promise(bundle, sample, rows, state):
+    novel = demur.evaluate(bundle, {n: a[:rows] for n, a in sample(300, 23).items()}, bootstrap=0).promises[0]
+    assert (novel.part, novel.units, novel.state) == (0, rows, state)
+    few = "1 unit is too few" if rows == 1 else f"{rows} units are too few"
+    assert novel.note == ("" if state == "kept" else f"{few} to tell, at least 20 are needed")
+
+
+def test_few_units_may_still_contradict_a_promise(bundle, sample):
+    far = {n: a[:5] for n, a in sample(300, 23, shift=3.0).items()}
+    assert demur.evaluate(bundle, far, bootstrap=0).promises[0].state == "contradicted"
