@@ -14,7 +14,7 @@ from demur.monitor.audit.record import InvalidRecord, Record
 from demur.monitor.audit.segment import CorruptJournal, Cursor, Damage, Entry, read_at
 
 INDEX = "index.sqlite"
-_VERSION = 1
+VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (
   sequence INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, kind TEXT NOT NULL, monitor TEXT NOT NULL,
@@ -59,14 +59,21 @@ class AuditIndex:
         self._database = sqlite3.connect(path or self.directory / INDEX, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
-        if self._database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+        if self._database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
             self._clear()
 
     def refresh(self) -> int:
         """Take in what the log has gained; how many records the index holds. A log that changed behind it is read anew.
 
-        Raises: CorruptJournal when acknowledged data is damaged; OSError.
+        Raises: CorruptJournal when acknowledged data is damaged; OSError, sqlite3.Error.
         """
+        try:
+            return self._take_in()
+        except sqlite3.IntegrityError:  # records are missing amid those it holds
+            self._clear()
+            return self._take_in()
+
+    def _take_in(self) -> int:
         cursor = self._resume()
         with self._transaction():
             for item in cursor.read():
@@ -118,7 +125,7 @@ class AuditIndex:
 
     def _clear(self) -> None:
         self._database.executescript(
-            f"DROP TABLE IF EXISTS record; DROP TABLE IF EXISTS reason; {_SCHEMA} PRAGMA user_version = {_VERSION};"
+            f"DROP TABLE IF EXISTS record; DROP TABLE IF EXISTS reason; {_SCHEMA} PRAGMA user_version = {VERSION};"
         )
 
     def _size(self) -> int:
@@ -154,16 +161,20 @@ class AuditIndex:
             record = Record.parse(leaf)
         except InvalidRecord as error:
             raise CorruptJournal(f"{entry.path}: byte {entry.offset}: {error}; run `demur audit verify`") from None
-        self._database.execute(
-            "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (entry.frame.sequence, min(record.time_ns, _LARGEST), record.kind, record.monitor, record.request, record.target,
-             record.rows, record.accepted, entry.path.name, entry.offset, leaf),
-        )  # fmt: skip
+        self._database.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row_of(entry, record))
         for kind, count in record.reasons.items():
             self._database.execute("INSERT INTO reason VALUES (?, ?, ?)", (entry.frame.sequence, kind, count))
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._database)
+
+
+def row_of(entry: Entry, record: Record) -> tuple[int | str | bytes, ...]:
+    """What the table `record` holds of it."""
+    return (
+        entry.frame.sequence, min(record.time_ns, _LARGEST), record.kind, record.monitor, record.request, record.target,
+        record.rows, record.accepted, entry.path.name, entry.offset, entry.frame.leaf,
+    )  # fmt: skip
 
 
 @dataclass

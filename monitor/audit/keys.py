@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from demur.monitor.audit.note import InvalidNote, Signer, Verifier
+from demur.monitor.audit.note import PRIVATE, InvalidNote, Signer, Verifier
 
 _OTHERS = 0o007
 
@@ -52,9 +52,16 @@ def load_key(path: Path) -> Signer:
         raise UnusableKey(f"audit key {path}: {error}") from None
 
 
-def load_or_make(path: Path, name: str) -> Signer:
-    """The key in a file, made on first use. Raises: UnusableKey, OSError."""
+def load_or_make(path: Path, name: str, *, begun: Path | None = None) -> Signer:
+    """The key in a file, made on first use. `begun`: where a log that was begun keeps its public key; for such a one no
+    other key is made. Raises: UnusableKey, OSError.
+    """
     if not path.exists():
+        if begun is not None and begun.exists():
+            raise UnusableKey(
+                f"audit key {path}: is not there, and the log was begun with the key of {begun}; put that key back, or begin "
+                "a new log in another folder"
+            )
         write_key(path, generate(name))
     return load_key(path)
 
@@ -62,7 +69,10 @@ def load_or_make(path: Path, name: str) -> Signer:
 def load_public(path: Path) -> Verifier:
     """The public key in a `.pub` file. Raises: UnusableKey."""
     try:
-        return Verifier.parse(path.read_text("utf-8").strip())
+        text = path.read_text("utf-8").strip()
+        if text.startswith(PRIVATE):
+            raise InvalidNote("this is the private key; give its public half, a .pub file")  # noqa: TRY301
+        return Verifier.parse(text)
     except (OSError, UnicodeDecodeError, InvalidNote) as error:
         raise UnusableKey(f"audit public key {path}: {error}") from None
 

@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 ED25519 = b"\x01"
+PRIVATE = "PRIVATE+KEY+"  # what the text of a signing key begins with
 SIGNATURES = 100
 NOTE_BYTES = 1 << 20
 _DASH = "— ".encode()
@@ -99,7 +100,7 @@ class Signer:
     def secret(self) -> str:
         """The text of the key file; `Signer.parse` reads it."""
         encoded = base64.b64encode(ED25519 + self._seed).decode()
-        return f"PRIVATE+KEY+{self.name}+{self.verifier.key_id.hex()}+{encoded}"
+        return f"{PRIVATE}{self.name}+{self.verifier.key_id.hex()}+{encoded}"
 
     def sign(self, text: bytes) -> bytes:
         """The note: `text` (which must end in a newline), a blank line, one signature line."""

@@ -17,6 +17,7 @@ class Shelf:
         self._directory, self._blame = directory, blame
         self._found: dict[_Place, set[int]] = {}
         self._seen: dict[_Place, int] = {}  # the widest good file of each place
+        self._bad: set[str] = set()
         for path in sorted((directory / "tile").rglob("*")):
             if path.is_dir() or (path.name.startswith(".") and path.name.endswith(".tmp")):
                 continue
@@ -41,6 +42,7 @@ class Shelf:
                 self._blame(f"{name}: {error.strerror}")
                 continue
             if width > len(tile.parts) or data != tile.data(width):
+                self._bad.add(name)
                 self._blame(f"{name}: differs from the journal")
             else:
                 self._seen[place] = max(width, self._seen.get(place, 0))
@@ -52,8 +54,9 @@ class Shelf:
         for level, index in self._found:
             self._blame(f"{tile_path(level, index)}: holds what the journal lacks")
         for level, index, width in _needed(min(size, tree.size)):
-            if self._seen.get((level, index), 0) < width and not self._full(level, index):
-                self._blame(f"{tile_path(level, index, width)}: missing, the checkpoint needs it")
+            name = tile_path(level, index, width)
+            if self._seen.get((level, index), 0) < width and not self._full(level, index) and name not in self._bad:
+                self._blame(f"{name}: missing, the checkpoint needs it")
 
     def _full(self, level: int | None, index: int) -> bool:
         """Whether the full tile came after the listing: then it was written from the journal meanwhile."""

@@ -58,7 +58,7 @@ def read(raw: bytes) -> dict[str, bytes]:
         struct.error,
     ) as error:
         raise BundleError(
-            f"not a bundle file or damaged ({error}); copy it again or rebuild it with `demur bundle pack`"
+            f"not a bundle file or damaged ({error}); copy it again, or write it again with `demur fit`"
         ) from error
 
 

@@ -148,6 +148,22 @@ def test_bad_key_files_say_what_to_do_and_not_what_they_hold(tmp_path: Path) -> 
         assert secret[-30:-2] not in str(error.value)
     with pytest.raises(UnusableKey):
         load_public(path)
+    path.write_text(secret)
+    with pytest.raises(UnusableKey, match=r"this is the private key; give its public half") as refused:
+        load_public(path)
+    assert secret[-30:-2] not in str(refused.value)
+
+
+def test_a_log_that_was_begun_gets_no_other_key(tmp_path: Path) -> None:
+    key, public = tmp_path / "audit.key", tmp_path / "key.pub"
+    signer = load_or_make(key, "toy", begun=public)
+    public.write_text(f"{signer.verifier}\n")
+    assert load_or_make(key, "toy", begun=public).verifier == signer.verifier
+    key.unlink()
+    (tmp_path / "audit.key.pub").unlink()
+    with pytest.raises(UnusableKey, match=r"put that key back, or begin a new log"):
+        load_or_make(key, "toy", begun=public)
+    assert [p.name for p in tmp_path.iterdir()] == ["key.pub"]
 
 
 def test_names_of_keys() -> None:

@@ -158,6 +158,15 @@ def test_files_that_do_not_belong_are_named(small: Path, signer: Signer) -> None
         path.unlink()
 
 
+def test_a_changed_tile_is_not_missing(small: Path, signer: Signer) -> None:
+    path = small / "tile/0/000.p/4"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert verify_log(small, [signer.verifier]).problems == ("tile/0/000.p/4: differs from the journal",)
+    path.unlink()
+    assert verify_log(small, [signer.verifier]).problems == ("tile/0/000.p/4: missing, the checkpoint needs it",)
+
+
 def test_nothing_the_folder_holds_makes_verify_raise(tmp_path: Path) -> None:
     for name in ("checkpoint", "key.pub", "journal"):
         (tmp_path / name).mkdir()
