@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.fit.finding import ContractViolation, Finding, error, listed, warning
-from demur.monitor.fit.known_rows import marks
+from demur.monitor.fit.known_rows import Known
 from demur.monitor.fit.order import check_order
 from demur.monitor.fit.profile import SignalProfile, profiles
-from demur.monitor.fit.shared import shared_rows
+from demur.monitor.fit.shared import copies, shared_rows
 from demur.monitor.fit.table import SignalsTable
 
 __all__ = [
@@ -50,7 +50,7 @@ def check_apart(side: SignalsTable, other: SignalsTable, role: str, other_role: 
 
     Raises: ContractViolation naming `role`.
     """
-    findings = kept_for_evaluation(side, role) + shared_rows(side, marks(other), role, other_role)
+    findings = kept_for_evaluation(side, role) + shared_rows(side, Known.of(other), role, other_role)
     if any(finding.level == "error" for finding in findings):
         raise ContractViolation(findings)
     return findings
@@ -229,7 +229,9 @@ def _shared(reference: SignalsTable, calibration: SignalsTable) -> list[Finding]
     names = sorted(set(reference.signals) & set(calibration.signals))
     findings = []
     if names:
-        findings += shared_rows(calibration, marks(reference, names), "calibration", "reference", names)
+        known = Known.of(reference, names)
+        findings += shared_rows(calibration, known, "calibration", "reference", names)
+        findings += copies(calibration, known, "calibration", names)
     ours, theirs = calibration.group_id, reference.group_id
     if ours is not None and theirs is not None and ours.dtype.kind == theirs.dtype.kind:
         both = np.intersect1d(ours, theirs)

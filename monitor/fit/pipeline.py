@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,40 +14,32 @@ from demur.detectors.storage import kind_of
 from demur.monitor.auto.run import choose
 from demur.monitor.auto.selection import MEMBER
 from demur.monitor.bundle import Bundle
+from demur.monitor.bundle.bundle import npy
 from demur.monitor.bundle.manifest import EMPTY
 from demur.monitor.bundle.selftest import INPUTS
 from demur.monitor.config.document import parse
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit import vectors, weights
+from demur.monitor.fit.admission import check_calibration, check_fit, of_other_rows
 from demur.monitor.fit.assemble import ROWS, Fitted, assemble
-from demur.monitor.fit.checks import (
-    CODES,
-    ContractViolation,
-    check_apart,
-    check_tables,
-    inspect_table,
-    kept_for_evaluation,
-)
 from demur.monitor.fit.contract import BUNDLE, CALIBRATION, empty_groups_said, joint_origin, origin_of
 from demur.monitor.fit.evidence import Evidence
-from demur.monitor.fit.finding import Finding
 from demur.monitor.fit.gathering import (
     check_outliers,
-    codes,
     gather,
     learnt_from_outliers,
     score_members,
     with_outliers,
 )
-from demur.monitor.fit.known_rows import remembered
+from demur.monitor.fit.known_rows import TIMES, remembered
+from demur.monitor.fit.likeness import unlike_before, unlike_reference
 from demur.monitor.fit.plan import Plan, plan, stops
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
 from demur.monitor.fit.scores import fit_fusions, fit_scores, is_fusion, restore_scores
-from demur.monitor.fit.shared import shared_rows
 from demur.monitor.fit.sources import Config, Source, as_config, as_table
-from demur.monitor.fit.stopping import check_alone, fit_stopped
+from demur.monitor.fit.stopping import fit_stopped
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.taught import MEMBER as TAUGHT
 from demur.monitor.fit.taught import NO_ROWS, check_untaught, taught_rows
@@ -82,10 +74,10 @@ def fit(
     sides = {n: as_table(s, policy) for n, s in (("outliers", outliers), ("wild", wild)) if s is not None}
     tables = {"reference": ref, CALIBRATION: cal, **extra, **sides}
     origin, said = joint_origin({n: t.origin for n, t in tables.items()}, policy.signals)
-    findings = _checked(policy, planned, ref, cal, sides)
+    findings = check_fit(policy, planned, ref, cal, sides)
     files |= weights.members(ref)
     first, second = split_folds(policy, planned, cal)
-    scores = fit_scores(policy, ref, sides, Watched(tick, engine))
+    scores = single = fit_scores(policy, ref, sides, Watched(tick, engine))
     found = None if first is None else score_members(policy, planned, scores, first, tick)
     if first is not None and found is not None:
         scores = fit_fusions(policy, scores, found, first)
@@ -94,6 +86,7 @@ def fit(
     evidence = with_outliers(policy, planned, scores, evidence, sides.get("outliers"))
     notes = [*(f.message for f in findings), *said, *empty_groups_said(policy, cal.empty), *_wrong(policy)]
     notes += learnt_from_outliers(policy, outliers is not None)
+    notes += unlike_reference(policy, planned, single, ref, cal)
     fitted = replace(_fitted(scores, tables, notes, files, taught_rows(policy, first)), origin=origin)
     return assemble(policy, planned, fitted, evidence, vectors.feeder(second, policy.tables))
 
@@ -108,27 +101,6 @@ def _chosen(
     return policy, {"selection": table}, {MEMBER: chosen.encode()}
 
 
-def _checked(
-    policy: PolicyConfig,
-    planned: Plan,
-    ref: SignalsTable,
-    cal: SignalsTable,
-    sides: Mapping[str, SignalsTable],
-) -> list[Finding]:
-    """What is to say about the tables. Raises: what nothing can be fitted on, before hours go into fitting."""
-    findings = check_tables(ref, cal, _kinds(policy, planned))
-    check_alone(policy, cal)
-    for signal in sorted(planned.slicing):
-        codes(cal, signal)
-    for name, side in sides.items():
-        findings += check_apart(side, cal, name)
-    return findings
-
-
-def _kinds(policy: PolicyConfig, planned: Plan) -> dict[str, str]:
-    return {n: CODES if n in planned.slicing else policy.kind(n) for n in policy.signals}
-
-
 def _wrong(policy: PolicyConfig) -> list[str]:
     """What counts as a wrong answer, where a policy says so."""
     limit = policy.tolerance
@@ -140,20 +112,27 @@ def _fitted(
     tables: Mapping[str, SignalsTable],
     findings: list[str],
     files: Mapping[str, bytes],
-    taught: NDArray[np.uint64],
+    taught: tuple[NDArray[np.uint64], NDArray[np.int64]],
 ) -> Fitted:
     """The scores and where they came from; no table but the calibration set may return as calibration data."""
+    known = remembered(t for n, t in tables.items() if n != CALIBRATION)
+    held = {n: often for n, (rows, often) in (("reference", known), (TAUGHT, taught)) if rows.size}
     return Fitted(
         scores=scores,
         types={n: kind_of(s) for n, s in scores.items()},
         ranges=_ranges(tables["calibration"]),
         digests={n: t.digest() for n, t in tables.items()},
         counts={**{n: len(t) for n, t in tables.items()}, **_empty(tables[CALIBRATION])},
-        reference_rows=remembered(t for n, t in tables.items() if n != CALIBRATION),
+        reference_rows=known[0],
         findings=findings,
-        files=files,
-        taught=taught,
+        files={**files, **{_times(n): npy(often) for n, often in held.items()}},
+        taught=taught[0],
     )
+
+
+def _times(name: str) -> str:
+    """The member that says how often values stand in the set of that name."""
+    return f"{ROWS}/{name}{TIMES}.npy"
 
 
 def _empty(table: SignalsTable) -> dict[str, int]:
@@ -181,7 +160,7 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     else:
         cal = as_table(calibration, policy)
         origin, said = joint_origin({BUNDLE: origin, CALIBRATION: cal.origin}, policy.signals)
-        said += _check_calibration(bundle, policy, planned, cal)
+        said += check_calibration(bundle, policy, planned, cal)
         first, second = split_folds(policy, planned, cal)
         check_untaught(second, rows)
         found = None if first is None else score_members(policy, planned, scores, first)
@@ -189,14 +168,19 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         evidence = replace(
             gather(policy, planned, scores, found, second), outliers=_still_known(bundle, policy, planned)
         )
+        said += unlike_before(policy, planned, Evidence.of(bundle).scores, evidence.scores)
         feed, ranges = vectors.feeder(second, policy.tables), _ranges(cal)
         digests["calibration"] = cal.digest()
         counts = {**{n: c for n, c in counts.items() if n != EMPTY}, CALIBRATION: len(cal), **_empty(cal)}
     types = {s.name: s.type for s in manifest.scores}
-    files = {n: bundle.members[n] for n in (MEMBER, weights.MEMBER) if n in bundle.members}
+    files = {
+        n: bundle.members[n]
+        for n in (MEMBER, weights.MEMBER, _times("reference"), _times(TAUGHT))
+        if n in bundle.members
+    }
     stale = {*_wrong(before), *empty_groups_said(before, manifest.counts.get(EMPTY, 0))}
     if calibration is not None:
-        stale |= _of_other_rows(manifest.findings, said)
+        stale |= of_other_rows(manifest.findings, said)
     news = [*said, *empty_groups_said(policy, counts.get(EMPTY, 0)), *_wrong(policy)]
     findings = [*(f for f in manifest.findings if f not in stale), *news]
     taught = rows.get(TAUGHT, NO_ROWS)
@@ -216,31 +200,11 @@ def _check_promises_alone(policy: PolicyConfig, before: PolicyConfig, *, known: 
         )
 
 
-def _of_other_rows(findings: Sequence[str], said: Sequence[str]) -> set[str]:
-    """What was said of the calibration set before; of its model it holds on, where nothing new is `said` of that."""
-    models = f"{CALIBRATION} was "
-    known = any(text.startswith(models) for text in said)
-    return {f for f in findings if f.startswith(f"{CALIBRATION}: ") or (known and f.startswith(models))}
-
-
 def _still_known(bundle: Bundle, policy: PolicyConfig, planned: Plan) -> dict[str, NDArray[np.float32]]:
     """The bundle's scores of labelled outliers, but those of columns whose score depends on the calibration rows: they are others now."""
     dependent = {s.name for s in policy.scores if is_fusion(s) or stops(s)}
     kept = {c.name for c in planned.columns if c.score not in dependent}
     return {n: a for n, a in Evidence.of(bundle).outliers.items() if n in kept}
-
-
-def _check_calibration(bundle: Bundle, policy: PolicyConfig, planned: Plan, table: SignalsTable) -> list[str]:
-    """What is to say about the new calibration set, by itself and beside the bundle's reference set.
-
-    Raises: ContractViolation for tables that break the contract or share rows with that set.
-    """
-    kinds = _kinds(policy, planned)
-    shared = shared_rows(table, bundle.arrays(ROWS)["reference"], CALIBRATION, "reference")
-    findings = kept_for_evaluation(table, CALIBRATION) + inspect_table(table, CALIBRATION, kinds) + shared
-    if any(f.level == "error" for f in findings):
-        raise ContractViolation(findings)
-    return [f.message for f in findings]
 
 
 def _ranges(table: SignalsTable) -> dict[str, tuple[float, float]]:

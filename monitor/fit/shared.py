@@ -2,7 +2,8 @@
 
 Two rows of many numbers are equal only when they are one row. Boxes are different: what a detector says of one may well be
 what it says of another (a class logit at its limit, and the same number for all other classes), and one such row says
-nothing about the two images. So rows that come in groups are judged by their groups.
+nothing about the two images. So rows that come in groups are judged by their groups. And so are the rows of a discrete
+table, a few counts or codes each: there two inputs are told apart by their ids, or rows repeat as often inside each set.
 """
 
 from __future__ import annotations
@@ -13,37 +14,100 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demur.monitor.fit.finding import Finding, error, listed, warning
-from demur.monitor.fit.known_rows import seen
+from demur.monitor.fit.known_rows import Known, seen
+from demur.monitor.fit.repeats import Repeats, explained, repeated_more
 from demur.monitor.fit.table import SignalsTable
 
-REMEDY = "take them out of one table"
+CALIBRATION = "calibration"
 CHANCE = 0.01  # of the groups may hold a row of the other set before it is no chance any more
 
 
 def shared_rows(
-    table: SignalsTable, held: NDArray[np.uint64], role: str, other: str, names: Collection[str] | None = None
+    table: SignalsTable, known: Known, role: str, other: str, names: Collection[str] | None = None
 ) -> list[Finding]:
-    """What is to say about rows of `table` that `held` marks (`known_rows.marks` of the other set): nothing without any.
+    """What is to say about rows of `table` that are `known` from the other set: nothing without any.
 
-    An error when rows stand alone, each in a group of its own at most. Of rows in groups a warning, unless a whole group of two rows or more is in the other
-    set, or more than 1 % of the groups hold such a row. A row that is there more often than others in either set does not count.
+    Of rows that stand alone, each in a group of its own at most, an error; a warning where both sets have ids and no id is
+    in both, or where both repeat inside as two draws of one discrete source do (`repeats.explained`). Of rows in groups a
+    warning, unless a whole group of two rows or more is in the other set, or more than 1 % of the groups hold such a row. A
+    row that is there more often than others in either set does not count.
     """
-    known = seen(table, held, names)
-    if not known.any():
+    shared = seen(table, known.marks, names)
+    if not shared.any():
         return []
-    rows = np.flatnonzero(known)
+    rows = np.flatnonzero(shared)
     found = f"{role}: {len(rows)} rows are in the {other} set too ({role} rows {listed(rows)})"
-    if table.grouping is None or table.grouping.count == len(table):
-        return [error("shared_rows", f"{found}; a promise needs rows the scores were not fitted on: {REMEDY}")]
+    if alone(table):
+        return [_of_rows(found, len(rows), table, known, (role, other), names)]
+    return [_of_groups(found, shared, table, known, (role, other), names)]
+
+
+def copies(table: SignalsTable, known: Known, role: str, names: Collection[str] | None = None) -> list[Finding]:
+    """A warning when rows that stand alone repeat inside `table` more than those of a set `known` to be like it."""
+    if known.repeats is None or not alone(table):
+        return []
+    mine = Repeats.of(table.row_hashes(names))
+    if not repeated_more(mine, known.repeats):
+        return []
+    message = (
+        f"{role}: {mine.copies:,} of {mine.rows:,} rows are copies of another row; each counts in n as if it were new"
+    )
+    return [warning("copied_rows", f"{message}, so promises claim more than the data hold: leave copies out")]
+
+
+def alone(table: SignalsTable) -> bool:
+    """Whether no two rows are in one group."""
+    return table.grouping is None or table.grouping.count == len(table)
+
+
+def _of_rows(
+    found: str, count: int, table: SignalsTable, known: Known, roles: tuple[str, str], names: Collection[str] | None
+) -> Finding:
+    ours, theirs = table.id, known.ids
+    both = None if ours is None or theirs is None else len(np.intersect1d(ours.astype(str), theirs.astype(str)))
+    values = known.repeats is not None and explained(count, Repeats.of(table.row_hashes(names)), known.repeats)
+    if both == 0 or values:
+        why = "no id is in both" if both == 0 else "values repeat inside both sets as often"
+        message = f"{found}: taken for other inputs with the same values, because {why}; leave them where they are"
+        return warning("shared_rows", f"{message}, a set without its common values is no fair draw")
+    hint = "an `id` column in both tables tells fit which inputs merely have the same values"
+    if both:
+        hint = (
+            f"ids tell nothing, {both} of them are in both tables: number inputs across both if they are different ones"
+        )
+    message = f"{found}; a promise needs rows the scores were not fitted on: {_remedy(roles, 'inputs')}"
+    return error("shared_rows", f"{message}; {hint}")
+
+
+def _of_groups(
+    found: str,
+    shared: NDArray[np.bool_],
+    table: SignalsTable,
+    known: Known,
+    roles: tuple[str, str],
+    names: Collection[str] | None,
+) -> Finding:
+    assert table.grouping is not None  # noqa: S101  rows that stand alone are judged by themselves
     index, count = table.grouping.index, table.grouping.count
-    telling = known & _once(table, held, names)
-    sizes, shared, told = (np.bincount(index, weights=w, minlength=count) for w in (None, known, telling))
-    whole, touched = int(((sizes == shared) & (told > 1)).sum()), int((told > 0).sum())
+    telling = shared & _once(table, known.marks, names)
+    sizes, held, told = (np.bincount(index, weights=w, minlength=count) for w in (None, shared, telling))
+    whole, touched = int(((sizes == held) & (told > 1)).sum()), int((told > 0).sum())
     if whole or touched > CHANCE * count:
         message = f"{found}: {whole} of {count} groups are there as a whole, {touched} with a row of their own"
-        return [error("shared_rows", f"{message}; a promise needs groups the scores were not fitted on: {REMEDY}")]
-    message = f"{found}, in {int((shared > 0).sum())} of {count} groups, none of which is there as a whole with rows of its own"
-    return [warning("shared_rows", f"{message}: taken for chance; if an image is in both sets, take it out of one")]
+        remedy = _remedy(roles, "groups")
+        return error("shared_rows", f"{message}; a promise needs groups the scores were not fitted on: {remedy}")
+    message = (
+        f"{found}, in {int((held > 0).sum())} of {count} groups, none of which is there as a whole with rows of its own"
+    )
+    return warning("shared_rows", f"{message}: taken for chance; if an image is in both sets, take it out of one")
+
+
+def _remedy(roles: tuple[str, str], what: str) -> str:
+    """The calibration set stands for what comes in service, so rows are taken out of the other one."""
+    role, other = roles
+    if CALIBRATION not in roles:
+        return f"take these {what} out of the {role} set"
+    return f"take these {what} out of the {other if role == CALIBRATION else role} set, so that calibration stays a fair draw"
 
 
 def _once(table: SignalsTable, held: NDArray[np.uint64], names: Collection[str] | None) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from demur.detectors.scores import FUSIONS, SCORES
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.fit.finding import error
-from demur.monitor.fit.known_rows import remembered, seen
+from demur.monitor.fit.known_rows import Known, remembered, seen
 from demur.monitor.fit.shared import shared_rows
 from demur.monitor.fit.table import SignalsTable
 
@@ -22,10 +22,10 @@ NO_ROWS = np.zeros(0, np.uint64)
 LEARNING = frozenset(n for n in FUSIONS if SCORES[n].scales != EXACT_MERGE)  # the others fit nothing
 
 
-def taught_rows(policy: PolicyConfig, first: SignalsTable | None) -> NDArray[np.uint64]:
-    """Sorted hashes of the rows of fold A, when some fusion of the policy learns from them; else none."""
+def taught_rows(policy: PolicyConfig, first: SignalsTable | None) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """What is `remembered` of the rows of fold A, when some fusion of the policy learns from them; else nothing."""
     if first is None or not any(s.type in LEARNING for s in policy.scores):
-        return NO_ROWS
+        return NO_ROWS, np.zeros((2, 0), np.int64)
     return remembered([first])
 
 
@@ -35,9 +35,9 @@ def check_untaught(promised: SignalsTable, rows: Mapping[str, NDArray[Any]]) -> 
     `rows` are the hashes that the bundle holds; the table it was fitted with passes as long as the seed stays. Of rows in
     groups a few may be equal by chance, as in `shared_rows`.
     """
-    held = rows.get(MEMBER, NO_ROWS)
-    if any(finding.level == "error" for finding in shared_rows(promised, held, "calibration", MEMBER)):
-        shared = int(seen(promised, held).sum())
+    known = Known.stored(rows, MEMBER)
+    if any(finding.level == "error" for finding in shared_rows(promised, known, "calibration", MEMBER)):
+        shared = int(seen(promised, known.marks).sum())
         raise ContractViolation(
             [
                 error(
