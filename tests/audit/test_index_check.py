@@ -60,7 +60,7 @@ EDITS = {
     "a reason more, at the end": ("INSERT INTO reason VALUES (99, 'NOVEL', 1)", 11),
     "a count": ("UPDATE reason SET count = 0 WHERE sequence = 1", 1),
     "a record less": ("DELETE FROM record WHERE sequence = 1", 1),
-    "a record more": (f"INSERT INTO record SELECT 11, {REST} FROM record WHERE sequence = 2", 11),
+    "a record more": (f"INSERT INTO record SELECT 11, {REST} FROM record WHERE sequence = 2", 11),  # noqa: S608
     "a column more": ("ALTER TABLE record ADD COLUMN more TEXT", 0),
 }  # fmt: skip
 

@@ -108,7 +108,7 @@ def filled(array: NDArray[Any], rows: NDArray[np.bool_], value: Any, name: str) 
             f"output {name}: expected one row for each of {len(rows)} verdicts, got {array.shape}"
         )
     found = array.copy()
-    content = _content(found.dtype, value, name)
+    content = filling(found.dtype, value, name)
     if rows.all():
         found[...] = content
     else:
@@ -116,7 +116,8 @@ def filled(array: NDArray[Any], rows: NDArray[np.bool_], value: Any, name: str) 
     return found
 
 
-def _content(dtype: np.dtype[Any], value: Any, name: str) -> Any:
+def filling(dtype: np.dtype[Any], value: Any, name: str) -> Any:
+    """A configured value as one of this dtype. Raises: UnreadableOutputError when it is none."""
     if dtype.hasobject:
         return value.encode() if isinstance(value, str) else str(value).encode()
     if dtype.kind == "f":
