@@ -50,7 +50,14 @@ class Client:
         on_failure: Literal["block", "pass"] = "block",
         retries: int = 2,
     ) -> None:
-        """`address` is host:port or unix:/path. Raises: ConfigurationError."""
+        """Connects on first use; the monitor is named in each call.
+
+        address: host:port or unix:/path. token: what the server's `token_file` holds. tls_ca: PEM of the authority that signed
+        the server's certificate; TLS is on with it. client_cert, client_key: PEM, for a server that asks for them.
+        timeout_seconds: of a whole call, retries included. on_failure: what callers are told to do about rows that nobody
+        judged. retries: how often a call is repeated.
+        Raises: ConfigurationError for files that cannot be read, ValueError for another `on_failure`.
+        """
         self._channel = connect(address, tls_ca=tls_ca, client_cert=client_cert, client_key=client_key)
         self._stub = MonitorServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
         self._metadata = authorization(address, token, encrypted=tls_ca is not None)
@@ -79,7 +86,10 @@ class Client:
     ) -> Verdicts:
         """Verdicts for N rows: each signal (N, width) float32. `monitor` may be left out when the server has only one.
 
-        Raises: InvalidObservation for arrays that could never be assessed (dtype, dimensions, unequal rows).
+        group_id (N,) integers for monitors that judge groups; groups (G,) integers, all of them, when some may have no rows.
+        request_id and ids, one a row, are names for the audit log; model (name, version, digest, decoding) says which model
+        spoke. timeout_seconds: for this call.
+        Raises: InvalidObservation for arrays that could never be assessed (dtype, dimensions, unequal rows, masked values).
         """
         observation = wire.check(signals, group_id, groups, ids)
         request = wire.encode(observation, monitor=monitor, request_id=request_id, model=model)
