@@ -119,6 +119,11 @@ def group_rows(group_id: Any, groups: Any, rows: int) -> Grouping:
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
+    if np.ma.is_masked(value):
+        raise InvalidObservation(
+            f"{name}: expected numbers, {np.count_nonzero(np.ma.getmaskarray(value))} of them are masked; fill them first, with .filled(np.nan) "
+            "where they are missing"
+        )
     try:
         return np.asarray(value)
     except Exception as error:  # ragged lists, tensors on another device: each library has errors of its own
@@ -135,7 +140,7 @@ def _single(value: NDArray[Any]) -> NDArray[Any]:
 
 
 def _checked(name: str, array: Any, width: int) -> NDArray[np.float32]:
-    value = array if isinstance(array, np.ndarray) else _array(name, array)
+    value = array if type(array) is np.ndarray else _array(name, array)
     if width == 1:
         value = _single(value)
     if value.ndim != 2 or value.shape[1] != width:

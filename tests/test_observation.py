@@ -31,6 +31,10 @@ WRONG = {
     "integers": ({"logits": np.zeros((1, 4), np.int64)}, "got int64"),
     "no rows": ({"logits": np.zeros((0, 4), np.float32)}, "at least one row"),
     "unequal": ({"logits": np.zeros((1, 4), np.float32), "features": np.zeros((2, 8), np.float32)}, "expected 1 rows"),
+    "masked": (
+        {"logits": np.ma.masked_greater(np.eye(2, 4, dtype=np.float32), 0.5)},
+        "2 of them are masked; fill them",
+    ),
     "ragged": ({"logits": [[1.0], [1.0, 2.0]]}, "expected an array of numbers"),
 }
 
@@ -85,3 +89,13 @@ def test_what_cannot_become_an_array_is_refused_in_words():
 
     with pytest.raises(InvalidObservation, match=r"logits: .*Elsewhere.*on another device.*convert"):
         observe({"logits": 4}, {"logits": Elsewhere()})
+
+
+def test_a_masked_array_without_masked_values_is_an_array(monitor, signals):
+    plain = monitor.assess(**signals)
+    equal(plain, monitor.assess(**{name: np.ma.masked_invalid(array) for name, array in signals.items()}))
+
+
+def test_masked_group_ids_are_refused():
+    with pytest.raises(InvalidObservation, match="group_id: expected numbers, 1 of them are masked"):
+        group_rows(np.ma.masked_equal([1, 2, 2, 1, 3], 3), None, 5)

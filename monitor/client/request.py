@@ -15,7 +15,7 @@ from demur.proto.v1 import monitor_pb2 as pb
 
 def check(signals: Mapping[str, Any], group_id: Any = None, groups: Any = None, ids: Sequence[str] = ()) -> Observation:
     """The signals as an observation; widths are the server's to check. Raises: InvalidObservation."""
-    arrays = {name: np.asarray(value) for name, value in signals.items()}
+    arrays = {n: value if isinstance(value, np.ndarray) else np.asarray(value) for n, value in signals.items()}
     widths = {name: array.shape[1] if array.ndim == 2 else -1 for name, array in arrays.items()}
     flat = next((n for n, width in widths.items() if width < 0), None)
     if flat is not None:

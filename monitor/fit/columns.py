@@ -26,8 +26,13 @@ SIGNAL_DTYPES = tuple(np.dtype(f"f{size}") for size in (2, 4, 8))
 def as_array(value: Any, where: str) -> NDArray[Any]:
     """Any array-like as an array, without copying arrays.
 
-    Raises: TableError for ragged lists and Python objects.
+    Raises: TableError for ragged lists, Python objects and masked values.
     """
+    if np.ma.is_masked(value):
+        masked = np.count_nonzero(np.ma.getmaskarray(value))
+        raise TableError(
+            f"{where}: expected numbers, {masked} of them are masked; fill them first, with .filled(np.nan) where they are missing"
+        )
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:

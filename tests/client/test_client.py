@@ -207,6 +207,7 @@ def test_an_outage_blocks_only_where_the_monitor_enforces(start, client, mode):
         {},
         {"logits": [GOOD], "group_id": [1, 2]},
         {"logits": [GOOD], "ids": ["a", "b"]},
+        {"logits": np.ma.masked_greater([GOOD], -np.inf)},
         {"logits": [GOOD], "model": {"colour": "red"}},
     ],
 )

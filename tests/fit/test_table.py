@@ -324,3 +324,10 @@ def test_bfloat16_is_named(tmp_path):
     (tmp_path / "t.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0\0")
     with pytest.raises(TableError, match=r"logits: expected one of F16, .*got BF16; convert"):
         load_table(tmp_path / "t.safetensors")
+
+
+def test_masked_values_are_refused_by_name():
+    logits = np.ma.masked_less(np.arange(8.0).reshape(4, 2), 2)
+    with pytest.raises(TableError, match=r"arrays: logits: expected numbers, 2 of them are masked; fill them first"):
+        SignalsTable.from_columns({"logits": logits})
+    assert SignalsTable.from_columns({"logits": np.ma.array(logits.data)}).widths == {"logits": 2}
