@@ -86,7 +86,7 @@ def judge(monitor: Monitor, table: SignalsTable, unit: Unit, report: Report = un
 
     A table of rows is read once, in order, through its `batches`. A stream is refused when any of its steps is; its score
     is the highest of its steps.
-    Raises: EvaluationError for an empty table, InvalidObservation for signals or group ids that are missing.
+    Raises: EvaluationError for an empty table or missing group ids, InvalidObservation for missing signals.
     """
     if unit == "stream":
         return _streams(monitor, table, report)
@@ -111,6 +111,8 @@ def _rows(monitor: Monitor, table: SignalsTable, report: Report) -> Iterator[tup
 
 
 def _grouped(monitor: Monitor, table: SignalsTable, unit: Unit, report: Report) -> Judged:
+    if table.grouping is None:
+        raise EvaluationError(f"{table.source}: expected group_id, this policy judges groups; add that column")
     verdicts = assess_table(monitor, replace(table, empty_groups=None))
     report(len(table))
     index = stream_index(table)

@@ -10,7 +10,6 @@ from demur.monitor.evaluate import EvaluationError
 from demur.monitor.evaluate.judged import judge, steps, unit_of
 from demur.monitor.fit.offline import assess_table
 from demur.monitor.fit.table import SignalsTable
-from demur.monitor.observation import InvalidObservation
 
 GROUPS = {
     "monitor": "images",
@@ -111,8 +110,9 @@ def test_steps_of_streams_that_are_mixed_in_the_table():
 
 def test_a_group_policy_needs_group_ids_and_a_row_policy_has_no_groups(grouped, bundle, sample, tables):
     bare = {k: v for k, v in images(sample, 10, 5).items() if k != "group_id"}
-    with pytest.raises(InvalidObservation, match="group_id"):
-        demur.evaluate(grouped, bare)
+    for unit in ("group", "row"):
+        with pytest.raises(EvaluationError, match="arrays: expected group_id, this policy judges groups"):
+            demur.evaluate(grouped, bare, unit=unit)
     with pytest.raises(EvaluationError, match="expected row"):
         demur.evaluate(bundle, tables["test"], unit="stream")
 
@@ -143,3 +143,13 @@ def test_only_numbers_are_kept_of_a_table_read_in_batches(bundle, tables):
     for name in ("scores", "p_values", "accept", "wrong"):
         np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
     assert found.scores.dtype == found.p_values.dtype == np.float32
+
+
+def test_calibration_groups_and_streams_are_known_by_their_scores(grouped, streamed, sample):
+    """Without labels, or in another order, the digest of the table is another one."""
+    bare = {k: v for k, v in images(sample, 300, 2).items() if k != "label"}
+    again = {k: np.append(v, v[:1], axis=0) for k, v in tokens(400, 2).items()}
+    again["group_id"][-1] = 1000
+    groups, streams = (demur.evaluate(b, t, bootstrap=0).notes[0] for b, t in ((grouped, bare), (streamed, again)))
+    assert groups.startswith("id: 300 of 300 groups have the very scores of groups in the calibration set")
+    assert streams.startswith("id: 400 of 401 streams have the very scores of streams in the calibration set")
