@@ -202,4 +202,5 @@ def test_percentages_say_a_promise_exactly_and_round_bounds_up():
         "1.67 %",
     ]
     assert [percent(x, 0) for x in (0.95, 0.999)] == ["95 %", "99.9 %"]
+    assert [percent(x, 0) for x in (0.99995678, 0.999999999)] == ["99.995678 %", "99.9999999 %"]  # no 100 %
     assert [percent_up(x) for x in (0.07, 0.0661, 0.07 * 1.0000001, 1.0)] == ["7.0 %", "6.7 %", "7.1 %", "100.0 %"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from demur.detectors.promises.promise import exact
@@ -12,12 +13,17 @@ if TYPE_CHECKING:
     from demur.detectors.promises.promise import Level
 
 _MOST_PLACES = 6
+_FLOAT_PLACES = 18  # say any level that a person wrote as a float above a half
 
 
 def percent(level: Level, places: int = 1) -> str:
-    """A level as a percentage with at least `places` decimals, and as many more as say it exactly (at most 6, rounded up)."""
+    """A level as a percentage with at least `places` decimals, and as many more as say it exactly (at most 6, rounded up).
+
+    Where that would be 100 %, with which nothing is promised, as many as the level has.
+    """
     share = exact(level) * 100
-    for shown in range(places, _MOST_PLACES):
+    near = share > 100 - Fraction(1, 10 ** (places + 1))
+    for shown in range(places, _FLOAT_PLACES if near else _MOST_PLACES):
         if (share * 10**shown).denominator == 1:
             return f"{Decimal(int(share * 10**shown)).scaleb(-shown):.{shown}f} %"
     return percent_up(float(level), places + 1)
