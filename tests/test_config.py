@@ -133,6 +133,50 @@ def test_wrong_scores_are_refused_in_words(policy, key, value, says):
         )
 
 
+WRONG_RULES = {
+    "a percentage for a share": (
+        {"when": "msp", "promise": {"refuse_good_at_most": 5}},
+        "rules.novel.promise.refuse_good_at_most: Input should be less than 1, got 5; 5 % is written 0.05",
+    ),
+    "a percentage as text": (
+        {"when": "msp", "promise": {"refuse_good_at_most": "2.5 %"}},
+        "rules.novel.promise.refuse_good_at_most: Input should be a valid number, unable to parse string as a number, got '2.5 %'; 2.5 % is written 0.025",
+    ),
+    "a confidence in percent": (
+        {"when": "msp", "promise": {"refuse_good_at_most": 0.05, "confidence": 95}},
+        "rules.novel.promise.confidence: Input should be less than 1, got 95; 95 % is written 0.95",
+    ),
+    "a misspelt promise": (
+        {"when": "msp", "promise": {"refuse_good_at_mots": 0.05}},
+        "rules.novel.promise.refuse_good_at_mots: there is no such key; did you mean refuse_good_at_most?",
+    ),
+    "a misspelt key": (
+        {"whne": "msp", "promise": {"refuse_good_at_most": 0.05}},
+        "rules.novel.when: this key is needed\n  rules.novel.whne: there is no such key; did you mean when?",
+    ),
+    "a number far from any share": (
+        {"when": "msp", "promise": {"refuse_good_at_most": 400}},
+        "rules.novel.promise.refuse_good_at_most: Input should be less than 1, got 400",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_RULES)
+def test_a_wrong_rule_is_named_once_with_what_may_be_meant(policy, case):
+    body, says = WRONG_RULES[case]
+    with pytest.raises(ConfigurationError) as caught:
+        parse(PolicyConfig, {**policy, "scores": ["msp"], "rules": [{"novel": body}]}, "monitor.yaml")
+    assert str(caught.value) == f"monitor.yaml cannot be used:\n  {says}"
+
+
+def test_a_misspelt_score_is_to_blame_and_not_the_rule_that_misses_it(policy):
+    rules = [{"novel": {"when": "msp", "promise": {"refuse_good_at_most": 0.05}}}]
+    with pytest.raises(ConfigurationError, match=r"score mspp: 'mspp' is not in the catalogue.* did you mean msp\?"):
+        parse(PolicyConfig, {**policy, "scores": ["mspp"], "rules": rules}, "monitor.yaml")
+    with pytest.raises(ConfigurationError, match="rule novel: no score is named 'msp'; scores are energy"):
+        parse(PolicyConfig, {**policy, "scores": ["energy"], "rules": rules}, "monitor.yaml")
+
+
 def test_a_key_given_twice_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="given twice: monitors"):
         load(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from demur.monitor.config.fault import faults
 from demur.monitor.errors import ConfigurationError
 
 PREFIX = "DEMUR_"
@@ -21,9 +21,6 @@ RESERVED = frozenset({"DEMUR_DATA", "DEMUR_CONFIG"})
 SERVICE_LINK = re.compile(r"^DEMUR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
 LARGEST_BYTES = 4 << 20
 MERGE, BOOLEAN, TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "bool", "str"))
-LONGEST_VALUE = 80
-# An unknown key may hold a secret: its name is enough.
-UNNAMED = {"missing": "this key is needed", "extra_forbidden": "there is no such key"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -68,10 +65,8 @@ def parse(model: type[M], document: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        faults = [f"  {_fault(e)}" for e in error.errors(include_url=False)]
-        if any(e["type"] in UNNAMED and len(e["loc"]) == 1 for e in error.errors(include_url=False)):
-            faults.append(f"  top-level keys are: {', '.join(model.model_fields)}")
-        raise ConfigurationError("\n".join([f"{where} cannot be used:", *faults])) from None
+        found = (f"  {fault}" for fault in faults(model, document, error.errors(include_url=False)))
+        raise ConfigurationError("\n".join([f"{where} cannot be used:", *found])) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -115,18 +110,3 @@ def override(document: dict[str, Any], environment: Mapping[str, str]) -> int:
                 f"{name}: its value is not valid YAML ({type(error).__name__}); quote it"
             ) from error
     return len(names)
-
-
-def _fault(error: Any) -> str:
-    place = ".".join(map(str, error["loc"]))
-    said = UNNAMED.get(error["type"], error["msg"].removeprefix("Value error, "))
-    return f"{f'{place}: ' if place else ''}{said}{_came(error)}"
-
-
-def _came(error: Any) -> str:
-    value = error.get("input")
-    return (
-        ""
-        if error["type"] in UNNAMED or isinstance(value, (dict, list))
-        else f", got {textwrap.shorten(repr(value), LONGEST_VALUE)}"
-    )

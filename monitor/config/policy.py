@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from demur.monitor.config.catalogue import check_types
 from demur.monitor.config.document import Section
 from demur.monitor.config.model import ModelConfig
 from demur.monitor.config.promise import PromiseConfig, Share
@@ -229,6 +230,8 @@ class PolicyConfig(Section):
             if isinstance(members, list) and not all(isinstance(m, str) and m in others for m in members):
                 raise ValueError(f"score {score.name}: `of` must list other scores of this policy, got {members!r}")
         for rule in self.rules:
+            if not known.issuperset(rule.scores):
+                check_types({s.name: s.type for s in self.scores})
             _check_rule(rule, known, self.signals)
         return self
 
