@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -87,8 +88,7 @@ class AuditTrail:
 
     def last_served(self) -> dict[str, LastServed]:
         """What the log says was activated last under each name, before it was opened."""
-        found = ((record.monitor, ACTIVATED.fullmatch(record.note)) for record in self._log.bundles)
-        return {name: LastServed(name, int(said[1]), said[2] or "") for name, said in found if said is not None}
+        return last_served(self._log.bundles)
 
     def label(self, label: Label) -> int:
         """A label or review of an earlier verdict, durable when this returns.
@@ -104,6 +104,12 @@ class AuditTrail:
         kind: Literal["label", "review"] = "review" if label.kind == "review" else "label"
         record = Record(kind=kind, monitor=label.monitor, target=f"{label.sequence}/{label.row}", note=note)
         return self._log.append(record, on_failure="block", ack="after_sync").sequence
+
+
+def last_served(bundles: Iterable[Record]) -> dict[str, LastServed]:
+    """What these records, oldest first, say was activated last under each name."""
+    found = ((record.monitor, ACTIVATED.fullmatch(record.note)) for record in bundles)
+    return {name: LastServed(name, int(said[1]), said[2] or "") for name, said in found if said is not None}
 
 
 def _block(verdicts: Verdicts) -> VerdictBlock:

@@ -13,7 +13,7 @@ from demur.monitor.audit.record import InvalidRecord, Record
 from demur.monitor.audit.segment import CorruptJournal, Cursor, Damage, Entry
 from demur.monitor.audit.spill import MARK, mark
 from demur.monitor.audit.storage import Storage
-from demur.monitor.audit.tiles import Tree
+from demur.monitor.audit.tiles import Tile, Tree
 
 LOG = logging.getLogger("demur.audit")
 _MARKED = f'"note":"{MARK}'.encode()
@@ -33,8 +33,8 @@ class Restored:
     bundles: list[Record] = field(default_factory=list)
 
 
-def restore(directory: Path, storage: Storage, verifier: Verifier, origin: str) -> Restored:
-    """Read a log's folder from the beginning; missing tiles are written again.
+def restore(directory: Path, storage: Storage, verifier: Verifier, origin: str, *, mend: bool = True) -> Restored:
+    """Read a log's folder from the beginning; with `mend`, missing tiles are written again.
 
     Raises: CorruptJournal when data that was acknowledged, or that a checkpoint covers, is damaged or missing; OSError.
     """
@@ -45,7 +45,10 @@ def restore(directory: Path, storage: Storage, verifier: Verifier, origin: str) 
             _judge(item, found)
             found.cut = item
             break
-        _take(directory, storage, found, item)
+        for tile in _take(found, item):
+            path = directory / tile.path
+            if mend and (not path.exists() or path.stat().st_size != len(tile.data())):
+                write_tile(directory, storage, tile)
         if checkpoint and found.tree.size == checkpoint.size and found.tree.root() != checkpoint.root:
             raise CorruptJournal(
                 f"audit journal {directory}: its first {checkpoint.size} records are not those that its checkpoint was "
@@ -87,12 +90,10 @@ def _judge(damage: Damage, found: Restored) -> None:
         )
 
 
-def _take(directory: Path, storage: Storage, found: Restored, entry: Entry) -> None:
+def _take(found: Restored, entry: Entry) -> list[Tile]:
+    """Take an entry in; the tiles that it filled."""
     leaf = entry.frame.leaf
-    for tile in found.tree.append(leaf):
-        path = directory / tile.path
-        if not path.exists() or path.stat().st_size != len(tile.data()):
-            write_tile(directory, storage, tile)
+    filled = found.tree.append(leaf)
     found.place.clock_max_ns = max(found.place.clock_max_ns, _time(leaf, entry))
     if _BUNDLE in leaf:
         found.bundles.append(Record.parse(leaf))
@@ -100,6 +101,7 @@ def _take(directory: Path, storage: Storage, found: Restored, entry: Entry) -> N
         spilled = mark(Record.parse(leaf))
         if spilled:
             found.place.merged[spilled[0]] = max(spilled[1], found.place.merged.get(spilled[0], -1))
+    return filled
 
 
 def _time(leaf: bytes, entry: Entry) -> int:

@@ -6,6 +6,7 @@ Whoever can write the bundle can write this note: where there is an audit log, w
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,6 +75,15 @@ def read(path: str | Path) -> LastServed | None:
             "beside it, and remove this file if that one is to be served"
         ) from error
     return LastServed(note.name, note.version, note.monitor)
+
+
+def latest(path: Path, name: str, recorded: Mapping[str, LastServed] | None) -> LastServed | None:
+    """What was served last under `name` from the file at `path`: the higher version of what the note beside it and an audit
+    log (`recorded`, by name) say. Raises: BundleError for a note that is none.
+    """
+    known = (read(path), (recorded or {}).get(name))
+    here = [last for last in known if last is not None and last.name == name]
+    return max(here, key=lambda last: last.version, default=None)
 
 
 def check(path: Path, last: LastServed, bundle: Bundle) -> str:

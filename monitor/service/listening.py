@@ -34,10 +34,7 @@ def bind(
 
 
 def _bind_unix(server: grpc.Server, path: Path, mode: int) -> str:
-    if len(str(path)) > LONGEST_SOCKET_PATH:
-        raise ConfigurationError(
-            f"unix:{path}: a socket's path has at most {LONGEST_SOCKET_PATH} bytes; choose a shorter one"
-        )
+    refuse_long(path)
     refuse_live(path)
     before = os.umask(0o777 & ~mode)  # the socket must not be open to others even for a moment
     try:
@@ -47,6 +44,14 @@ def _bind_unix(server: grpc.Server, path: Path, mode: int) -> str:
     finally:
         os.umask(before)
     return f"{UNIX}{path}"
+
+
+def refuse_long(path: Path) -> None:
+    """Raises: ConfigurationError for a path that no socket can have."""
+    if len(str(path)) > LONGEST_SOCKET_PATH:
+        raise ConfigurationError(
+            f"unix:{path}: a socket's path has at most {LONGEST_SOCKET_PATH} bytes; choose a shorter one"
+        )
 
 
 def refuse_live(path: Path) -> None:

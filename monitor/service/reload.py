@@ -106,13 +106,11 @@ class BundleFile:
         return True
 
     def _last(self) -> LastServed | None:
-        """What is served; before anything is, the highest version that the file beside the bundle or the log names."""
+        """What is served; before anything is, what the note beside the bundle or the log names."""
         served = self._served
         if served.engine is not None:
             return LastServed.of(served.name, served.engine.loaded.bundle)
-        known = (succession.read(served.config.bundle), (self._recorded or {}).get(served.name))
-        here = [last for last in known if last is not None and last.name == served.name]
-        return max(here, key=lambda last: last.version, default=None)
+        return succession.latest(served.config.bundle, served.name, self._recorded)
 
     def _remember(self, bundle: Bundle) -> None:
         try:
