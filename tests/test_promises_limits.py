@@ -83,7 +83,9 @@ def test_a_total_over_correct_rows_and_correct_groups_is_refused():
 def test_levels_found_on_the_data_are_said_to_need_fresh_ones():
     v = RNG.random(200).astype(np.float32)
     sample = CalibrationSample({"v": v}, loss=np.ones(200))
-    with pytest.raises(CalibrationRefused, match="would work with these, and on fresh ones keeps its promise"):
+    with pytest.raises(
+        CalibrationRefused, match="would work with these, but a level found on them keeps its promise only on new ones"
+    ):
         calibrate([rule(WrongAndAcceptedAtMost(0.001))], CalibrationSample({"v": v}, loss=1.0 * (v > 0.5)))
     with pytest.raises(CalibrationRefused, match="no number of them would do"):
         calibrate([rule(ErrorWhenAcceptedAtMost(0.1))], sample)

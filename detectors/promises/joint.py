@@ -142,11 +142,12 @@ def _unsupported(
     works = (
         ""
         if supported is None
-        else f"; {percent_up(supported)} would work with these, and on fresh ones keeps its promise"
+        else f"; {percent_up(supported)} would work with these, but a level found on them keeps its promise only on new ones"
     )
     return CalibrationRefused(
         f"wrong_and_accepted_at_most {percent(promise.alpha)}{confident} would accept nothing: {why}{works}",
         rule=spec.name,
         rows_needed=needed or None,
         supported=supported,
+        rows=n,
     )

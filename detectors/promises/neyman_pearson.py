@@ -122,5 +122,6 @@ def _too_few(name: str, n: int, alpha: Level, share: float, ties: float, inflati
     return CalibrationRefused(
         f"column {name!r}: refuse_good_at_most {percent(alpha)} needs at least {needed} good units for this many candidates, got {n}",
         rows_needed=needed,
+        rows=n,
         supported=least * (1 + 1e-9) if least < 1 else None,
     )

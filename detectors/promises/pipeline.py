@@ -117,11 +117,7 @@ def calibrate(
 def _of_a_part(refused: CalibrationRefused, sample: CalibrationSample, units: NDArray[np.bool_]) -> CalibrationRefused:
     """The same refusal, saying that only a part of the units counts here."""
     part = f"{np.count_nonzero(units)} of the {sample.units} calibration units; the others set the rules about errors"
-    said = CalibrationRefused(
-        f"{refused} (counted on {part})", rows_needed=refused.rows_needed, supported=refused.supported
-    )
-    said.rule = refused.rule
-    return said
+    return refused.adding(f" (counted on {part})")
 
 
 def _check_sample(specs: Sequence[RuleSpec], sample: CalibrationSample) -> None:
@@ -186,7 +182,7 @@ def _named(
         return spec, refusal.thresholds(spec, promise, alpha, sample, units, refuse_small=refuse_small)
     except CalibrationRefused as cause:
         raise CalibrationRefused(
-            str(cause), rule=spec.name, rows_needed=cause.rows_needed, supported=cause.supported
+            str(cause), rule=spec.name, rows_needed=cause.rows_needed, supported=cause.supported, rows=cause.rows
         ) from cause
 
 

@@ -46,16 +46,32 @@ class CalibrationRefused(ValueError):
     """The calibration data cannot carry a promise.
 
     `rule` names it; `rows_needed` is how many units (rows, groups or streams; after other rules, surviving ones) would be
-    enough, None when no number would; `supported` is the smallest level in (0, 1) these units do carry, None when there is none.
+    enough, None when no number would, `rows` how many of these there are; `supported` is the smallest level in (0, 1) they do
+    carry, None when there is none.
     """
 
     def __init__(
-        self, message: str, *, rule: str = "", rows_needed: int | None = None, supported: float | None = None
+        self,
+        message: str,
+        *,
+        rule: str = "",
+        rows_needed: int | None = None,
+        supported: float | None = None,
+        rows: int | None = None,
     ) -> None:
         super().__init__(f'rule "{rule}": {message}' if rule else message)
         self.rule = rule
         self.rows_needed = rows_needed
         self.supported = supported
+        self.rows = rows
+
+    def adding(self, said: str) -> CalibrationRefused:
+        """The same, with more said."""
+        more = CalibrationRefused(
+            f"{self}{said}", rows_needed=self.rows_needed, supported=self.supported, rows=self.rows
+        )
+        more.rule = self.rule
+        return more
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def _unsupported(
     works = (
         ""
         if supported is None
-        else f"; {percent_up(supported)} would work with these, and on fresh ones keeps its full confidence"
+        else f"; {percent_up(supported)} would work with these, but a level found on them keeps its full confidence only on new ones"
     )
     return CalibrationRefused(
         f"error_when_accepted_at_most {percent(risk)} with {percent(promise.confidence, 0)} confidence would accept nothing: "
@@ -165,4 +165,5 @@ def _unsupported(
         rule=spec.name,
         rows_needed=needed,
         supported=supported,
+        rows=counts.rows,
     )

@@ -136,4 +136,5 @@ def too_few(table: Table, promise: RefuseGoodAtMost, alpha: Level, what: str) ->
         f"refuse_good_at_most {percent(alpha)}{confident}{by} needs at least {needed} {what}, got {table.n}{works}",
         rows_needed=needed,
         supported=supported,
+        rows=table.n,
     )

@@ -38,6 +38,7 @@ from demur.monitor.fit.plan import Plan, plan, stops
 from demur.monitor.fit.progress import Tick, Watched, silent
 from demur.monitor.fit.ranges import signal_ranges
 from demur.monitor.fit.scores import fit_fusions, fit_scores, is_fusion, restore_scores
+from demur.monitor.fit.shortage import counted_in
 from demur.monitor.fit.sources import Config, Source, as_config, as_table
 from demur.monitor.fit.stopping import fit_stopped
 from demur.monitor.fit.table import SignalsTable
@@ -88,7 +89,8 @@ def fit(
     notes += learnt_from_outliers(policy, outliers is not None)
     notes += unlike_reference(policy, planned, single, ref, cal)
     fitted = replace(_fitted(scores, tables, notes, files, taught_rows(policy, first)), origin=origin)
-    return assemble(policy, planned, fitted, evidence, vectors.feeder(second, policy.tables))
+    with counted_in(cal, first):
+        return assemble(policy, planned, fitted, evidence, vectors.feeder(second, policy.tables))
 
 
 def _chosen(
@@ -155,6 +157,8 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     digests, counts = dict(manifest.digests), dict(manifest.counts)
     feed: Any = bundle.arrays(INPUTS)
     rows, origin, said = bundle.arrays(ROWS), origin_of(manifest), list[str]()
+    cal: SignalsTable | None = None
+    first: SignalsTable | None = None
     if calibration is None:
         evidence = Evidence.of(bundle)
     else:
@@ -185,7 +189,8 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
     findings = [*(f for f in manifest.findings if f not in stale), *news]
     taught = rows.get(TAUGHT, NO_ROWS)
     fitted = Fitted(scores, types, ranges, digests, counts, rows["reference"], findings, files, taught, origin)
-    return assemble(policy, planned, fitted, evidence, feed)
+    with counted_in(cal, first):
+        return assemble(policy, planned, fitted, evidence, feed)
 
 
 def _check_promises_alone(policy: PolicyConfig, before: PolicyConfig, *, known: bool) -> None:

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import demur
+from demur.detectors.promises.promise import CalibrationRefused
 from demur.monitor.fit.errors import TableError
 from demur.monitor.fit.head import recover_head
 from demur.monitor.fit.ranges import signal_ranges
@@ -107,3 +109,36 @@ def test_ranges_of_many_values_are_sampled(monkeypatch):
     found = signal_ranges(SignalsTable.from_arrays(features=features))["features"]
     assert found.maximum == 9.0
     assert found.high == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_shortage_is_counted_in_rows_as_they_were_given():
+    """Fusions take 40 % of the calibration rows, and the rule for errors sees what the other rule leaves of the rest."""
+    rng = np.random.default_rng(3)
+
+    def made(count: int) -> dict[str, np.ndarray]:
+        logits = rng.normal(size=(count, 4)).astype(np.float32) * 3
+        wrong = rng.random(count) < 0.02
+        return {"logits": logits, "label": np.where(wrong, (logits.argmax(1) + 1) % 4, logits.argmax(1))}
+
+    policy = {
+        "monitor": "m",
+        "signals": {"logits": 4},
+        "scores": ["msp", "energy", "max_logit", {"both": {"type": "fused", "of": ["energy", "max_logit"]}}],
+        "rules": [
+            {"novel": {"when": "both", "promise": {"refuse_good_at_most": 0.05}}},
+            {"ambiguous": {"when": "msp", "promise": {"error_when_accepted_at_most": 0.01}}},
+        ],
+    }
+    with pytest.raises(CalibrationRefused) as caught:
+        demur.fit(policy, reference=made(400), calibration=made(320))
+    refused = caught.value
+    assert refused.rule == "ambiguous"
+    assert 0 < refused.rows < 192
+    total = -(-refused.rows_needed * 320 // refused.rows)
+    expected = f"; in all, about {total:,} calibration rows, where 320 were given and fusions took 128"
+    assert str(refused).endswith(expected)
+    assert "but a level found on them keeps its full confidence only on new ones; in all" in str(refused)
+    alone = policy | {"scores": ["msp"], "rules": policy["rules"][1:]}
+    with pytest.raises(CalibrationRefused, match="needs about") as caught:
+        demur.fit(alone, reference=made(400), calibration=made(320))
+    assert "in all" not in str(caught.value)  # all rows are there to judge by
