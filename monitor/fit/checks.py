@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from demur.monitor.fit.agreement import check_agreement
 from demur.monitor.fit.finding import ContractViolation, Finding, error, listed, warning
 from demur.monitor.fit.known_rows import Known
 from demur.monitor.fit.order import check_order
@@ -85,7 +86,7 @@ def inspect_table(table: SignalsTable, role: str, kinds: Mapping[str, str] | Non
         declared = (kinds or {}).get(name) or ("logits" if name == "logits" else "features")
         findings += _kind(profile, declared, role)
     findings += _twin_signals(found, role) + _labels(table, role) + _predictions(table, role)
-    return findings + check_order(table, role)
+    return findings + check_agreement(table, role) + check_order(table, role)
 
 
 def _cells(table: SignalsTable, name: str, role: str) -> list[Finding]:
@@ -204,11 +205,6 @@ def _predictions(table: SignalsTable, role: str) -> list[Finding]:
             findings.append(
                 level("prediction_not_argmax", f"{message} (rows {listed(differ)}); are rows in one order?")
             )
-    if table.loss is not None and "loss" not in table.given and table.widths.get("logits", 0) > 1:
-        accuracy, chance = 1 - float(table.loss.mean()), 1 / table.widths["logits"]
-        if accuracy <= chance:
-            message = f"{role}: the model is right in {accuracy:.1%} of rows, chance is {chance:.1%}"
-            findings.append(warning("labels_misaligned", f"{message}; do labels belong to these rows?"))
     return findings
 
 
