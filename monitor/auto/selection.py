@@ -95,7 +95,7 @@ class Selection:
             "errors": "errors: the selection set has no labels, or fewer than 20 wrong (or right) answers",
             "near": "near novelty: needs labels of at least 3 classes in the reference and the selection set",
             "far": "far novelty: needs logits or features",
-            "between": "between the data: needs logits or features",
+            "between": "between the data: needs logits; rows without them have no classes to lie between",
         }
         return [text for kind, text in why.items() if kind not in kinds]
 
