@@ -41,26 +41,32 @@ def write_repository(fused: Fused, folder: str | Path, name: str, *, max_batch_s
     Raises: ConfigurationError for a name Triton would not take, outputs that are no tensors, an axis that cannot be the
     batch, or requests of a policy that judges groups to be joined; BundleError when the folder cannot be written.
     """
-    if not NAME.match(name):
-        raise ConfigurationError(f"--name {name!r}: expected letters, digits and _.- for the name of a model in Triton")
+    places = model_paths(folder, name)
     _refuse_groups(fused, max_batch_size)
     model, guarded = fused.instrumented, fused.file
     outputs = {o.name: o for o in model.model.graph.output}
     read = [outputs[t] for t in dict.fromkeys(w.tensor for w in fused.wires)]
     monitor = ModelFile(standalone(fused.monitor, fused.wires, read, fused.prefix), None, f"{name}_monitor")
-    names = (f"{name}_guarded", name, f"{name}_monitor", f"{name}_ensemble")
+    names = (*(place.parts[-3] for place in places), f"{name}_ensemble")
     files = dict(zip(names, (guarded, model, monitor), strict=False))
     configs = {n: _config(n, f, max_batch_size, "onnxruntime_onnx") for n, f in files.items()}
     steps = _steps(names[1:3], (model, monitor))
     configs[names[3]] = _config(names[3], guarded, max_batch_size, "ensemble") + steps
-    for each, file in files.items():
-        file.write(Path(folder) / each / "1" / "model.onnx")
+    for place, file in zip(places, files.values(), strict=True):
+        file.write(place)
     (Path(folder) / names[3] / "1").mkdir(
         parents=True, exist_ok=True
     )  # Triton wants a version's folder of ensembles too
     for each, config in configs.items():
         install(Path(folder) / each / "config.pbtxt", config.encode())
     return names
+
+
+def model_paths(folder: str | Path, name: str) -> list[Path]:
+    """Where `write_repository` puts the fused model, the model and its monitor. Raises: ConfigurationError as there."""
+    if not NAME.match(name):
+        raise ConfigurationError(f"--name {name!r}: expected letters, digits and _.- for the name of a model in Triton")
+    return [Path(folder) / each / "1" / "model.onnx" for each in (f"{name}_guarded", name, f"{name}_monitor")]
 
 
 def _refuse_groups(fused: Fused, max_batch_size: int) -> None:

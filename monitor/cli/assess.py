@@ -9,6 +9,7 @@ import typer
 
 from demur.monitor.cli.console import grid, out, say
 from demur.monitor.cli.options import FORMATS, BundleFile, Show
+from demur.monitor.outputs import check_outputs
 
 
 def assess(
@@ -29,6 +30,7 @@ def assess(
     from demur.monitor.fit.verdict_table import terminal_rows, write_verdicts
     from demur.monitor.monitor import Monitor
 
+    check_outputs([output], [bundle, table])
     monitor = Monitor.load(bundle)
     rows = load_table(table, monitor.engine.loaded.widths)
     check_origin(rows, monitor.bundle.manifest)

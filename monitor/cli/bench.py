@@ -9,6 +9,7 @@ import typer
 
 from demur.monitor.cli.console import grid, out
 from demur.monitor.cli.options import Figures
+from demur.monitor.outputs import check_outputs
 
 
 def bench(
@@ -21,11 +22,11 @@ def bench(
     """
     from demur.monitor.bench.run import run
 
+    check_outputs([output], [])
     with out().status("measuring") as status:
         found = run(quick=quick, note=lambda text: status.update(f"measuring: {text}"))
     show(found)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(found, indent=2) + "\n")
         out().print(f"\nwritten to {output}")
 

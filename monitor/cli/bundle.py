@@ -9,6 +9,7 @@ import typer
 
 from demur.monitor.cli.console import FOUND, out, say
 from demur.monitor.cli.options import BundleFile
+from demur.monitor.outputs import check_outputs
 
 if TYPE_CHECKING:
     from demur.monitor.bundle import Bundle
@@ -43,6 +44,7 @@ def sign(
     from demur.monitor.bundle import Bundle
     from demur.monitor.bundle.signature import load_private
 
+    check_outputs([output], [key])
     Bundle.load(bundle).sign(load_private(key)).save(output or bundle)
     out().print(f"signed {output or bundle}")
 
@@ -52,7 +54,10 @@ def verify(
     bundle: BundleFile,
     key: Annotated[list[Path] | None, typer.Option(help="Trusted public key; may be given more than once.")] = None,
     head: Annotated[
-        Path | None, typer.Option(help="A table with the served model's head_weight and head_bias, to know it again.")
+        Path | None,
+        typer.Option(
+            help="A file with the served model's head_weight and head_bias, to know it again: a table, or MODEL.head.npz."
+        ),
     ] = None,
 ) -> None:
     """Check digests, signature (with --key), graph and self-test, as a server would; with --head the model's last layer too.
@@ -75,10 +80,9 @@ def verify(
 
 
 def _verify_head(bundle: Bundle, head: Path) -> None:
-    from demur.monitor.fit.table import load_table
     from demur.monitor.fit.weights import check_head
 
-    changes = check_head(bundle, load_table(head))
+    changes = check_head(bundle, head)
     for change in changes:
         say(str(change), "[bold red]changed[/]  ")
     if changes:
@@ -99,6 +103,7 @@ def pack(
     from demur.monitor.bundle.archive import NAME
     from demur.monitor.errors import BundleError
 
+    check_outputs([output], [folder])
     members = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     if "manifest.json" not in members or not all(NAME.match(n) for n in members):
         raise BundleError(f"{folder}: expected an unpacked bundle with manifest.json and plain names only")
@@ -113,7 +118,10 @@ def unpack(bundle: BundleFile, folder: Annotated[Path, typer.Argument(help="A ne
     Example: [bold]demur bundle unpack digits.demur digits/[/]
     """
     from demur.monitor.bundle import MANIFEST, SIGNATURE, Bundle
+    from demur.monitor.errors import ConfigurationError
 
+    if folder.exists():
+        raise ConfigurationError(f"{folder}: expected a new folder, got one that is there; choose another name")
     loaded = Bundle.load(bundle)
     folder.mkdir(parents=True, exist_ok=False)
     signed = {} if loaded.signature is None else {SIGNATURE: loaded.signature}

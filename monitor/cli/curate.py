@@ -9,6 +9,7 @@ import typer
 
 from demur.monitor.cli.console import grid, out, say
 from demur.monitor.cli.options import FORMATS, Show
+from demur.monitor.outputs import check_outputs
 
 if TYPE_CHECKING:
     from demur.monitor.curate.report import Report
@@ -35,7 +36,7 @@ def labels(table: TableArgument, features: Signal = "features", output: Output =
     from demur.monitor.curate import label_noise
     from demur.monitor.curate.report import report
 
-    rows = _load(table)
+    rows = _load(table, output)
     found = label_noise(_signal(rows, features), _softmax(_signal(rows, "logits")), _column(rows, "label"))
     beside = {"label": rows.label, "prediction": rows.prediction}
     _say(report(rows, found.score, found.suspect, beside), "labels that disagree with their surroundings", output, show)
@@ -63,7 +64,7 @@ def contamination(
     from demur.monitor.curate import detector_scores
     from demur.monitor.curate.report import report
 
-    rows = _load(table)
+    rows = _load(table, output)
     scores = detector_scores(_signal(rows, features), seed=seed)
     found = posterior(scores, p_high=p_high, high=high, seed=seed)
     rank = np.argsort(np.argsort(scores, axis=0), axis=0).mean(axis=1) / len(rows)
@@ -92,7 +93,7 @@ def responses(
     from demur.monitor.curate import veracity
     from demur.monitor.curate.report import report
 
-    rows = _load(table)
+    rows = _load(table, output)
     measured = _signal(rows, response)
     found = veracity(_signal(rows, features), measured, seed=seed)
     beside = {"response": measured[:, 0], "expected": measured[:, 0] - found.residual}
@@ -117,6 +118,7 @@ def anomalies(
     from demur.monitor.curate import expected_anomaly_posterior
     from demur.monitor.curate.report import report
 
+    check_outputs([output], [table, normals, known])
     rows, normal, real = (_load(path) for path in (table, normals, known))
     material = [_signal(each, features) for each in (rows, normal, real)]
     quality = expected_anomaly_posterior(*material, subsets=subsets, seed=seed)
@@ -148,7 +150,7 @@ def outliers(
     from demur.monitor.curate import choose_outliers
     from demur.monitor.curate.report import report
 
-    rows = _load(table)
+    rows = _load(table, output)
     danger = _energy(_signal(rows, "logits")) if risk is None else _signal(rows, risk)[:, 0]
     chosen = choose_outliers(_signal(rows, features), danger, size, clusters=clusters, seed=seed)
     _say(report(rows, danger, np.isin(np.arange(len(rows)), chosen)), "rows chosen", output, show)
@@ -173,7 +175,7 @@ def bank(
     from demur.detectors.selection import select_bank
     from demur.monitor.curate.report import nearest, report
 
-    rows = _load(table)
+    rows = _load(table, output)
     described = np.asarray(_signal(rows, features), np.float64)
     chosen = select_bank(described, size, method, seed, rows.label)
     apart = nearest(described, described[chosen])
@@ -201,9 +203,10 @@ def columns(
     out().print(shown, soft_wrap=False)
 
 
-def _load(path: Path) -> SignalsTable:
+def _load(path: Path, output: Path | None = None) -> SignalsTable:
     from demur.monitor.fit.table import load_table
 
+    check_outputs([output], [path])
     return load_table(path)
 
 

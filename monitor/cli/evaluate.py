@@ -10,6 +10,7 @@ import typer
 
 from demur.monitor.cli.console import bars, out
 from demur.monitor.cli.options import BundleFile, Figures, ResampleSeed
+from demur.monitor.outputs import check_outputs
 
 Table = "NAME=TABLE, may be repeated"
 
@@ -50,12 +51,14 @@ def evaluate(
     for target, suffix in ((html, ".html"), (json, ".json")):
         if target is not None and target.suffix.lower() != suffix:
             raise ValueError(f"{target}: expected a name that ends in {suffix}")
+    novel, moved = _tables(ood or (), "--ood"), _tables(shifted or (), "--shifted")
+    check_outputs([html, json], [bundle, test, *novel.values(), *moved.values()])
     with bars() as tick:
         found = run(
             bundle,
             test,
-            ood={name: Path(path) for name, path in _named(ood or (), "--ood")},
-            shifted={name: Path(path) for name, path in _named(shifted or (), "--shifted")},
+            ood=novel,
+            shifted=moved,
             severity={name: _number(name, value) for name, value in _named(severity or (), "--severity")},
             unit=unit,
             bootstrap=bootstrap,
@@ -67,6 +70,10 @@ def evaluate(
         if target is not None:
             found.save(target)
             out().print(f"[bold]{target}[/]  {target.stat().st_size:,} bytes")
+
+
+def _tables(words: Iterable[str], option: str) -> dict[str, Path]:
+    return {name: Path(path) for name, path in _named(words, option)}
 
 
 def _named(words: Iterable[str], option: str) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import typer
 
 from demur.monitor.cli.console import bars, grid, note, out, say
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.outputs import check_outputs
 
 if TYPE_CHECKING:
     from demur.monitor.bundle import Bundle, Manifest
@@ -60,6 +61,7 @@ def fit(
 
     if auto != (selection is not None):
         raise ConfigurationError("--auto and --selection ROWS belong together; give both, or neither")
+    check_outputs([output], [config, reference, calibration, selection, outliers, wild, sign])
     elsewhere = None
     if engine == "ray":
         from demur.monitor.fit.ray_engine import RayEngine
@@ -95,6 +97,7 @@ def calibrate(
     from demur.monitor.bundle import Bundle
     from demur.monitor.fit.pipeline import calibrate as run
 
+    check_outputs([output], [bundle, config, calibration, sign])
     with out().status("calibrating"):
         made = run(Bundle.load(bundle), config=config, calibration=calibration)
     _finish(made, output, sign)

@@ -10,6 +10,7 @@ import typer
 from demur.monitor.cli.console import grid, note, out, say
 from demur.monitor.cli.options import Shapes
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.outputs import check_outputs
 
 if TYPE_CHECKING:
     from demur.adapters.models.fuse import Fused
@@ -59,6 +60,8 @@ def fuse(
 
     if output is None and triton is None:
         raise ConfigurationError("nothing to write: give -o FILE, or --triton FOLDER")
+    placed = name or model.name.removesuffix(".onnx").removesuffix(".instrumented")
+    check_outputs([output, *_models(triton, placed)], [model, bundle, signals, *(key or [])])
     given = dict(map(_pair, signal or []))
     with out().status("fusing, and comparing with model and monitor apart"):
         held = Bundle.load(bundle, trusted=[load_public(k) for k in key] if key else None)
@@ -69,9 +72,7 @@ def fuse(
     if output is not None:
         out().print(f"\n[bold]{output}[/]  {output.stat().st_size:,} bytes")
     if triton is not None:
-        _repository(
-            made, triton, name or model.name.removesuffix(".onnx").removesuffix(".instrumented"), max_batch_size
-        )
+        _repository(made, triton, placed, max_batch_size)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -100,6 +101,12 @@ def _told(made: Fused) -> None:
             "`model: {digest: ...}` in the policy"
         )
     say(f"as model and monitor apart, to the last bit, on {made.tried} made-up batches; the self-test passed")
+
+
+def _models(folder: Path | None, name: str) -> list[Path]:
+    from demur.adapters.models.triton import model_paths
+
+    return [] if folder is None else model_paths(folder, name)
 
 
 def _repository(made: Fused, folder: Path, name: str, max_batch_size: int) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from demur.monitor.cli.console import grid, note, out, say
 from demur.monitor.cli.options import BundleFile, Figures, ResampleSeed
+from demur.monitor.outputs import check_outputs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,6 +49,7 @@ def hallucinations(
     from demur.monitor.evaluate.hallucination import images_to_review
     from demur.monitor.monitor import Monitor
 
+    check_outputs([review, json], [bundle, known, unknown, confirmed])
     lines = () if confirmed is None else confirmed.read_text(encoding="utf-8").splitlines()
     words = [line.strip() for line in lines if line.strip()]
     if review is not None:

@@ -11,6 +11,7 @@ import typer
 from demur.monitor.cli.console import grid, note, out, say
 from demur.monitor.cli.options import Shapes
 from demur.monitor.errors import ConfigurationError
+from demur.monitor.outputs import check_outputs
 
 if TYPE_CHECKING:
     from demur.adapters.models.instrument import Instrumented
@@ -68,6 +69,8 @@ def instrument(
     if show:
         _listed(instruments.candidates(model, shapes=shapes))
         return
+    place = output or model.with_name(f"{model.name.removesuffix('.onnx')}.instrumented.onnx")
+    check_outputs([place], [model])
     with out().status("looking for the head, and trying the model"):
         made = instruments.instrument(
             model,
@@ -80,9 +83,6 @@ def instrument(
             shapes=shapes,
             tolerance=tolerance,
         )
-    place = output or model.with_name(f"{model.name.removesuffix('.onnx')}.instrumented.onnx")
-    if place.resolve() == model.resolve():
-        raise ConfigurationError(f"{place}: would overwrite the model; write somewhere else with -o")
     written = made.save(place)
     _told(made)
     out().print("\n" + "\n".join(f"[bold]{path}[/]  {path.stat().st_size:,} bytes" for path in written))

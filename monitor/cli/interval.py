@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from demur.monitor.cli.console import out, say
+from demur.monitor.outputs import check_outputs
 
 CONFIDENCE = 0.95
 
@@ -33,6 +34,7 @@ def interval(
     from demur.monitor.fit.table import load_table
     from demur.monitor.fit.writing import write_columns
 
+    check_outputs([output], [bundle, table])
     rows = load_table(table)
     found = intervals(Bundle.load(bundle), rows.signals, score=score)
     if output is not None:

@@ -9,6 +9,7 @@ import typer
 
 from demur.monitor.cli.console import note, out, say
 from demur.monitor.cli.options import FORMATS
+from demur.monitor.outputs import check_outputs
 
 TableFile = Annotated[Path, typer.Argument(help=f"Rows: {FORMATS}.")]
 As = Annotated[str, typer.Option("--as", help="What the rows are: images, features, text or series.")]
@@ -50,6 +51,7 @@ def perturb(
     from demur.monitor.perturb import find
     from demur.monitor.perturb.stress import stress_set
 
+    check_outputs([output], [table])
     entry, levels = find(kind, how), severity or [3]
     opened, columns = open_columns(table, Budget(None)), {}
     for name in opened.names:

@@ -61,3 +61,15 @@ def test_the_command_says_what_changed(bundle, tmp_path):
     assert (good.exit_code, "last layer is the one" in good.output) == (0, True)
     bad = CliRunner().invoke(app, [*words, str(tmp_path / "other.npz")])
     assert (bad.exit_code, "head_bias" in bad.output) == (3, True)
+
+
+def test_the_command_takes_a_head_without_rows_as_instrument_writes_it(bundle, tmp_path):
+    bundle.save(tmp_path / "b.demur")
+    np.savez(tmp_path / "net.head.npz", **HEAD)
+    np.savez(tmp_path / "none.npz", **draw(5, 3))
+    np.savez(tmp_path / "bad.npz", head_weight=np.full((4, 8), np.nan, np.float32))
+    words = ["bundle", "verify", str(tmp_path / "b.demur"), "--head"]
+    good = CliRunner().invoke(app, [*words, str(tmp_path / "net.head.npz")])
+    assert (good.exit_code, "last layer is the one" in good.output) == (0, True)
+    for name, said in (("none", "none.npz: expected head_weight"), ("bad", "bad.npz: head_weight: expected finite")):
+        assert said in str(CliRunner().invoke(app, [*words, str(tmp_path / f"{name}.npz")]).exception)

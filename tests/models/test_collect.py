@@ -468,7 +468,7 @@ def test_nothing_that_is_read_is_written_over(here, target):
     Path("model.onnx.npz").write_bytes(Path("model.onnx").read_bytes())
     Path("map.npz").write_text("signals: {logits: logits}")
     before = Path(target).read_bytes()
-    with pytest.raises(ConfigurationError, match="would be written over"):
+    with pytest.raises(ConfigurationError, match="would overwrite"):
         collect("model.onnx.npz", "data.npz", target, map="map.npz")
     assert Path(target).read_bytes() == before
 

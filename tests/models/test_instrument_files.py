@@ -140,7 +140,7 @@ def test_the_command_lists_and_refuses(run, tmp_path):
     model = tmp_path / "m.onnx"
     onnx.save(mlp(), model)
     for words, why in (
-        (["-o", model], "would overwrite the model"),
+        (["-o", model], "m.onnx, which this command reads"),
         (["--shape", "x=3,0"], "every size at least 1"),
         (["--shape", "x"], "expected INPUT="),
         (["--features", "nope"], "no tensor is named 'nope'"),

@@ -24,6 +24,7 @@ from demur.adapters.models.collect.summary import Collected
 from demur.adapters.models.viewed_model import ViewedModel, asked_of
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.fit.progress import Tick, silent
+from demur.monitor.outputs import check_outputs
 
 
 def collect(
@@ -96,11 +97,9 @@ def _checked(
         raise ConfigurationError("expected a path for the table, got none")
     if len({path.resolve() for path in targets}) < len(targets):
         raise ConfigurationError(f"expected a path of its own for each table, got {', '.join(map(str, targets))}")
-    read = {Path(source).resolve() for source in sources}
     for path in targets:
         check_target(path)
-        if path.resolve() in read:
-            raise ConfigurationError(f"{path}: is read by this run, and would be written over; choose another name")
+    check_outputs(targets, sources)
     return shares(split, len(targets))
 
 
