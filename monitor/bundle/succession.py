@@ -77,6 +77,20 @@ def read(path: str | Path) -> LastServed | None:
     return LastServed(note.name, note.version, note.monitor)
 
 
+def installed(path: Path) -> LastServed | None:
+    """What is to be followed at `path`: what a server noted there, else the bundle that is there; None for neither.
+
+    Raises: BundleError for a note that is none.
+    """
+    noted = read(path)
+    if noted is not None:
+        return noted
+    try:
+        return LastServed.of("", Bundle.load(path))
+    except BundleError:
+        return None
+
+
 def latest(path: Path, name: str, recorded: Mapping[str, LastServed] | None) -> LastServed | None:
     """What was served last under `name` from the file at `path`: the higher version of what the note beside it and an audit
     log (`recorded`, by name) say. Raises: BundleError for a note that is none.

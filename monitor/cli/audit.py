@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -14,11 +17,13 @@ from demur.monitor.cli.console import FOUND, grid, note, out, say
 from demur.monitor.cli.options import ForPrograms
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from rich.text import Text
 
     from demur.monitor.audit import AuditIndex, Record
 
-WIDEST = 60  # of a reason in a list
+WIDEST = 60  # of a reason in a list on a terminal
+LONGEST_LINE = 1 << 16
 
 app = typer.Typer(no_args_is_help=True, help="List, show, verify and export the tamper-evident log; make its key.")
 
@@ -37,26 +42,33 @@ def verify(
     ] = None,
     as_json: ForPrograms = False,
 ) -> None:
-    """Recompute everything and say what it proves. Exit code 3 when something speaks against the log.
+    """Recompute everything and say what it proves. Exit code 3 when something speaks against the log, or its search index
+    differs from it.
 
     Example: [bold]demur audit verify audit/ --key kept/key.pub --expect kept/checkpoint[/]
     """
     from demur.monitor.audit import verify_log
+    from demur.monitor.audit.index_check import index_problem
     from demur.monitor.audit.keys import load_public
 
+    _begun(folder)
     report = verify_log(folder, [load_public(k) for k in key or ()], expect.read_bytes() if expect else None)
+    index = index_problem(folder)
     if as_json:
         names = ("ok", "trusted", "size", "covered", "uncovered", "blocks", "drops", "tail_bytes")
-        print(json.dumps({**{n: getattr(report, n) for n in names}, "problems": list(report.problems)}, indent=2))
+        told = {**{n: getattr(report, n) for n in names}, "problems": list(report.problems), "index": index}
+        print(json.dumps(told, indent=2))
     else:
         for problem in report.problems:
             say(plain(problem), "[red]bad [/] ")
         say(sentence(report), "[green]good[/] " if report.ok else "[red]bad [/] ")
+        if index:
+            say(plain(index), "[red]bad [/] ")
         if not key:
             note(
                 "checked with the folder's own key: give --key and --expect, kept elsewhere, to prove it against whoever can write the folder"
             )
-    if not report.ok:
+    if index or not report.ok:
         raise typer.Exit(FOUND)
 
 
@@ -77,7 +89,8 @@ def list_records(
     folder: Folder,
     monitor: Annotated[str | None, typer.Option(help="Only this monitor.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="verdict, stream, label, review, drop, bundle, start, stop, recovery.")
+        str | None,
+        typer.Option(help="verdict, stream, refused, label, review, drop, bundle, start, stop, recovery."),
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Only records with this reason kind, for example NOVEL.")] = None,
     abstained: Annotated[bool, typer.Option("--abstained", help="Only records with an abstention.")] = False,
@@ -90,11 +103,12 @@ def list_records(
     Example: [bold]demur audit ls audit/ --abstained --reason NOVEL --limit 50[/]
     """
     from demur.monitor.audit import Query
+    from demur.monitor.audit.record import Kind
 
     query = Query(
         monitor=monitor or "",
-        kind=kind or "",
-        reason=(reason or "").upper(),
+        kind=_one_of(kind, get_args(Kind), "kind"),
+        reason=_reason(reason),
         accepted=False if abstained else None,
         since_ns=int(since.replace(tzinfo=UTC).timestamp()) * 1_000_000_000 if since else None,
         limit=limit,
@@ -108,17 +122,39 @@ def list_records(
     _table(found)
 
 
+def _one_of(given: str | None, known: Sequence[str], what: str) -> str:
+    if given is None or given in known:
+        return given or ""
+    close = difflib.get_close_matches(given, known, 1)
+    raise ValueError(
+        f"--{what} {given}: {f'did you mean {close[0]}? ' if close else ''}expected one of {', '.join(known)}"
+    )
+
+
+def _reason(given: str | None) -> str:
+    """A reason kind in any case, after `group:` that of groups."""
+    from demur.detectors.reason import Reason
+
+    scope, colon, name = (given or "").rpartition(":")
+    found = _one_of(name.upper() or None, [str(kind.name) for kind in Reason], "reason")
+    return f"{scope.lower()}{colon}{found}"
+
+
 def _table(records: list[Record]) -> None:
+    whole = _in_a_pipe()
     requests = any(r.request for r in records)
     heads = ["record", "time (UTC)", "kind", "monitor", "accepted", "reasons", *(["request"] if requests else [])]
     shown = grid(*heads, padding=(0, 1, 0, 0))
     for r in records:
         when = datetime.fromtimestamp(r.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
         reasons = ", ".join(f"{k} {n}" for k, n in sorted(r.reasons.items())) or r.cause or r.note
-        told = [reasons if len(reasons) <= WIDEST else f"{reasons[: WIDEST - 1]}…", *([r.request] if requests else [])]
+        told = [
+            reasons if whole or len(reasons) <= WIDEST else f"{reasons[: WIDEST - 1]}…",
+            *([r.request] if requests else []),
+        ]
         accepted = f"{r.accepted} of {r.rows}" if r.rows else ""
         shown.add_row(str(r.sequence), when, r.kind, plain(r.monitor), accepted, *map(plain, told))
-    out().print(shown, soft_wrap=False)
+    _print(shown)
 
 
 @app.command()
@@ -140,6 +176,17 @@ def show(
         _rows(block)
 
 
+def _in_a_pipe() -> bool:
+    """Whether a program reads what is printed, so that every record has one line, however long."""
+    return not out().is_terminal and "COLUMNS" not in os.environ
+
+
+def _print(shown: Table) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, width=LONGEST_LINE if _in_a_pipe() else None).print(shown)
+
+
 def plain(text: str) -> Text:
     """What a client or a server chose, as it is: no markup, and nothing that moves a terminal's cursor."""
     from rich.text import Text
@@ -155,7 +202,7 @@ def _rows(block: Any) -> None:
         values = (f"{s:.4g} ({p:.3g})" for s, p in zip(block.scores[i], block.p_values[i], strict=True))
         names = " ".join(str(k.name) for k in Reason(int(block.reasons[i])))
         shown.add_row(str(i), "ACCEPT" if accept else "ABSTAIN", names, *values)
-    out().print(shown, soft_wrap=False)
+    _print(shown)
 
 
 @app.command()
@@ -197,15 +244,27 @@ def keygen(
     )
 
 
-def opened(folder: Path) -> AuditIndex:
+@contextmanager
+def opened(folder: Path) -> Iterator[AuditIndex]:
     """The log's search index, brought up to date; kept in memory when the folder cannot be written."""
+    import sqlite3
+
     from demur.monitor.audit import AuditIndex
 
     _existing(folder)
     writable = os.access(folder, os.W_OK)
-    index = AuditIndex(folder, None if writable else Path(":memory:"))
-    index.refresh()
-    return index
+    try:
+        with AuditIndex(folder, None if writable else Path(":memory:")) as index:
+            index.refresh()
+            yield index
+    except sqlite3.Error as error:
+        raise ValueError(f"{folder / 'index.sqlite'}: {error}; delete it, it is built again from the log") from error
+
+
+def _begun(folder: Path) -> None:
+    """Raises: ValueError where nothing of a log is, not even a part of one that verification must complain of."""
+    if not any((folder / part).exists() for part in ("journal", "checkpoint", "key.pub", "tile")):
+        raise ValueError(f"{folder}: no audit log here; give the folder that audit.directory of demur.yaml names")
 
 
 def _existing(folder: Path) -> None:

@@ -141,17 +141,23 @@ def activate(
     ] = False,
     reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
 ) -> None:
-    """Install a bundle where a server watches; the server takes it after its own checks.
+    """Install a bundle where a server watches; the server takes it after its own checks. Refuses what the server would: a
+    lower version without --allow-rollback, and another monitor's bundle.
 
     Example: [bold]demur bundle activate digits-1.demur /srv/bundles/digits.demur --allow-rollback[/]
     """
     from getpass import getuser
 
-    from demur.monitor.bundle import Bundle
+    from demur.monitor.bundle import Bundle, succession
     from demur.monitor.bundle.activation import allow
 
     loaded = Bundle.load(bundle)
+    last = succession.installed(target)
+    if last is not None:
+        succession.refuse_other(target, last, loaded)
     if allow_rollback:
         allow(target, loaded, by=getuser(), reason=reason)
+    if last is not None:
+        succession.check(target, last, loaded)
     loaded.save(target)
     say(f"installed version {loaded.manifest.version} (sha256:{loaded.digest[:16]}…) at {target}")

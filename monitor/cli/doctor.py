@@ -5,25 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
+from typing import Annotated
 
 import typer
 
 from demur.monitor.cli.console import FOUND, say
 from demur.monitor.cli.options import ForPrograms
-
-if TYPE_CHECKING:
-    from demur.monitor.config.server import ServerConfig
-    from demur.monitor.engine import Engine
-
-CONNECT_SECONDS = 2.0
-Check = tuple[str, str, str]  # good | note | bad, what, what to do
+from demur.monitor.cli.preconditions import Check
 
 
 def doctor(
@@ -99,12 +91,10 @@ def _cores() -> Iterator[Check]:
 
 
 def _configuration(path: Path) -> Iterator[Check]:
-    from demur.monitor.bundle import Bundle
-    from demur.monitor.bundle.signature import load_public
+    from demur.monitor.cli import preconditions
+    from demur.monitor.cli.upstreams import upstreams
     from demur.monitor.config.document import load
     from demur.monitor.config.server import ServerConfig
-    from demur.monitor.engine import Engine
-    from demur.monitor.loaded import Loaded
 
     try:
         config = load(ServerConfig, path)
@@ -113,71 +103,15 @@ def _configuration(path: Path) -> Iterator[Check]:
         return
     monitors = "1 monitor" if len(config.monitors) == 1 else f"{len(config.monitors)} monitors"
     yield "good", f"{path}: {monitors}, listening on {', '.join(config.listen)}", ""
+    recorded = {} if config.audit is None else (yield from preconditions.log(config.audit))
     engines = {}
     for monitor in config.monitors:
-        try:
-            trusted = [load_public(k) for k in monitor.public_keys] if monitor.require_signature else None
-            loaded = Loaded.open(Bundle.load(monitor.bundle, trusted=trusted))
-        except Exception as error:
-            yield "bad", f"monitor {monitor.name}: {error}", ""
-            continue
-        engines[monitor.name] = Engine(loaded)
-        yield (
-            "good",
-            f"monitor {monitor.name}: sha256:{loaded.bundle.digest[:12]}…, version {loaded.manifest.version}, self-test passed",
-            "",
-        )
-    yield from _mapped(config, engines)
-    yield from _upstreams(config)
+        engine = yield from preconditions.monitor(monitor, recorded)
+        if engine is not None:
+            engines[monitor.name] = engine
+    yield from upstreams(config, engines)
+    yield from preconditions.addresses(config)
     if config.tls is None and any(not a.startswith(("127.", "localhost", "[::1]", "unix:")) for a in config.listen):
         yield "note", "listens beyond this machine without TLS", "add a tls section"
     if config.audit is None:
         yield "note", "no audit section: verdicts are answered and not recorded", "add audit: {directory: ...}"
-
-
-def _upstreams(config: ServerConfig) -> Iterator[Check]:
-    """Whether anything listens where the proxies forward to."""
-    proxy = config.proxy
-    named = [] if proxy is None or not proxy.listen else [("proxy.upstream", proxy.upstream)]
-    named += [] if proxy is None or proxy.rest is None else [("proxy.rest.upstream", proxy.rest.upstream)]
-    for key, target in named:
-        try:
-            _connect(target)
-        except (OSError, ValueError) as error:
-            yield "note", f"{key}: nothing answers at {target} now ({error})", f"start the server, or mend {key}"
-        else:
-            yield "good", f"{key}: {target} is there", ""
-
-
-def _connect(target: str) -> None:
-    """Open a connection to a gRPC target or an HTTP address, and close it. Raises: OSError, ValueError."""
-    if target.startswith("unix:"):
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(CONNECT_SECONDS)
-            connection.connect(target.removeprefix("unix:").removeprefix("//"))
-        return
-    url = urlsplit(target if "//" in target else f"//{target}")
-    place = urlsplit(f"//{url.path.lstrip('/')}") if url.scheme == "dns" else url
-    port = place.port or (443 if url.scheme in ("https", "dns") else 80)
-    socket.create_connection((place.hostname or "", port), CONNECT_SECONDS).close()
-
-
-def _mapped(config: ServerConfig, engines: Mapping[str, Engine]) -> Iterator[Check]:
-    """Whether every model of the proxies and of the external processor can be judged as it is mapped."""
-    from demur.adapters.servers.oip.mapping import proxied
-    from demur.monitor.errors import DemurError
-
-    proxy, ext_proc = config.proxy, config.ext_proc
-    fronts = [("proxy", proxy.models)] if proxy is not None else []
-    fronts += [("ext_proc", ext_proc.infer)] if ext_proc is not None else []
-    for front, models in fronts:
-        for name, model in models.items():
-            if model.monitor not in engines:
-                continue  # said above
-            try:
-                found = proxied({name: model}, engines, config.limits)[name]
-                outputs = ", ".join(found.contract(found.engine.loaded).needed) or "none"
-            except DemurError as error:
-                yield "bad", str(error), ""
-                continue
-            yield "good", f"{front} model {name}: judged by {model.monitor}, from the outputs {outputs}", ""

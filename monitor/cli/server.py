@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from demur.monitor.audit import AuditLog
 from demur.monitor.audit.keys import key_name, load_or_make
+from demur.monitor.audit.log import PUBLIC_KEY
 from demur.monitor.config.document import load, override, parse, read_yaml
 from demur.monitor.config.ext_proc import ExtProcConfig
 from demur.monitor.config.server import AuditConfig, ProxyConfig, ServedMonitorConfig, ServerConfig
@@ -60,6 +61,7 @@ class Running:
             recorder_for=self._recorder,
             observers=[self._telemetry, *([trail] if trail else [])],
             label_sink=trail,
+            recorded=None if trail is None else trail.last_served(),
         )
         self._proxy: OipProxy | None = None
         self._rest: RestProxy | None = None
@@ -187,7 +189,7 @@ def open_log(config: AuditConfig, telemetry: Telemetry) -> AuditLog:
     return AuditLog.open(
         config.directory,
         origin=config.origin,
-        signer=load_or_make(key_file, key_name(config.origin)),
+        signer=load_or_make(key_file, key_name(config.origin), begun=config.directory / PUBLIC_KEY),
         spill_directory=config.spill_directory,
         checkpoint_seconds=config.checkpoint_seconds,
         exports=exports,
