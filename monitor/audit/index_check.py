@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from demur.monitor.audit.segment import CorruptJournal, Cursor, Damage
 
 def index_problem(directory: Path | str) -> str:
     """What the index of a log's folder says otherwise than the log, or "". No index, or one that has yet to take in the newest
-    records, is no problem; of a damaged log what can be read is looked at.
+    records, is no problem; nor is one that nobody here would use, because its folder cannot be written.
     """
     path = Path(directory) / INDEX
-    if not path.is_file():
+    if not path.is_file() or not os.access(directory, os.W_OK):
         return ""
     try:
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        database = sqlite3.connect(path)
         try:
             at = _first_difference(database, Path(directory))
         finally:

@@ -14,7 +14,7 @@ from .conftest import Opener
 @pytest.fixture
 def log(tmp_path: Path, opened: Opener) -> Path:
     """start, 8 verdicts (two with abstentions), a label, stop; and its index."""
-    log = opened(tmp_path / "a log?#%")  # a folder's name that a URI spells otherwise
+    log = opened(tmp_path / "log")
     for i in range(8):
         reasons = {"NOVEL": 1, "AMBIGUOUS": 2} if i % 4 == 0 else {}
         log.append(
@@ -36,7 +36,9 @@ def edit(log: Path, *statements: str) -> None:
 
 
 def test_an_honest_index_has_no_problem(log: Path, opened: Opener) -> None:
+    before = sorted(path.name for path in log.iterdir())
     assert index_problem(log) == ""
+    assert sorted(path.name for path in log.iterdir()) == before
     again = opened(log)
     again.append(Record(kind="review", request="new")).wait(10)
     assert index_problem(log) == ""  # it has yet to take the newest records in
