@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import demur
 from demur.monitor.audit import AuditLog
-from demur.monitor.audit.keys import generate
+from demur.monitor.audit.keys import load_or_make
 from demur.monitor.cli.main import app
 from demur.monitor.config.server import MonitorAuditConfig
 from demur.monitor.event import BundleEvent
@@ -47,8 +47,9 @@ def world(tmp_path_factory):
 
 
 def _log(home, bundle, live):
-    with AuditLog.open(home / "audit", origin="lab/mine", signer=generate("lab/mine")) as log:
-        AuditTrail(log).on_bundle(BundleEvent("mine", bundle.digest, 1, accepted=True, cause=""))
+    signer = load_or_make(home / "audit" / "audit.key", "lab/mine")
+    with AuditLog.open(home / "audit", origin="lab/mine", signer=signer) as log:
+        AuditTrail(log).on_bundle(BundleEvent("mine", bundle.digest, 1, accepted=True, built_for="mine"))
         recorder = AuditRecorder(log, MonitorAuditConfig(ack="after_sync"))
         monitor = demur.Monitor.load(home / "mine.demur", recorder=recorder)
         for rows in (slice(0, 2), slice(2, 5)):
