@@ -118,11 +118,12 @@ class Evaluation:
         return page(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the report (.html) or the document (.json). Raises: EvaluationError for another suffix."""
+        """Write the report (.html) or the document (.json); a missing folder is made. Raises: EvaluationError for another suffix."""
         target = Path(path)
         kinds = {".html": self.to_html, ".json": self.to_json}
         if target.suffix.lower() not in kinds:
             raise EvaluationError(f"{path}: expected .html or .json, got {target.suffix or 'no suffix'}")
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(kinds[target.suffix.lower()](), encoding="utf-8")
 
 

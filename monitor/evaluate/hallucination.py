@@ -69,7 +69,8 @@ class Hallucinations:
         return {"schema_version": 1, "kind": "demur.hallucinations", **plain(self)}
 
     def save(self, path: str | Path) -> None:
-        """Write the document as JSON."""
+        """Write the document as JSON; a missing folder is made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(self.document(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -84,6 +84,20 @@ def test_a_selection_set_is_known_by_its_name():
     )
 
 
+def test_outliers_that_taught_the_bundle_are_an_optimistic_novelty_set():
+    policy = {
+        "monitor": "taught",
+        "signals": {"features": 8},
+        "scores": ["outlier_head"],
+        "rules": [{"novel": {"when": "outlier_head", "promise": {"refuse_good_at_most": 0.05}}}],
+    }
+    known = draw(80, 41, shift=2.0)
+    made = demur.fit(policy, reference=draw(200, 42), calibration=draw(200, 43), outliers=known)
+    assert notes(made, draw(100, 44), ood={"a": known, "b": draw(80, 45, shift=2.0)}) == [
+        "a: 80 of 80 rows were in the outliers set that scores or thresholds learnt from; figures are optimistic"
+    ]
+
+
 def counted(mine, theirs):
     """Units whose scores one unit of the others has, and no second one, by loops."""
     held = Counter(map(tuple, theirs.tolist()))

@@ -154,3 +154,9 @@ def test_regret_is_the_largest_shortfall(hostile):
 )
 def test_a_selection_of_another_shape_is_left_out(bundle, raw):
     assert selection_of(dataclasses.replace(bundle, members={**bundle.members, "selection.json": raw})) is None
+
+
+def test_what_is_saved_makes_its_folder(evaluation, tmp_path):
+    for name in ("new/a.json", "new/deep/a.html"):
+        evaluation.save(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 0
