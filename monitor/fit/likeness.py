@@ -16,6 +16,7 @@ from demur.monitor.fit.plan import Plan, stops
 from demur.monitor.fit.table import SignalsTable
 
 SAMPLE_ROWS, FEWEST_ROWS = 2000, 20
+SAMPLE_BYTES = 128 << 20  # in float64; of rows as wide as images fewer are looked at
 MIDDLE = (
     0.1,
     0.9,
@@ -42,9 +43,9 @@ def unlike_reference(
     Signals are compared by their norm, those of width 1 by their value; scores only where a fit cannot remember the
     reference rows, which are nearer to themselves than any other row is. Both sets in samples of at most 2,000 rows.
     """
-    if min(len(reference), len(calibration)) < FEWEST_ROWS:
-        return []
     ours, theirs = _sample(reference), _sample(calibration)
+    if min(len(ours), len(theirs)) < FEWEST_ROWS:
+        return []
     found = list(_signals(policy, planned, ours, theirs))
     widest = max(reference.widths.values())
     told = {n: s for n, s in scores.items() if not remembers(s, len(reference), widest)}
@@ -86,13 +87,17 @@ def remembers(score: Any, rows: int, widest: int) -> bool:
 
 
 def _sample(table: SignalsTable) -> SignalsTable:
-    count = min(len(table), SAMPLE_ROWS)
+    count = min(len(table), SAMPLE_ROWS, SAMPLE_BYTES // (8 * sum(table.widths.values())))
     return table.take(np.sort(np.random.default_rng(SEED).choice(len(table), count, replace=False)))
 
 
 def _signals(policy: PolicyConfig, planned: Plan, ours: SignalsTable, theirs: SignalsTable) -> Iterator[str]:
     for name in policy.signals:
-        if name in planned.slicing or policy.kind(name) == "mask":
+        if (
+            name in planned.slicing
+            or policy.kind(name) == "mask"
+            or not {name} <= ours.widths.keys() & theirs.widths.keys()
+        ):
             continue
         what = name if policy.signals[name].width == 1 else f"the norm of {name}"
         if text := _outside(_lengths(ours.signals[name]), _lengths(theirs.signals[name]), what):

@@ -49,10 +49,11 @@ def copies(table: SignalsTable, known: Known, role: str, names: Collection[str] 
     mine = Repeats.of(table.row_hashes(names))
     if not repeated_more(mine, known.repeats):
         return []
-    message = (
+    found = (
         f"{role}: {mine.copies:,} of {mine.rows:,} rows are copies of another row; each counts in n as if it were new"
     )
-    return [warning("copied_rows", f"{message}, so promises claim more than the data hold: leave copies out")]
+    remedy = "leave copies out, unless what comes in service repeats so too"
+    return [warning("copied_rows", f"{found}, so promises claim more than the data hold: {remedy}")]
 
 
 def alone(table: SignalsTable) -> bool:
