@@ -96,13 +96,13 @@ class BundleFile:
         last = self._last()
         leave = "" if last is None else succession.check(config.bundle, last, bundle)
         loaded = Loaded.open(bundle, name=served.name, providers=config.providers, threads=config.threads)
+        self._remember(bundle)
         if served.engine is None:
             served.engine = self._build(served, loaded)
         else:
             served.engine.activate(loaded)
         self._settled()
         self._tell(bundle, leave)
-        self._remember(bundle)
         return True
 
     def _last(self) -> LastServed | None:
