@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,11 +38,13 @@ def receiver():
 
 
 def test_rows_and_streams_side_by_side_counted_traced_and_recorded(tmp_path, receiver):
+    for name in ("sliced.demur", "stream.demur"):  # a server leaves a note beside what it serves
+        shutil.copy(GOLDEN / name, tmp_path)
     document = {
         "listen": ["127.0.0.1:0"],
         "monitors": [
-            {"name": "rows", "bundle": str(GOLDEN / "sliced.demur")},
-            {"name": "tokens", "bundle": str(GOLDEN / "stream.demur")},
+            {"name": "rows", "bundle": str(tmp_path / "sliced.demur")},
+            {"name": "tokens", "bundle": str(tmp_path / "stream.demur")},
         ],
         "audit": {"directory": str(tmp_path / "audit"), "origin": "test"},
         "telemetry": {"otlp_endpoint": receiver.endpoint, "trace_ratio": 1.0, "metrics_interval_seconds": 0.2},

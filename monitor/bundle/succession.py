@@ -33,6 +33,7 @@ class LastServed:
 
     @staticmethod
     def of(name: str, bundle: Bundle) -> LastServed:
+        """The version of `bundle`, served under `name`."""
         return LastServed(name, bundle.manifest.version, bundle.manifest.monitor)
 
 

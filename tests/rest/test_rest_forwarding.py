@@ -401,13 +401,9 @@ def test_an_answer_whose_end_is_told_in_two_ways_goes_on_in_one(stage):
     assert (found.content, found.headers.get("content-length")) == (b"whole", None)
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "said"),
-    [("listen", "127.0.0.1:99999", "cannot listen on 127.0.0.1:99999"), ("upstream", "http://h:x", "got http://h:x")],
-)
-def test_an_address_that_is_none_is_refused_by_name(stage, field, value, said):
-    with pytest.raises(ConfigurationError, match=said):
-        stage.proxy(rest={field: value})
+def test_an_address_that_cannot_be_listened_on_is_refused_by_name(stage):
+    with pytest.raises(ConfigurationError, match=r"cannot listen on 192\.0\.2\.1:9"):
+        stage.proxy(rest={"listen": "192.0.2.1:9"})  # of nobody's network
 
 
 def test_a_port_that_is_taken_is_refused_with_the_address(stage):
