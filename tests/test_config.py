@@ -154,6 +154,10 @@ WRONG_RULES = {
         {"whne": "msp", "promise": {"refuse_good_at_most": 0.05}},
         "rules.novel.when: this key is needed\n  rules.novel.whne: there is no such key; did you mean when?",
     ),
+    "a number for a promise": (
+        {"when": "msp", "promise": 0.05},
+        "rules.novel.promise: expected a mapping of keys, got 0.05",
+    ),
     "a number far from any share": (
         {"when": "msp", "promise": {"refuse_good_at_most": 400}},
         "rules.novel.promise.refuse_good_at_most: Input should be less than 1, got 400",

@@ -14,6 +14,7 @@ LONGEST_VALUE = 80
 NEAR = 0.65  # of a name that may be meant
 # An unknown key may hold a secret: its name is enough.
 UNNAMED = {"missing": "this key is needed", "extra_forbidden": "there is no such key"}
+SAID = UNNAMED | {"model_type": "expected a mapping of keys"}
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -22,7 +23,7 @@ def faults(model: type[BaseModel], document: Mapping[str, Any], errors: list[Any
     found: dict[str, str] = {}
     for error in errors:
         place = ".".join(_place(document, error))
-        said = UNNAMED.get(error["type"], error["msg"].removeprefix("Value error, "))
+        said = SAID.get(error["type"], error["msg"].removeprefix("Value error, "))
         hint = (
             did_you_mean(str(error["loc"][-1]), _keys(model, error["loc"]))
             if error["type"] == "extra_forbidden"
