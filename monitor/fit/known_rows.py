@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from demur.monitor.errors import BundleError
 from demur.monitor.fit.repeats import Repeats
 from demur.monitor.fit.table import SignalsTable
 
 TIMES = "_times"  # ends the name of a member of a bundle that says how often the values of a set stand in it
+MOST_ROWS = 2.0**53
 TARGETED = np.uint64(0x9E3779B97F4A7C15)  # marks the signals of a row whose target is known
 
 
@@ -68,6 +70,16 @@ class Known:
 
     @classmethod
     def stored(cls, rows: Mapping[str, NDArray[Any]], name: str) -> Known:
-        """Of a set as a bundle keeps it; older bundles do not say how often values stand in it."""
+        """Of a set as a bundle keeps it; older bundles do not say how often values stand in it. Raises: BundleError."""
         times = rows.get(name + TIMES)
-        return cls(rows.get(name, np.zeros(0, np.uint64)), None if times is None else Repeats(*times))
+        return cls(rows.get(name, np.zeros(0, np.uint64)), None if times is None else _counted(times, name))
+
+
+def _counted(times: NDArray[Any], name: str) -> Repeats:
+    """Raises: BundleError for what no set of rows gives."""
+    counts = times.ndim == 2 and len(times) == 2 and times.size > 0 and times.dtype == np.int64 and (times > 0).all()
+    if not counts or float(times[0].astype(np.float64) @ times[1].astype(np.float64)) >= MOST_ROWS:
+        raise BundleError(
+            f"rows/{name}{TIMES}.npy: expected (2, K) counts of rows, got {times.shape} {times.dtype}; run `demur fit` again"
+        )
+    return Repeats(times[0], times[1])

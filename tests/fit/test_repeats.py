@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import demur
+from demur.monitor.errors import BundleError
 from demur.monitor.fit.checks import ContractViolation, check_tables, inspect_tables
+from demur.monitor.fit.known_rows import Known
 from demur.monitor.fit.pipeline import calibrate
 from demur.monitor.fit.repeats import Repeats
 from demur.monitor.fit.table import SignalsTable
@@ -167,3 +169,20 @@ def test_a_set_without_the_groups_that_rules_judge_is_refused_by_name():
 
 def test_check_tables_takes_a_discrete_pair():
     assert [f.level for f in check_tables(table(discrete(900, 0)), table(discrete(500, 1)))] == ["warning"]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        np.zeros((2, 0), np.int64),
+        np.ones((3, 2), np.int64),
+        np.ones(2, np.int64),
+        np.array([[1, 2], [3, -1]], np.int64),
+        np.array([[1, 2], [3, 1]], np.float64),
+        np.full((2, 3), 1 << 40, np.int64),
+    ],
+)
+def test_counts_that_no_rows_give_are_refused(times):
+    with pytest.raises(BundleError, match=r"rows/reference_times\.npy: expected \(2, K\) counts of rows"):
+        Known.stored({"reference": np.zeros(3, np.uint64), "reference_times": times}, "reference")
+    assert Known.stored({"reference": np.zeros(3, np.uint64)}, "reference").repeats is None  # an older bundle
