@@ -8,12 +8,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from demur.monitor.audit import AuditLog, Record, verify_log
+from demur.monitor.audit.export import read_log
 from demur.monitor.audit.keys import generate
 from demur.monitor.bundle import Bundle, activation, succession
 from demur.monitor.bundle.succession import LastServed
+from demur.monitor.cli.server import build
+from demur.monitor.config.document import parse
+from demur.monitor.config.server import ServerConfig
 from demur.monitor.errors import BundleError
 from demur.monitor.event import BundleEvent
 from demur.monitor.recorder import AuditTrail
+from demur.monitor.service.server import Server
 from tests.service.bundles import row_bundle
 from tests.service.test_reload import digest, eventually
 
@@ -163,6 +168,28 @@ def test_the_log_names_what_was_activated_last_under_each_name(tmp_path):
     assert verify_log(tmp_path).ok
     with AuditLog.open(tmp_path, origin="toy", signer=signer) as log:
         assert AuditTrail(log).last_served() == {"a": LastServed("a", 3, "digits"), "b": LastServed("b", 7, "")}
+
+
+def test_serve_asks_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "handle_signals", lambda _: None)
+    path = tmp_path / "toy.demur"
+    document = {
+        "listen": ["127.0.0.1:0"],
+        "monitors": [{"name": "toy", "bundle": str(path)}],
+        "audit": {"directory": str(tmp_path / "log"), "origin": "toy"},
+    }
+    for version, waiting in ((5, []), (4, ["toy"]), (5, [])):
+        row_bundle(version).save(path)
+        succession.path_for(path).unlink(missing_ok=True)
+        running = build(parse(ServerConfig, document, "test"))
+        running.start()
+        try:
+            assert running.waiting() == waiting
+        finally:
+            running.stop()
+    said = [(r.note, r.cause) for r, _ in read_log(tmp_path / "log") if r.kind == "bundle"]
+    assert [note for note, _ in said] == ["version 5 of toy activated", "refused", "version 5 of toy activated"]
+    assert "version 4 is lower than version 5" in said[1][1]
 
 
 def test_a_log_of_an_earlier_version_of_demur_is_read(tmp_path):
