@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from demur.monitor.cli.console import FOUND, grid, note, out, say
+from demur.monitor.cli.console import FOUND, note, out, say
 from demur.monitor.cli.options import ForPrograms
+from demur.monitor.cli.records import plain, rows, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
-    from demur.monitor.audit import AuditIndex, Record
-
-WIDEST = 60  # of a reason in a list on a terminal
-LONGEST_LINE = 1 << 16
+    from demur.monitor.audit import AuditIndex
 
 app = typer.Typer(no_args_is_help=True, help="List, show, verify and export the tamper-evident log; make its key.")
 
@@ -119,7 +114,16 @@ def list_records(
         for record in found:
             print(record.leaf().decode())
         return
-    _table(found)
+    table(found)
+
+
+def _reason(given: str | None) -> str:
+    """A reason kind, or `group:` and one, in any case."""
+    from demur.detectors.reason import Reason
+
+    kinds = [str(kind.name) for kind in Reason]
+    known = {name.upper(): name for name in (*kinds, *(f"group:{kind}" for kind in kinds))}
+    return _one_of(given and known.get(given.upper(), given), list(known.values()), "reason")
 
 
 def _one_of(given: str | None, known: Sequence[str], what: str) -> str:
@@ -129,32 +133,6 @@ def _one_of(given: str | None, known: Sequence[str], what: str) -> str:
     raise ValueError(
         f"--{what} {given}: {f'did you mean {close[0]}? ' if close else ''}expected one of {', '.join(known)}"
     )
-
-
-def _reason(given: str | None) -> str:
-    """A reason kind in any case, after `group:` that of groups."""
-    from demur.detectors.reason import Reason
-
-    scope, colon, name = (given or "").rpartition(":")
-    found = _one_of(name.upper() or None, [str(kind.name) for kind in Reason], "reason")
-    return f"{scope.lower()}{colon}{found}"
-
-
-def _table(records: list[Record]) -> None:
-    whole = _in_a_pipe()
-    requests = any(r.request for r in records)
-    heads = ["record", "time (UTC)", "kind", "monitor", "accepted", "reasons", *(["request"] if requests else [])]
-    shown = grid(*heads, padding=(0, 1, 0, 0))
-    for r in records:
-        when = datetime.fromtimestamp(r.time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        reasons = ", ".join(f"{k} {n}" for k, n in sorted(r.reasons.items())) or r.cause or r.note
-        told = [
-            reasons if whole or len(reasons) <= WIDEST else f"{reasons[: WIDEST - 1]}…",
-            *([r.request] if requests else []),
-        ]
-        accepted = f"{r.accepted} of {r.rows}" if r.rows else ""
-        shown.add_row(str(r.sequence), when, r.kind, plain(r.monitor), accepted, *map(plain, told))
-    _print(shown)
 
 
 @app.command()
@@ -173,36 +151,7 @@ def show(
             raise ValueError(error.args[0]) from None
     out().print_json(record.leaf().decode())
     if block is not None:
-        _rows(block)
-
-
-def _in_a_pipe() -> bool:
-    """Whether a program reads what is printed, so that every record has one line, however long."""
-    return not out().is_terminal and "COLUMNS" not in os.environ
-
-
-def _print(shown: Table) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, width=LONGEST_LINE if _in_a_pipe() else None).print(shown)
-
-
-def plain(text: str) -> Text:
-    """What a client or a server chose, as it is: no markup, and nothing that moves a terminal's cursor."""
-    from rich.text import Text
-
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
-
-
-def _rows(block: Any) -> None:
-    from demur.detectors.reason import Reason
-
-    shown = grid("row", "verdict", "reasons", *(f"{c} (p)" for c in block.columns))
-    for i, accept in enumerate(block.accept):
-        values = (f"{s:.4g} ({p:.3g})" for s, p in zip(block.scores[i], block.p_values[i], strict=True))
-        names = " ".join(str(k.name) for k in Reason(int(block.reasons[i])))
-        shown.add_row(str(i), "ACCEPT" if accept else "ABSTAIN", names, *values)
-    _print(shown)
+        rows(block)
 
 
 @app.command()

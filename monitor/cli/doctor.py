@@ -19,7 +19,9 @@ from demur.monitor.cli.preconditions import Check
 
 
 def doctor(
-    config: Annotated[Path | None, typer.Option(help="Also check this demur.yaml: its bundles, log, addresses and upstreams.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Also check this demur.yaml: its bundles, log, addresses and upstreams.")
+    ] = None,
     as_json: ForPrograms = False,
 ) -> None:
     """Check the installation, and a server configuration when one is given. Exit code 3 when something is bad.

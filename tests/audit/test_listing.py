@@ -62,7 +62,8 @@ def test_a_kind_or_reason_that_does_not_exist_is_refused(small: Path):
     assert "--kind lable: did you mean label? expected one of verdict, stream" in refused(
         "ls", small, "--kind", "lable"
     )
-    assert "--reason novl: did you mean NOVEL?" in refused("ls", small, "--reason", "novl").replace("NOVL", "novl")
+    assert "--reason NOVL: did you mean NOVEL?" in refused("ls", small, "--reason", "NOVL")
+    assert "--reason row:NOVEL: " in refused("ls", small, "--reason", "row:NOVEL")
     for kind in ("verdict", "stream", "refused", "label", "review", "drop", "recovery", "bundle", "start", "stop"):
         assert run("ls", small, "--kind", kind).exit_code == 0
 
