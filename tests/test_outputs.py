@@ -106,10 +106,11 @@ READS = {
     "curate outliers": [(["a.npz", "--size", "3", "-o"], ["a.npz"])],
     "curate bank": [(["a.npz", "--size", "3", "-o"], ["a.npz"])],
     "bundle sign": [(["m.demur", "--key", "k.key", "-o"], ["k.key"])],
+    "audit export": [(["folder", "-o"], ["folder/manifest.json"])],
     "bundle pack": [(["folder", "-o"], ["folder", "folder/manifest.json"])],
 }
 KEYS = {"audit keygen", "bundle keygen"}  # never written over at all
-NOTHING = {"audit export", "bench", "bundle unpack", "demo"}  # read no file, or write only into a new folder
+NOTHING = {"bench", "bundle unpack", "demo"}  # read no file, or write only into a new folder
 CASES = [(command, words, target) for command, runs in READS.items() for words, targets in runs for target in targets]
 
 

@@ -164,7 +164,9 @@ def export(
     Example: [bold]demur audit export audit/ -o audit.parquet[/]
     """
     from demur.monitor.audit.export import write_jsonl, write_parquet
+    from demur.monitor.outputs import check_outputs
 
+    check_outputs([output], [folder])
     _existing(folder)
     if output.suffix == ".parquet":
         count = write_parquet(folder, output)
