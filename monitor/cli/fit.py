@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from demur.monitor.cli.console import bars, grid, note, out, say
+from demur.monitor.cli.console import bars, grid, out, say
 from demur.monitor.errors import ConfigurationError
 from demur.monitor.outputs import check_outputs
 
@@ -140,10 +140,9 @@ def _finish(bundle: Bundle, output: Path, sign: Path | None) -> None:
         bundle = bundle.sign(load_private(sign))
     bundle.save(output)
     chosen(bundle)
-    from demur.monitor.cli.inspect import promises
+    from demur.monitor.cli.inspect import notes, promises
 
-    for finding in bundle.manifest.findings:
-        note(finding)
+    notes(bundle)
     promises(bundle)
     say(
         f"\n[bold]{output}[/]  {output.stat().st_size:,} bytes  sha256:{bundle.digest[:16]}…  version {bundle.manifest.version}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.monitor.cli.console import grid, out, say
+from demur.monitor.cli.console import grid, note, out, say
 from demur.monitor.cli.options import BundleFile
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def inspect(
         print(json.dumps(document(loaded), indent=2, sort_keys=True))
         return
     head(loaded)
+    notes(loaded)
     promises(loaded)
     scores(loaded)
     members(loaded)
@@ -79,6 +80,12 @@ def _origin(manifest: Manifest) -> dict[str, str]:
     if empty := manifest.counts.get(EMPTY):
         found["empty"] = f"{empty} of the calibration groups have no rows"
     return found
+
+
+def notes(bundle: Bundle) -> None:
+    """What was said of the tables when it was fitted and calibrated."""
+    for finding in bundle.manifest.findings:
+        note(finding)
 
 
 def promises(bundle: Bundle) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import demur
+from demur.monitor.cli.main import app
 from demur.monitor.errors import BundleError
 from demur.monitor.fit.checks import ContractViolation, check_tables, inspect_tables
 from demur.monitor.fit.known_rows import Known
@@ -186,3 +188,12 @@ def test_counts_that_no_rows_give_are_refused(times):
     with pytest.raises(BundleError, match=r"rows/reference_times\.npy: expected \(2, K\) counts of rows"):
         Known.stored({"reference": np.zeros(3, np.uint64), "reference_times": times}, "reference")
     assert Known.stored({"reference": np.zeros(3, np.uint64)}, "reference").repeats is None  # an older bundle
+
+
+def test_inspect_shows_what_was_said_when_it_was_fitted(tmp_path):
+    rows = continuous(60, 1).repeat(10, axis=0)
+    demur.fit(POLICY, reference={"features": continuous(900, 0)}, calibration={"features": rows}).save(
+        tmp_path / "m.demur"
+    )
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "m.demur")], env={"COLUMNS": "200"}).output
+    assert "note  calibration: 540 of 600 rows are copies of another row" in shown
