@@ -177,20 +177,21 @@ def calibrate(bundle: Bundle, *, config: Config | None = None, calibration: Sour
         digests["calibration"] = cal.digest()
         counts = {**{n: c for n, c in counts.items() if n != EMPTY}, CALIBRATION: len(cal), **_empty(cal)}
     types = {s.name: s.type for s in manifest.scores}
-    files = {
-        n: bundle.members[n]
-        for n in (MEMBER, weights.MEMBER, _times("reference"), _times(TAUGHT))
-        if n in bundle.members
-    }
     stale = {*_wrong(before), *empty_groups_said(before, manifest.counts.get(EMPTY, 0))}
     if calibration is not None:
         stale |= of_other_rows(manifest.findings, said)
     news = [*said, *empty_groups_said(policy, counts.get(EMPTY, 0)), *_wrong(policy)]
     findings = [*(f for f in manifest.findings if f not in stale), *news]
-    taught = rows.get(TAUGHT, NO_ROWS)
+    taught, files = rows.get(TAUGHT, NO_ROWS), _kept_files(bundle)
     fitted = Fitted(scores, types, ranges, digests, counts, rows["reference"], findings, files, taught, origin)
     with counted_in(cal, first):
         return assemble(policy, planned, fitted, evidence, feed)
+
+
+def _kept_files(bundle: Bundle) -> dict[str, bytes]:
+    """What a bundle holds beside scores and evidence: how they were chosen, the head, how often rows stood in their tables."""
+    names = (MEMBER, weights.MEMBER, _times("reference"), _times(TAUGHT))
+    return {n: bundle.members[n] for n in names if n in bundle.members}
 
 
 def _check_promises_alone(policy: PolicyConfig, before: PolicyConfig, *, known: bool) -> None:
