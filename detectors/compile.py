@@ -19,6 +19,7 @@ from demur.detectors.tape import Sym
 from demur.detectors.tensor import Signal, derived
 
 FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
+SHAPED = "signals"  # what names of nodes begin with that shape signals before scores see them
 Kinds: TypeAlias = dict[str, tuple[ir.DataType, list[str | int]]]
 
 
@@ -128,7 +129,7 @@ def through(shaped: Sequence[Transform], xp: OnnxOps, signals: Mapping[Signal, S
     """The signals after those of the transforms that find what they read."""
     for transform in shaped:
         if set(transform.inputs) <= set(signals):
-            xp.scope = "signals"
+            xp.scope = SHAPED
             signals = transform(xp, signals)
     return dict(signals)
 

@@ -17,7 +17,7 @@ from demur.detectors.transforms.probability import LogProbabilities
 from demur.monitor.auto.candidates import candidates
 from demur.monitor.config.policy import PolicyConfig
 from demur.monitor.engine import Engine
-from demur.monitor.errors import ConfigurationError
+from demur.monitor.errors import BundleError, ConfigurationError
 from demur.monitor.fit.checks import ContractViolation
 from demur.monitor.loaded import Loaded
 from demur.monitor.session import Session
@@ -146,3 +146,34 @@ def test_auto_chooses_on_what_scores_see_and_never_the_energy():
     assert {c.type for c in candidates(Reference({"logits": logits(50, 1)[0]}))} - {
         c.type for c in candidates(held)
     } == {"energy"}
+
+
+def test_a_bundle_whose_graph_takes_probabilities_for_logits_is_served_and_not_calibrated_again(monkeypatch):
+    """As demur made it before: stored scores and a new graph would be of different numbers."""
+    z, label = logits(900, 1)
+    tables = [
+        {"logits": softmax(z), "label": label},
+        {"logits": softmax(logits(300, 2)[0]), "label": logits(300, 2)[1]},
+    ]
+    with monkeypatch.context() as earlier:
+        earlier.setattr("demur.monitor.fit.assemble.shaping", lambda _: ())
+        earlier.setattr("demur.monitor.fit.scores.shaping", lambda _: ())
+        old = demur.fit(policy("probabilities"), reference=tables[0], calibration=tables[1])
+    assert np.isfinite(assessed(Engine(Loaded.open(old)), tables[1]["logits"]).scores).all()
+    for calibration in (None, tables[1]):
+        with pytest.raises(BundleError, match="fitted on probabilities as if they were logits"):
+            demur.calibrate(old, calibration=calibration)
+    new = demur.fit(policy("probabilities"), reference=tables[0], calibration=tables[1])
+    assert demur.calibrate(new).manifest.rules == new.manifest.rules
+
+
+def test_what_no_score_reads_needs_no_logarithm():
+    rng = np.random.default_rng(11)
+    tables = [
+        {"logits": softmax(z), "label": label, "features": rng.normal(size=(len(z), 3)).astype(np.float32)}
+        for z, label in (logits(900, 1), logits(600, 2))
+    ]
+    document = policy("probabilities", ["mahalanobis"], slice="predicted_class")
+    document["signals"]["features"] = 3
+    made = demur.fit(document, reference=tables[0], calibration=tables[1])
+    assert demur.calibrate(made).manifest.rules == made.manifest.rules

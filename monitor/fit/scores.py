@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import numpy_helper
+from onnx import GraphProto, numpy_helper
 
 from demur.detectors.build import build_score
+from demur.detectors.compile import SHAPED
 from demur.detectors.pvalue import p_value
 from demur.detectors.score import Reference
 from demur.detectors.scores import FUSIONS
@@ -95,9 +96,22 @@ def restore_scores(bundle: Bundle, *types: str) -> dict[str, Any]:
 
     Raises: BundleError for a score whose weights another version of demur laid out otherwise.
     """
-    held = {i.name: numpy_helper.to_array(i) for i in check(bundle.graph).graph.initializer}
+    graph = check(bundle.graph).graph
+    held = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     entries = [e for e in bundle.manifest.scores if not types or e.type in types]
-    return {entry.name: _restored(entry, held, bundle) for entry in entries}
+    scores = {entry.name: _restored(entry, held, bundle) for entry in entries}
+    if any("logits" in score.inputs for score in scores.values()):
+        _check_shaped(bundle, graph)
+    return scores
+
+
+def _check_shaped(bundle: Bundle, graph: GraphProto) -> None:
+    given = any(s.name == "logits" and s.kind == "probabilities" for s in bundle.manifest.signals)
+    if given and not any(node.name.startswith(f"{SHAPED}/") for node in graph.node):
+        raise BundleError(
+            "its scores were fitted on probabilities as if they were logits, by an earlier version of demur; the bundle can be "
+            "served as it is; for new promises or new calibration data run `demur fit` again"
+        )
 
 
 def _restored(entry: ScoreEntry, held: Mapping[str, Any], bundle: Bundle) -> Any:
