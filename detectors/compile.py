@@ -79,22 +79,24 @@ def compile_monitor(
     rows = RowColumns(xp, scores, columns, through(shaped, xp, given), widths.get("logits", 0), sliced, given)
     outputs = decide_rows(xp, rows, rules)
     row_count, group_count = len(rows.row_columns), len(rows.group_columns)
-    kinds: Kinds = {
-        "scores": (FLOAT, ["N", row_count]),
-        "p_values": (FLOAT, ["N", row_count]),
-        "rule_hits": (INT64, ["N"]),
-        "reasons": (INT64, ["N"]),
-        "pooled": (INT64, ["N"]),
-        "accept": (BOOL, ["N"]),
-    }
+    kinds = _kinds(row_count, group_count)
     if group_count:
         inputs["group_id"] = ir.val("group_id", INT64, ["N"])
         inputs["group_count"] = ir.val("group_count", INT64, [1])
         ids, count = Sym(inputs["group_id"], xp, 0), Sym(inputs["group_count"], xp, 0)
         outputs |= decide_groups(xp, rows, rules, ids, count, outputs["reasons"], empty_group=empty_group)
-        kinds |= {"group_scores": (FLOAT, ["G", group_count]), "group_p": (FLOAT, ["G", group_count])}
-        kinds |= {"group_rule_hits": (INT64, ["G"]), "group_reasons": (INT64, ["G"]), "group_accept": (BOOL, ["G"])}
     return model_of(xp, inputs, outputs, kinds)
+
+
+def _kinds(rows: int, groups: int) -> Kinds:
+    """Of a monitor's outputs, with so many row and group columns."""
+    kinds: Kinds = {"scores": (FLOAT, ["N", rows]), "p_values": (FLOAT, ["N", rows])}
+    kinds |= {name: (INT64, ["N"]) for name in ("rule_hits", "reasons", "pooled")}
+    kinds["accept"] = (BOOL, ["N"])
+    if groups:
+        kinds |= {"group_scores": (FLOAT, ["G", groups]), "group_p": (FLOAT, ["G", groups])}
+        kinds |= {"group_rule_hits": (INT64, ["G"]), "group_reasons": (INT64, ["G"]), "group_accept": (BOOL, ["G"])}
+    return kinds
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
