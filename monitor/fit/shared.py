@@ -19,6 +19,7 @@ from demur.monitor.fit.repeats import Repeats, explained, repeated_more
 from demur.monitor.fit.table import SignalsTable
 
 CALIBRATION = "calibration"
+DISCRETE_ROWS, DISCRETE_COLUMNS, OWN_NUMBERS = 2000, 256, 0.75
 CHANCE = 0.01  # of the groups may hold a row of the other set before it is no chance any more
 
 
@@ -66,7 +67,7 @@ def _of_rows(
 ) -> Finding:
     ours, theirs = table.id, known.ids
     both = None if ours is None or theirs is None else len(np.intersect1d(ours.astype(str), theirs.astype(str)))
-    values = known.repeats is not None and explained(count, Repeats.of(table.row_hashes(names)), known.repeats)
+    values = known.repeats is not None and _by_nature(count, table, known.repeats, names)
     if both == 0 or values:
         why = "no id is in both" if both == 0 else "values repeat inside both sets as often"
         message = f"{found}: taken for other inputs with the same values, because {why}; leave them where they are"
@@ -78,6 +79,29 @@ def _of_rows(
         )
     message = f"{found}; a promise needs rows the scores were not fitted on: {_remedy(roles, 'inputs')}"
     return error("shared_rows", f"{message}; {hint}")
+
+
+def _by_nature(count: int, table: SignalsTable, other: Repeats, names: Collection[str] | None) -> bool:
+    """Whether `count` rows are in both as two draws of one discrete source share them: never in a table copied whole."""
+    mine = Repeats.of(table.row_hashes(names))
+    copied = (
+        count == mine.rows and np.array_equal(mine.times, other.times) and np.array_equal(mine.values, other.values)
+    )
+    return not copied and explained(count, mine, other) and discrete(table, names)
+
+
+def discrete(table: SignalsTable, names: Collection[str] | None = None) -> bool:
+    """Whether single numbers come back in rows that differ elsewhere: in half of the columns that vary, at most three quarters
+    of the different rows (of a few thousand) have a number of their own, the commonest one of a column left out.
+
+    Copies of measured rows repeat as wholes, and what a ReLU cuts off is one number alone.
+    """
+    rows = table.take(np.linspace(0, len(table) - 1, min(len(table), DISCRETE_ROWS)).astype(np.int64))
+    parts = [np.asarray(rows.signals[n][:, :DISCRETE_COLUMNS]) for n in sorted(names or table.signals)]
+    different = np.unique(np.concatenate(parts, axis=1).astype(np.float32), axis=0)
+    counts = [np.unique(column, return_counts=True)[1] for column in different.T]
+    own = [(len(c) - 1) / (len(different) - c.max()) for c in counts if c.max() < len(different)]
+    return not own or float(np.median(own)) <= OWN_NUMBERS
 
 
 def _of_groups(

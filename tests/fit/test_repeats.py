@@ -197,3 +197,19 @@ def test_inspect_shows_what_was_said_when_it_was_fitted(tmp_path):
     )
     shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "m.demur")], env={"COLUMNS": "200"}).output
     assert "note  calibration: 540 of 600 rows are copies of another row" in shown
+
+
+@pytest.mark.parametrize("shape", [lambda rows: rows, lambda rows: np.maximum(rows, 0), np.float16])
+def test_copies_of_measured_rows_on_both_sides_are_a_leak(shape):
+    """Oversampled and split; exported twice; the same file: values repeat alike in both sets, and no promise would hold."""
+    rows = np.asarray(shape(np.random.default_rng(3).normal(size=(300, 12)).astype(np.float32)), np.float32)
+    both = np.random.default_rng(4).permutation(rows.repeat(4, axis=0))
+    twice = rows.repeat(2, axis=0)
+    for reference, calibration in ((both[:600], both[600:]), (twice, twice[::-1]), (twice, twice[:200])):
+        assert said(table(reference), table(np.ascontiguousarray(calibration)))["shared_rows"][0] == "error"
+
+
+def test_a_discrete_table_copied_whole_is_a_leak_too():
+    rows = discrete(2000, 0)
+    assert said(table(rows), table(rows[::-1].copy()))["shared_rows"][0] == "error"
+    assert said(table(rows), table(discrete(2000, 1)))["shared_rows"][0] == "warning"
