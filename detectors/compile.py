@@ -19,7 +19,7 @@ from demur.detectors.tape import Sym
 from demur.detectors.tensor import Signal, derived
 
 FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
-SHAPED = "signals"  # what names of nodes begin with that shape signals before scores see them
+SHAPED = "~signals"  # no name of a score; what names of nodes begin with that shape signals before scores see them
 Kinds: TypeAlias = dict[str, tuple[ir.DataType, list[str | int]]]
 
 

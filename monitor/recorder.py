@@ -24,7 +24,7 @@ from demur.monitor.verdicts import BROKEN, Action, Verdicts
 if TYPE_CHECKING:
     from demur.monitor.service.labels import Label
 
-ACTIVATED = re.compile(r"version (\d{1,18})(?: of (.*))? activated", re.DOTALL)
+ACTIVATED = re.compile(r"version (\d{1,200})(?: of (.*))? activated", re.DOTALL)
 KINDS = tuple((kind, int(kind), str(kind.name)) for kind in Reason)
 
 

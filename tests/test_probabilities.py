@@ -115,15 +115,47 @@ def test_logarithms_against_float64():
 def test_the_energy_of_a_distribution_is_refused(kind):
     shown = softmax if kind == "probabilities" else lambda z: np.log(softmax(z))
     with pytest.raises(
-        ConfigurationError, match=f"score energy: the energy of {kind} is the logarithm of their sum, 0"
+        ConfigurationError, match=f"score energy: it reads the energy, and that of {kind} is the logarithm"
     ):
         fitted(kind, shown, scores=["energy"])
+
+
+def test_an_energy_that_tells_distributions_apart_is_taken():
+    """At another temperature, or with weights of classes, the sum is not 1."""
+    warm = [
+        {"warm": {"type": "energy", "temperature": 2}},
+        {"heavy": {"type": "weighted_energy", "weights": [0.1, 0.2, 0.3, 0.2, 0.2]}},
+    ]
+    tables = [{"logits": softmax(z), "label": label} for z, label in (logits(900, 1), logits(300, 2))]
+    document = policy("probabilities", ["msp"]) | {"scores": ["msp", *warm]}
+    assert (
+        np.ptp(
+            assessed(
+                Engine(Loaded.open(demur.fit(document, reference=tables[0], calibration=tables[1]))),
+                tables[1]["logits"],
+            ).scores,
+            axis=0,
+        ).min()
+        > 0.1
+    )
+
+
+def test_the_bank_of_nnguide_reads_the_energy_too():
+    rng = np.random.default_rng(5)
+    tables = [
+        {"logits": softmax(z), "features": rng.normal(size=(len(z), 4)).astype(np.float32)}
+        for z, _ in (logits(900, 1), logits(300, 2))
+    ]
+    document = policy("probabilities", ["nnguide"])
+    document["signals"]["features"] = 4
+    with pytest.raises(ConfigurationError, match="score nnguide: it reads the energy"):
+        demur.fit(document, reference=tables[0], calibration=tables[1])
 
 
 def test_one_probability_alone_is_refused():
     rows = [{"logits": softmax(logits(n, n)[0])[:, :1]} for n in (300, 200)]
     with pytest.raises(ConfigurationError, match="expected a column a class, got width 1"):
-        demur.fit(policy("probabilities", width=1), reference=rows[0], calibration=rows[1])
+        demur.fit(policy("probabilities", ["msp"], width=1), reference=rows[0], calibration=rows[1])
 
 
 def test_logits_said_to_be_probabilities_are_refused():

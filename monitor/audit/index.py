@@ -125,7 +125,8 @@ class AuditIndex:
 
     def _clear(self) -> None:
         self._database.executescript(
-            f"DROP TABLE IF EXISTS record; DROP TABLE IF EXISTS reason; {_SCHEMA} PRAGMA user_version = {VERSION};"
+            f"BEGIN IMMEDIATE; DROP TABLE IF EXISTS record; DROP TABLE IF EXISTS reason; {_SCHEMA} "
+            f"PRAGMA user_version = {VERSION}; COMMIT;"
         )
 
     def _size(self) -> int:

@@ -10,10 +10,14 @@ from demur.monitor.audit.index import INDEX, VERSION, row_of
 from demur.monitor.audit.record import InvalidRecord, Record
 from demur.monitor.audit.segment import CorruptJournal, Cursor, Damage
 
+# Another process has it, or the disk is full: nothing is known against it.
+ELSEWHERE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
+
 
 def index_problem(directory: Path | str) -> str:
     """What the index of a log's folder says otherwise than the log, or "". No index, or one that has yet to take in the newest
-    records, is no problem; nor is one that nobody here would use, because its folder cannot be written.
+    records, is no problem; nor is one that nobody here would use, because its folder cannot be written, or that cannot be looked
+    at now.
     """
     path = Path(directory) / INDEX
     if not path.is_file() or not os.access(directory, os.W_OK):
@@ -25,6 +29,8 @@ def index_problem(directory: Path | str) -> str:
         finally:
             database.close()
     except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in ELSEWHERE:
+            return ""
         return f"{INDEX}: cannot be read ({error}); delete it, the next `demur audit ls` builds it from the log"
     if at is None:
         return ""

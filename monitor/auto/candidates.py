@@ -86,14 +86,14 @@ def candidates(reference: Reference) -> list[Candidate]:
 
 def _all(reference: Reference) -> Iterator[Candidate]:
     held = set(reference.signals)
+    idle = OF_SUMS if "logits" in held and _normalised(reference) else frozenset[str]()
     if "logits" in held:
-        idle = OF_SUMS if _normalised(reference) else frozenset[str]()
         yield from (Candidate(n, t, h) for n, (t, h) in LOGITS.items() if t not in idle)
     if "features" in held:
         known = FEATURES if "logits" in held else ROWS  # rows of a table: lengths matter, and there is no class
         yield from (Candidate(n, t, h) for n, (t, h) in known.items())
     if {"features", "logits"} <= held:
-        yield from (Candidate(n, t, h) for n, (t, h) in HEAD.items())
+        yield from (Candidate(n, t, h) for n, (t, h) in HEAD.items() if t not in idle)
         yield from _shaped()
 
 

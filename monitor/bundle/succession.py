@@ -6,6 +6,7 @@ Whoever can write the bundle can write this note: where there is an audit log, w
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from demur.monitor.bundle.bundle import Bundle
 from demur.monitor.config.document import Section
 from demur.monitor.errors import BundleError, RollbackRefused
 
+LOG = logging.getLogger("demur.bundle")
 SUFFIX = ".served"
 LARGEST_BYTES = 64 << 10
 
@@ -92,13 +94,24 @@ def installed(path: Path) -> LastServed | None:
         return None
 
 
-def latest(path: Path, name: str, recorded: Mapping[str, LastServed] | None) -> LastServed | None:
-    """What was served last under `name` from the file at `path`: the higher version of what the note beside it and an audit
-    log (`recorded`, by name) say. Raises: BundleError for a note that is none.
+def latest(path: Path, name: str, monitor: str, recorded: Mapping[str, LastServed] | None) -> LastServed | None:
+    """What was served last: the higher version of what the note beside the file says of `name`, or of a bundle of the same
+    `monitor` under another name, and of what an audit log (`recorded`, by name) says of `name`.
+
+    Raises: BundleError for a note that is none, and no such record.
     """
-    known = (read(path), (recorded or {}).get(name))
-    here = [last for last in known if last is not None and last.name == name]
-    return max(here, key=lambda last: last.version, default=None)
+    logged = (recorded or {}).get(name)
+    try:
+        noted = read(path)
+    except BundleError as error:
+        if logged is None:
+            raise
+        LOG.warning("the audit log says what was served last; it is noted again: %s", error)
+        noted = None
+    if noted is not None and noted.name != name and noted.monitor != monitor:
+        noted = None
+    known = [last for last in (noted, logged) if last is not None]
+    return max(known, key=lambda last: last.version, default=None)
 
 
 def check(path: Path, last: LastServed, bundle: Bundle) -> str:

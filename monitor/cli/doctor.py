@@ -40,8 +40,10 @@ def doctor(
 def _tell(level: str, what: str, step: str) -> None:
     from rich.markup import escape
 
+    from demur.monitor.cli.records import plain
+
     colour = {"good": "green", "note": "yellow", "bad": "red"}[level]
-    say(escape(what) + (f"; [dim]{escape(step)}[/]" if step else ""), f"[{colour}]{level:<5}[/]")
+    say(escape(plain(what).plain) + (f"; [dim]{escape(step)}[/]" if step else ""), f"[{colour}]{level:<5}[/]")
 
 
 def _installation() -> Iterator[Check]:

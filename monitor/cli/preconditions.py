@@ -28,7 +28,7 @@ def monitor(config: ServedMonitorConfig, recorded: Mapping[str, LastServed]) -> 
 
     try:
         loaded = Loaded.open(open_bundle(config), providers=config.providers)
-        last = succession.latest(config.bundle, config.name, recorded)
+        last = succession.latest(config.bundle, config.name, loaded.bundle.manifest.monitor, recorded)
         if last is not None:
             succession.check(config.bundle, last, loaded.bundle)
     except Exception as error:
@@ -69,7 +69,7 @@ def _free(key: str, address: str) -> Iterator[Check]:
             yield "note", f"{key}: {address} is in use now", "unless by this server, stop what listens there"
         else:
             yield "bad", f"{key}: {address} cannot be listened on ({error.strerror or error})", f"mend {key}"
-    except ConfigurationError as error:
+    except (ConfigurationError, UnicodeError) as error:
         yield "bad", f"{key}: {error}", ""
 
 

@@ -11,8 +11,9 @@ from onnx import GraphProto, numpy_helper
 
 from demur.detectors.build import build_score
 from demur.detectors.compile import SHAPED
+from demur.detectors.evaluate import evaluate
 from demur.detectors.pvalue import p_value
-from demur.detectors.score import Reference
+from demur.detectors.score import Reference, Score
 from demur.detectors.scores import FUSIONS
 from demur.detectors.storage import restore
 from demur.monitor.bundle import Bundle
@@ -27,7 +28,9 @@ from demur.monitor.fit.sources import as_reference
 from demur.monitor.fit.table import SignalsTable
 from demur.monitor.fit.units import split_units
 
-OF_SUMS = frozenset({"energy", "weighted_energy"})
+# Scores that add up the exponentials of logits, which are 1 together for every distribution.
+OF_SUMS = frozenset({"energy", "weighted_energy", "nnguide"})
+ROUNDING = 1e-5  # nats
 
 
 def fit_scores(
@@ -38,31 +41,39 @@ def fit_scores(
     reference = replace(as_reference(table, absent), engine=engine)
     reference = replace(reference, sides={n: replace(as_reference(t, absent), engine=engine) for n, t in sides.items()})
     reference = reference.shaped(*shaping(policy))
-    _check_kind(policy)
     scores = {}
     for score in policy.scores:
         if not is_fusion(score) and not stops(score):
             engine.stage = f"fitting {score.name}"
             scores[score.name] = build_score(score.type, dict(score.hyper), reference)
+    _check_kind(policy, scores, reference)
     return scores
 
 
-def _check_kind(policy: PolicyConfig) -> None:
-    """Raises: ConfigurationError for scores that are the same number for every distribution, and for one lone probability."""
+def _check_kind(policy: PolicyConfig, scores: Mapping[str, Any], reference: Reference) -> None:
+    """Raises: ConfigurationError for scores that are one number for every distribution, and for one lone probability."""
     kind = policy.kind("logits") if "logits" in policy.signals else ""
-    if kind not in ("probabilities", "log_probabilities"):
+    reading = {n: s for n, s in scores.items() if "logits" in s.inputs}
+    if kind not in ("probabilities", "log_probabilities") or not reading:
         return
     if policy.signals["logits"].width == 1:
         raise ConfigurationError(
             f"logits: expected a column a class, got width 1 of kind {kind}; give both, 1 - p and p, or the value before "
             "the sigmoid as kind: logits"
         )
-    idle = sorted(s.name for s in policy.scores if s.type in OF_SUMS)
-    if idle:
-        raise ConfigurationError(
-            f"score {idle[0]}: the energy of {kind} is the logarithm of their sum, 0 whatever the model says; "
-            "use msp, entropy or gen, or give the logits"
-        )
+    for score in policy.scores:
+        if score.type in OF_SUMS and score.name in reading and _idle(reading[score.name], reference):
+            raise ConfigurationError(
+                f"score {score.name}: it reads the energy, and that of {kind} is the logarithm of their sum, 0 whatever the "
+                "model says; use msp, entropy or gen, or give the logits"
+            )
+
+
+def _idle(score: Score, reference: Reference) -> bool:
+    """Whether the score is one number on the first rows, but for rounding."""
+    found = evaluate({"score": score}, next(reference.batches(*score.inputs)).signals)["score"]
+    finite = found[np.isfinite(found)]
+    return not finite.size or float(np.ptp(finite)) <= ROUNDING
 
 
 def fit_fusions(

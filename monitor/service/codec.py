@@ -74,7 +74,8 @@ def array(tensor: pb.Tensor, limits: Limits = DEFAULT_LIMITS) -> NDArray[Any]:
     if not shape or len(shape) > DIMENSIONS or min(shape) < 0:
         raise InvalidObservation(f"{name}: expected a shape of 1 to {DIMENSIONS} sizes >= 0, got {list(shape[:16])}")
     count = math.prod(shape)
-    _within(name, shape, count * dtype.itemsize, limits)
+    # A size of 0 makes a tensor empty, and no array takes it beside a size that is too large.
+    _within(name, shape, math.prod(size or 1 for size in shape) * dtype.itemsize, limits)
     if tensor.raw or not tensor.fp32:
         return _from_raw(tensor, name, shape, dtype, count)
     return _from_fp32(tensor, name, shape, count)

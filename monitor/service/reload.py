@@ -70,9 +70,12 @@ class BundleFile:
         self._recorded = recorded
         self._tried: Stamp | None = None
         self._wait, self._retry_at = 0.0, 0.0
+        self._unnoted: Bundle | None = None  # served, and not noted yet
 
     def look(self, *, force: bool = False) -> bool:
         """Load the file if it changed, or if it failed a while ago; True when another bundle is served now."""
+        if self._unnoted is not None:  # the disk may have room again
+            self._remember(self._unnoted)
         stamp = Stamp.of(self._served.config.bundle)
         due = bool(self._wait) and monotonic() >= self._retry_at
         if stamp == self._tried and not due and not force:
@@ -91,9 +94,10 @@ class BundleFile:
         served, config = self._served, self._served.config
         active = served.engine.loaded if served.engine is not None else None
         if active is not None and active.bundle.digest == bundle.digest:
+            self._remember(bundle)
             self._settled()
             return False
-        last = self._last()
+        last = self._last(bundle)
         leave = "" if last is None else succession.check(config.bundle, last, bundle)
         loaded = Loaded.open(bundle, name=served.name, providers=config.providers, threads=config.threads)
         self._remember(bundle)
@@ -105,20 +109,26 @@ class BundleFile:
         self._tell(bundle, leave)
         return True
 
-    def _last(self) -> LastServed | None:
+    def _last(self, bundle: Bundle) -> LastServed | None:
         """What is served; before anything is, what the note beside the bundle or the log names."""
         served = self._served
         if served.engine is not None:
             return LastServed.of(served.name, served.engine.loaded.bundle)
-        return succession.latest(served.config.bundle, served.name, self._recorded)
+        return succession.latest(served.config.bundle, served.name, bundle.manifest.monitor, self._recorded)
 
     def _remember(self, bundle: Bundle) -> None:
+        before, self._unnoted = self._unnoted, None
         try:
             succession.remember(self._served.config.bundle, LastServed.of(self._served.name, bundle))
         except (BundleError, OSError) as error:
-            if self._recorded is None:
+            self._unnoted = bundle
+            if before is None and self._recorded is None:
                 LOG.warning("monitor %s: an older bundle would be taken after a restart, as neither a file nor an audit log "
                             "says which was served last: %s", self._served.name, error)  # fmt: skip
+            elif before is None:
+                LOG.info(
+                    "monitor %s: the audit log alone says which bundle was served last: %s", self._served.name, error
+                )
 
     def _settled(self) -> None:
         self._served.error = ""

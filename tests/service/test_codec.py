@@ -89,9 +89,20 @@ def test_any_tensor_is_an_array_or_a_refusal(datatype, shape, raw, fp32):
     assert said.startswith("t: ")
 
 
-@pytest.mark.parametrize("shape", [[1 << 14, 1 << 15], [1 << 29, 1], [1, 1 << 29], [1 << 62, 1 << 62], [65536, 4]])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [0, 1 << 62],
+        [1 << 4, 0, 1 << 62],
+        [1 << 14, 1 << 15],
+        [1 << 29, 1],
+        [1, 1 << 29],
+        [1 << 62, 1 << 62],
+        [65536, 4],
+    ],
+)
 def test_a_claim_allocates_nothing(shape):
-    tensor = pb.Tensor(name="t", datatype="FP32", shape=shape, raw=b"1234")
+    tensor = pb.Tensor(name="t", datatype="FP32", shape=shape, raw=b"" if 0 in shape else b"1234")
     tracemalloc.start()
     try:
         with pytest.raises(InvalidObservation):

@@ -17,7 +17,7 @@ from demur.monitor.config.document import parse
 from demur.monitor.config.server import ServerConfig
 from demur.monitor.errors import BundleError
 from demur.monitor.event import BundleEvent
-from demur.monitor.recorder import AuditTrail
+from demur.monitor.recorder import ACTIVATED, AuditTrail
 from demur.monitor.service.server import Server
 from tests.service.bundles import row_bundle
 from tests.service.test_reload import digest, eventually
@@ -103,6 +103,45 @@ def test_the_higher_of_file_and_log_counts(start, tmp_path, newer_in):
 def test_what_was_served_from_this_file_under_another_name_does_not_count(start, tmp_path):
     succession.remember(tmp_path / "toy.demur", LastServed("another", 9, "another"))
     assert start({"toy": row_bundle(5)}).registry.ready
+
+
+def test_two_names_on_one_file_do_not_forget_for_each_other(start, tmp_path):
+    """Nor does a monitor that is served under another name now."""
+    path = tmp_path / "toy.demur"
+    row_bundle(5).save(path)
+    start({"toy": path, "other": path}).stop()
+    row_bundle(4).save(path)
+    server = start({"toy": path, "other": path, "third": path})
+    assert all("version 4 is lower than version 5" in server.registry.get(n).error for n in ("toy", "other", "third"))
+
+
+def test_a_note_is_written_as_soon_as_it_can_be(start, tmp_path, monkeypatch):
+    path, room = tmp_path / "toy.demur", []
+    install = succession.install
+
+    def full(*given):
+        if not room:
+            raise BundleError("no room")
+        install(*given)
+
+    monkeypatch.setattr(succession, "install", full)
+    server = start({"toy": row_bundle(5)})
+    assert server.registry.ready
+    assert not succession.path_for(path).exists()
+    room.append(True)
+    eventually(lambda: succession.path_for(path).exists())
+
+
+def test_the_log_speaks_where_the_note_is_damaged_and_mends_it(start, tmp_path):
+    path = tmp_path / "toy.demur"
+    row_bundle(5).save(path)
+    succession.path_for(path).write_bytes(b"")
+    assert start({"toy": path}, options={"recorded": {"toy": LastServed("toy", 5, "toy")}}).registry.ready
+    assert succession.read(path).version == 5
+
+
+def test_a_version_of_nineteen_digits_is_read_from_a_log():
+    assert ACTIVATED.fullmatch("version 1790000000000000000 of toy activated").group(1) == "1790000000000000000"
 
 
 def test_another_monitors_bundle_is_refused_hot_and_after_a_restart(start, tmp_path):

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from time import monotonic
 from typing import cast
 from urllib.parse import quote
 
@@ -81,12 +82,19 @@ def over_http(url: str, authority: Path | None, model: str, version: str = "") -
 def _got(url: str, authority: Path | None) -> tuple[int, bytes]:
     """Status and body. Raises: httpx.HTTPError, OSError, ValueError for a body that is too large."""
     trust: ssl.SSLContext | bool = True if authority is None else ssl.create_default_context(cafile=authority)
-    with httpx.Client(timeout=SECONDS, verify=trust) as client, client.stream("GET", url) as answer:
+    ends = monotonic() + SECONDS
+    # Not by the environment's proxy: requests are not forwarded through it either.
+    with (
+        httpx.Client(timeout=SECONDS, verify=trust, trust_env=False) as client,
+        client.stream("GET", url) as answer,
+    ):
         content = b""
         for part in answer.iter_bytes():
             content += part
             if len(content) > LARGEST_BYTES:
                 raise ValueError(f"larger than {LARGEST_BYTES} bytes")
+            if monotonic() > ends:
+                raise ValueError(f"it took longer than {SECONDS:g} s")
         return answer.status_code, content
 
 
