@@ -19,6 +19,7 @@ from demur.monitor.fit.repeats import Repeats, explained, repeated_more
 from demur.monitor.fit.table import SignalsTable
 
 CALIBRATION = "calibration"
+STICKING = 3  # different rows that stand in a set again and again, as of a sensor at its limit
 DISCRETE_ROWS, DISCRETE_COLUMNS, OWN_NUMBERS = 2000, 256, 0.75
 CHANCE = 0.01  # of the groups may hold a row of the other set before it is no chance any more
 
@@ -39,7 +40,7 @@ def shared_rows(
     rows = np.flatnonzero(shared)
     found = f"{role}: {len(rows)} rows are in the {other} set too ({role} rows {listed(rows)})"
     if alone(table):
-        return [_of_rows(found, len(rows), table, known, (role, other), names)]
+        return [_of_rows(found, shared, table, known, (role, other), names)]
     return [_of_groups(found, shared, table, known, (role, other), names)]
 
 
@@ -63,11 +64,16 @@ def alone(table: SignalsTable) -> bool:
 
 
 def _of_rows(
-    found: str, count: int, table: SignalsTable, known: Known, roles: tuple[str, str], names: Collection[str] | None
+    found: str,
+    shared: NDArray[np.bool_],
+    table: SignalsTable,
+    known: Known,
+    roles: tuple[str, str],
+    names: Collection[str] | None,
 ) -> Finding:
     ours, theirs = table.id, known.ids
     both = None if ours is None or theirs is None else len(np.intersect1d(ours.astype(str), theirs.astype(str)))
-    values = known.repeats is not None and _by_nature(count, table, known.repeats, names)
+    values = known.repeats is not None and _by_nature(shared, table, known.repeats, names)
     if both == 0 or values:
         why = "no id is in both" if both == 0 else "values repeat inside both sets as often"
         message = f"{found}: taken for other inputs with the same values, because {why}; leave them where they are"
@@ -81,13 +87,16 @@ def _of_rows(
     return error("shared_rows", f"{message}; {hint}")
 
 
-def _by_nature(count: int, table: SignalsTable, other: Repeats, names: Collection[str] | None) -> bool:
-    """Whether `count` rows are in both as two draws of one discrete source share them: never in a table copied whole."""
-    mine = Repeats.of(table.row_hashes(names))
-    copied = (
-        count == mine.rows and np.array_equal(mine.times, other.times) and np.array_equal(mine.values, other.values)
-    )
-    return not copied and explained(count, mine, other) and discrete(table, names)
+def _by_nature(shared: NDArray[np.bool_], table: SignalsTable, other: Repeats, names: Collection[str] | None) -> bool:
+    """Whether rows are in both as two draws of one discrete source, or of one with a few values that stick, share them:
+    never in a table copied whole.
+    """
+    hashes = table.row_hashes(names)
+    mine, count = Repeats.of(hashes), int(shared.sum())
+    same = np.array_equal(mine.times, other.times) and np.array_equal(mine.values, other.values)
+    if (count == mine.rows and same) or not explained(count, mine, other):
+        return False
+    return len(np.unique(hashes[shared])) <= STICKING or discrete(table, names)
 
 
 def discrete(table: SignalsTable, names: Collection[str] | None = None) -> bool:
